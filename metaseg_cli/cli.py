@@ -1,0 +1,196 @@
+"""The command line: parse, call one command, print. Everything heavy loads inside the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import metaseg_cli
+from metaseg_cli import config as settings
+from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.errors import Interrupted, MetasegError
+from metaseg_cli.options import ConfigFile, Json, Quiet, options_from
+from metaseg_cli.terminal import TerminalProgress
+
+app = typer.Typer(
+    help="Find and measure brain metastases in MRI: prepare, train, evaluate, predict, and look at the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: metaseg demo",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"metaseg {metaseg_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@options_from(settings.PrepareConfig)
+def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Read a folder of images and masks, check it, and cache it for training.
+
+    Example: metaseg prepare ./raw
+    """
+    from metaseg_cli.commands.prepare import prepare as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(layered(settings.PrepareConfig, read_yaml(config), typed), progress)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        _print(*tables.prepare_summary(result))
+    if result.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+@options_from(settings.TrainConfig)
+def train(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Train a network on a prepared folder.
+
+    Example: metaseg train --model attention-unet --epochs 50
+    """
+    checked = layered(settings.TrainConfig, read_yaml(config), typed)  # before torch loads
+    from metaseg_cli.commands.train import train as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        _print(*tables.train_summary(result))
+
+
+@app.command()
+@options_from(settings.EvaluateConfig)
+def evaluate(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Score a model on cases it has not seen, or one folder of masks against another.
+
+    Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth
+    """
+    checked = layered(settings.EvaluateConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.evaluate import evaluate as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        print((result.out / "metrics.json").read_text(encoding="utf-8"))
+    elif not quiet:
+        _print(*tables.evaluate_summary(result))
+    if result.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+@options_from(settings.PredictConfig)
+def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Segment scans: pictures, volumes, or folders of them.
+
+    Example: metaseg predict scan.png
+    """
+    checked = layered(settings.PredictConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.predict import predict as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        _print(*tables.predict_summary(result))
+    if result.problems:
+        for problem in result.problems if quiet or as_json else ():
+            print(f"metaseg: {problem.file}: {problem.reason}; {problem.remedy}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(name="serve-ui")
+@options_from(settings.ServeUiConfig)
+def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Open the app in a browser, on this computer only.
+
+    Example: metaseg serve-ui
+    """
+    from metaseg_cli.commands.serve_ui import serve_ui as run
+
+    checked = layered(settings.ServeUiConfig, read_yaml(config), typed)
+    if as_json:
+        print(json.dumps({"url": f"http://{checked.host}:{checked.port}"}), flush=True)
+    with TerminalProgress(quiet=quiet) as progress:
+        raise typer.Exit(run(checked, progress))
+
+
+@app.command()
+@options_from(settings.DemoConfig)
+def demo(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Make phantom brains and run the whole chain on them, in under two minutes.
+
+    Example: metaseg demo
+    """
+    checked = layered(settings.DemoConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.demo import demo as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        _print(*tables.demo_summary(result))
+
+
+def _print(*parts: Any) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file or pipe has no edge to wrap at
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def _print_json(result: Any) -> None:
+    print(json.dumps(_plain(result), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths and tuples as JSON has them; what is not a number becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else value.item()
+
+
+def main() -> None:
+    """Run the command line; a MetasegError becomes one message and exit code 1 (130 when interrupted)."""
+    try:
+        app()
+    except MetasegError as error:
+        print(f"metaseg: {error}", file=sys.stderr)
+        sys.exit(130 if isinstance(error, Interrupted) else 1)

@@ -1,0 +1,94 @@
+"""The whole chain on phantoms made here: prepare, train, evaluate on patients never seen, predict."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
+from metaseg_cli.core.progress import Progress
+from metaseg_cli.errors import InputError
+
+_TRAINING_PATIENTS = 24
+_TEST_PATIENTS = 6
+_SLICES = 8
+_WIDTHS = (16, 32, 64, 128)
+_MARK = ".metaseg-demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo leaves and how good its model is on phantoms that training has not seen."""
+
+    out: Path
+    model: Path
+    overlay: Path
+    scan: Path
+    scores: dict[str, float]
+    patients: int
+    seconds: float
+
+
+def demo(config: DemoConfig, progress: Progress) -> DemoResult:
+    """Run ``metaseg demo``. Raises InputError rather than touch a folder that is not a demo's."""
+    from metaseg_cli.commands.evaluate import evaluate
+    from metaseg_cli.commands.predict import predict
+    from metaseg_cli.commands.prepare import prepare
+    from metaseg_cli.commands.train import train
+    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
+
+    began = time.monotonic()
+    out = config.out
+    if out.exists() and any(out.iterdir()):
+        if not (out / _MARK).exists():
+            raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).write_text("metaseg demo may clear this folder\n")
+    raw = out / "raw"
+    progress.say("Making phantom brains with metastases …")
+    settings = PhantomSettings(shape=(_SLICES, 160, 160))
+    write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
+    write_phantom_pictures(raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed + 10_000)
+    progress.say("Preparing …")
+    prepare(PrepareConfig(raw=raw, out=out / "prepared", workers=1), progress)
+    progress.say(f"Training for {config.minutes:g} minute(s) …")
+    trained = train(
+        TrainConfig(
+            data=out / "prepared",
+            model=config.model,
+            out=out / "runs",
+            max_minutes=config.minutes,
+            epochs=50,
+            widths=_WIDTHS,
+            patch=(128,),
+            seed=config.seed,
+        ),
+        progress,
+    )
+    progress.say("Scoring on patients that training has not seen …")
+    evaluated = evaluate(EvaluateConfig(model=trained.run, data=out / "prepared", split="test", out=out / "evaluation"), progress)
+    scan = _scan_with_lesions(raw / "test")
+    predicted = predict(PredictConfig(inputs=(scan,), model=str(trained.run), out=out / "predictions"), progress)
+    overlay = predicted.scans[0].overlay
+    assert overlay is not None
+    return DemoResult(
+        out=out,
+        model=trained.model,
+        overlay=overlay,
+        scan=scan,
+        scores=evaluated.headline,
+        patients=_TEST_PATIENTS,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _scan_with_lesions(folder: Path) -> Path:
+    """The scan whose mask has the most foreground: the one worth looking at."""
+    from metaseg_cli.core.images import read_mask
+
+    masks = sorted(folder.rglob("*_mask.png"))
+    best = max(masks, key=lambda path: int(read_mask(path).array.sum()))
+    return best.with_name(best.name.replace("_mask", ""))

@@ -1,0 +1,76 @@
+"""YAML files of settings: read, layered under what was typed, written back complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from metaseg_cli.config import settings_of
+from metaseg_cli.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def read_yaml(path: Path | None) -> dict[str, Any]:
+    """The settings of a YAML file, or none. Raises ConfigError with file and line."""
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=path, remedy="check the path after --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"not valid YAML{line}", where=path, remedy="write one 'setting: value' a line") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("not a list of settings", where=path, remedy="write one 'setting: value' a line")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def layered(config: type[Config], file_values: dict[str, Any], typed: dict[str, Any]) -> Config:
+    """A config from defaults < file < typed. Raises ConfigError for an unknown key, naming the nearest known one."""
+    known = settings_of(config)
+    for key in file_values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ConfigError(f"unknown setting {key!r}", remedy=f"did you mean {near[0]!r}?")
+    converted = {key: _converted(value, known[key][0], key) for key, value in file_values.items()}
+    return config(**{**converted, **typed})
+
+
+def dump_yaml(config: Any) -> str:
+    """Every setting of *config* as YAML that ``read_yaml`` and ``layered`` take back."""
+    plain = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _converted(value: Any, kind: Any, key: str) -> Any:
+    """A YAML value as the field's type, or ConfigError."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in options:
+        return None
+    base = next(o for o in options if o is not type(None))
+    if typing.get_origin(base) is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(_converted(item, typing.get_args(base)[0], key) for item in items)
+    accepted = {bool: bool, int: int, float: (int, float), str: (str, int, float), Path: str}[base]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and base is not bool):
+        raise ConfigError(f"{key}: {value!r} is not a {base.__name__.lower()}")
+    return base(value)

@@ -1,0 +1,62 @@
+"""One ``map`` over cases: in this process or in several, results in order, a failing case reported and not fatal."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TypeVar
+
+from metaseg_cli.errors import MetasegError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one item gave no result."""
+
+    reason: str
+
+
+def default_workers() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_cases(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Yield ``(item, function(item))`` in the order of *items*; a MetasegError of one item becomes its Failure.
+
+    *function* and *items* travel to other processes when *workers* is above 1 and must be picklable. A worker that
+    is killed (by lack of memory, say) fails the items it had, with that reason.
+    """
+    if workers <= 1 or len(items) <= 1:
+        for item in items:
+            yield item, _guarded(function, item)
+        return
+    # Not fork: an HDF5 or ITK handle, or a thread of the progress display, must not be copied into a worker.
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+        futures = [pool.submit(_guarded, function, item) for item in items]
+        try:
+            for item, future in zip(items, futures, strict=True):
+                try:
+                    yield item, future.result()
+                except BrokenProcessPool:
+                    yield item, Failure("the worker process was killed, perhaps for lack of memory; use --workers 1")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _guarded(function: Callable[[Item], Result], item: Item) -> Result | Failure:
+    try:
+        return function(item)
+    except MetasegError as error:
+        return Failure(str(error))

@@ -1,0 +1,1 @@
+"""From a trained network and an image to probabilities, masks and lesions."""

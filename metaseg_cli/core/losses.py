@@ -1,0 +1,114 @@
+"""Losses on logits ``(B, regions, …)`` against targets of the same shape with values 0 … 1.
+
+All of them compute in float32, whatever the logits come in: in bfloat16 a probability near 1 is rounded to 1, and
+with it the gradient of the rare voxels that matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metaseg_cli.errors import ConfigError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSS_NAMES = ("focal", "dice-focal", "dice-ce", "tversky-focal")
+
+
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: float | None = None,
+    reduction: Literal["mean", "positives"] = "mean",
+) -> Tensor:
+    """Binary focal loss (Lin et al. 2017, eq. 5): −α_t·(1 − p_t)^γ·log p_t; γ = 0 is cross-entropy.
+
+    *alpha* weighs the foreground, 1 − *alpha* the background; None weighs both 1. *reduction* "mean" divides by the
+    number of elements, "positives" by the number of foreground elements (at least 1), as the paper's detector does.
+    Returns a scalar.
+    """
+    logits, target = logits.float(), target.float()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    # 1 − p_t from the logits themselves: exp(−cross_entropy) would lose it to rounding where p_t is near 1.
+    miss = torch.sigmoid(logits) * (1 - target) + torch.sigmoid(-logits) * target
+    if gamma == 0:
+        loss = cross_entropy
+    elif gamma == 2:
+        loss = miss.square() * cross_entropy
+    else:
+        # The gradient of 0^γ is infinite for γ < 1; a voxel that certain contributes nothing either way.
+        loss = miss.clamp_min(1e-12).pow(gamma) * cross_entropy
+    if alpha is not None:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    if reduction == "positives":
+        return loss.sum() / target.sum().clamp_min(1.0)
+    return loss.mean()
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy per element."""
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 − soft Dice, pooled over the batch for each region, then the mean over regions (Milletari et al. 2016).
+
+    Pooling over the batch keeps patches without foreground from counting as a full error; *smooth* (voxels) in
+    numerator and denominator makes a batch without any foreground perfect when nothing is predicted.
+    """
+    probability, target = torch.sigmoid(logits.float()), target.float()
+    axes = [axis for axis in range(logits.dim()) if axis != 1]
+    overlap = (probability * target).sum(axes)
+    sizes = probability.sum(axes) + target.sum(axes)
+    return (1 - (2 * overlap + smooth) / (sizes + smooth)).mean()
+
+
+def focal_tversky_loss(
+    logits: Tensor, target: Tensor, miss: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0
+) -> Tensor:
+    """(1 − Tversky)^(1/γ), pooled over the batch (Abraham & Khan 2019, eq. 4); *miss* weighs false negatives.
+
+    With *miss* above one half a missed voxel costs more than a false one; *gamma* above 1 keeps the gradient of
+    regions that are already good.
+    """
+    probability, target = torch.sigmoid(logits.float()), target.float()
+    axes = [axis for axis in range(logits.dim()) if axis != 1]
+    hit = (probability * target).sum(axes)
+    missed = ((1 - probability) * target).sum(axes)
+    false = (probability * (1 - target)).sum(axes)
+    index = (hit + smooth) / (hit + miss * missed + (1 - miss) * false + smooth)
+    # The root's slope is infinite at 0, where nothing is left to learn.
+    return (1 - index).clamp_min(1e-6).pow(1 / gamma).mean()
+
+
+def build_loss(name: str, *, gamma: float = 2.0, alpha: float | None = None, focal_weight: float = 1.0) -> Loss:
+    """The loss that ``--loss`` names; *focal_weight* scales the focal term of the sums. Raises ConfigError."""
+
+    def focal(logits: Tensor, target: Tensor) -> Tensor:
+        return focal_loss(logits, target, gamma, alpha)
+
+    losses: dict[str, Loss] = {
+        "focal": focal,
+        "dice-focal": lambda logits, target: dice_loss(logits, target) + focal_weight * focal(logits, target),
+        "dice-ce": lambda logits, target: dice_loss(logits, target) + cross_entropy_loss(logits, target),
+        "tversky-focal": lambda logits, target: (
+            focal_tversky_loss(logits, target) + focal_weight * focal(logits, target)
+        ),
+    }
+    if name not in losses:
+        raise ConfigError(f"unknown loss {name!r}", remedy=f"take one of {', '.join(LOSS_NAMES)}")
+    return losses[name]
+
+
+def deep_supervision_loss(
+    outputs: Tensor | Sequence[Tensor], target: Tensor, loss: Loss, weights: Sequence[float]
+) -> Tensor:
+    """Each head's own loss against the same target, weighted by *weights* (the model's ``head_weights``)."""
+    if isinstance(outputs, Tensor):
+        return loss(outputs, target)
+    return torch.stack([w * loss(each, target) for w, each in zip(weights, outputs, strict=True)]).sum()

@@ -1,0 +1,123 @@
+"""The model file: weights as safetensors, and in its metadata all that prediction needs. No code is ever loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import metaseg_cli
+from metaseg_cli.core.models import build_model
+from metaseg_cli.errors import ConfigError, ModelFileError
+
+FORMAT = 1
+_KEY = "metaseg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a model is and how it wants to be used."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    dims: int
+    widths: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    norm: str
+    activation: str
+    sequences: tuple[str, ...]
+    regions: dict[str, tuple[int, ...]]
+    normalisation: str
+    patch: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+    deep_supervision: bool = True
+    foreground_prior: float = 0.01
+    threshold: float = 0.5
+    smallest_lesion_voxels: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()  # content hashes of the training cases
+    patients: tuple[str, ...] = ()  # hashes of the training patients within their data set
+    dataset_id: str = ""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    program: str = f"metaseg {metaseg_cli.__version__}"
+
+    def build(self) -> nn.Module:
+        """The network with fresh weights."""
+        return build_model(
+            self.name,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            dims=self.dims,
+            widths=self.widths,
+            strides=self.strides,
+            norm=self.norm,
+            activation=self.activation,
+            deep_supervision=self.deep_supervision,
+            foreground_prior=self.foreground_prior,
+        )
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write weights and *card*; the file appears whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        metadata = {_KEY: json.dumps({"format": FORMAT, **dataclasses.asdict(card)})}
+        save_file(weights, str(temporary), metadata=metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_card(path: Path) -> ModelCard:
+    """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except FileNotFoundError:
+        raise ModelFileError("no such model file", where=path, remedy="train one, or name another with --model") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"not a model file ({error})", where=path, remedy="take the model.safetensors of a finished run"
+        ) from error
+    if text is None:
+        raise ModelFileError(
+            "a safetensors file, but not written by metaseg", where=path, remedy="take the model.safetensors of a run"
+        )
+    try:
+        values = json.loads(text)
+        version = values.pop("format", None)
+        if version != FORMAT:
+            raise ModelFileError(
+                f"format version {version}, this program reads {FORMAT}", where=path, remedy="use the program that wrote it"
+            )
+        known = {f.name for f in dataclasses.fields(ModelCard)}
+        for name in ("widths", "sequences", "patch", "spacing_mm", "trained_on", "patients"):
+            values[name] = tuple(values[name]) if values.get(name) is not None else None
+        values["strides"] = tuple(tuple(s) for s in values["strides"])
+        values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}
+        return ModelCard(**{k: v for k, v in values.items() if k in known})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"its description is damaged ({error})", where=path, remedy="train again") from error
+
+
+def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Network in eval mode with its weights, and its card. Raises ModelFileError."""
+    card = read_card(path)
+    try:
+        model = card.build()
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, RuntimeError, ConfigError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelFileError(f"its weights do not fit ({first})", where=path, remedy="train again") from error
+    return model.to(device).eval(), card

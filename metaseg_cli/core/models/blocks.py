@@ -1,0 +1,149 @@
+"""What both networks are built from; each piece serves 2D and 3D."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaseg_cli.errors import ConfigError
+
+NORMS = ("batch", "instance", "group", "none")
+ACTIVATIONS = ("relu", "leaky-relu")
+LEAKY_SLOPE = 0.01
+
+_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_BATCH: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_INSTANCE: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+Stride = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """What every block of one network has in common."""
+
+    dims: int
+    norm: str = "batch"
+    activation: str = "leaky-relu"
+
+    def __post_init__(self) -> None:
+        if self.dims not in (2, 3):
+            raise ConfigError(f"dims must be 2 or 3, got {self.dims}")
+        if self.norm not in NORMS:
+            raise ConfigError(f"unknown norm {self.norm!r}", remedy=f"take one of {', '.join(NORMS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"unknown activation {self.activation!r}", remedy=f"take one of {', '.join(ACTIVATIONS)}")
+
+
+def conv(style: Style, inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> nn.Module:
+    """A convolution that keeps the size."""
+    return _CONV[style.dims](inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+
+
+def strided_conv(style: Style, inputs: int, outputs: int, stride: Stride) -> nn.Module:
+    """A convolution without overlap and without bias: each output sees one cell of *stride* voxels."""
+    return _CONV[style.dims](inputs, outputs, stride, stride=stride, bias=False)
+
+
+def up_conv(style: Style, inputs: int, outputs: int, stride: Stride) -> nn.Module:
+    """A transposed convolution without overlap: the inverse grid step of a pooling by *stride*."""
+    return _UP[style.dims](inputs, outputs, stride, stride=stride)
+
+
+def pool(style: Style, stride: Stride) -> nn.Module:
+    """Max pooling by *stride* per axis."""
+    return _POOL[style.dims](stride, stride)
+
+
+def norm(style: Style, channels: int) -> nn.Module:
+    """The normalisation layer that *style* names."""
+    if style.norm == "batch":
+        return _BATCH[style.dims](channels)
+    if style.norm == "instance":
+        return _INSTANCE[style.dims](channels, affine=True)
+    if style.norm == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    return nn.Identity()
+
+
+def activation(style: Style) -> nn.Module:
+    """The activation that *style* names; in place, since what it overwrites is never needed again."""
+    return nn.ReLU(inplace=True) if style.activation == "relu" else nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class ConvBlock(nn.Sequential):
+    """H of both papers: two 3×3(×3) convolutions, each normalised and activated. A bias only where no norm follows."""
+
+    def __init__(self, style: Style, inputs: int, outputs: int) -> None:
+        bias = style.norm == "none"
+        super().__init__(
+            conv(style, inputs, outputs, bias=bias),
+            norm(style, outputs),
+            activation(style),
+            conv(style, outputs, outputs, bias=bias),
+            norm(style, outputs),
+            activation(style),
+        )
+
+
+def full_strides(dims: int, levels: int, strides: Sequence[int | Sequence[int]] | None) -> tuple[Stride, ...]:
+    """One stride per axis for each of the *levels* − 1 poolings; 2 everywhere by default.
+
+    Raises ConfigError when the number of strides or of axes does not fit.
+    """
+    given: Sequence[int | Sequence[int]] = strides if strides is not None else [2] * (levels - 1)
+    full = tuple((s,) * dims if isinstance(s, int) else tuple(s) for s in given)
+    if len(full) != levels - 1 or any(len(s) != dims for s in full):
+        raise ConfigError(f"{levels} widths in {dims}D need {levels - 1} strides of {dims} numbers each, got {full}")
+    return full
+
+
+def total_stride(strides: Sequence[Stride]) -> Stride:
+    """By how much the coarsest grid is coarser than the input, per axis."""
+    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
+
+
+def pad_to_multiple(x: Tensor, multiple: Stride) -> Tensor:
+    """Pad the far ends of the spatial axes of ``(B, C, …)`` by replication, so that every pooling divides evenly."""
+    missing = [-size % m for size, m in zip(x.shape[2:], multiple, strict=True)]
+    if not any(missing):
+        return x
+    pads = [side for amount in reversed(missing) for side in (0, amount)]
+    return F.pad(x, pads, mode="replicate")
+
+
+def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Undo ``pad_to_multiple``."""
+    for axis, length in enumerate(size, start=2):
+        if x.shape[axis] != length:
+            x = x.narrow(axis, 0, length)
+    return x
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear interpolation of ``(B, C, …)`` to *size*."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear" if x.dim() == 4 else "trilinear", align_corners=False)
+
+
+def initialise(model: nn.Module, slope: float) -> None:
+    """He et al. 2015 for every convolution (fan in, the activation's slope), zero for every bias."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=slope)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def set_foreground_prior(heads: nn.ModuleList, prior: float) -> None:
+    """Let every head start by answering *prior* everywhere (Lin et al. 2017, §4.1), since lesion voxels are rare."""
+    for head in heads:
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.constant_(head.bias, -math.log((1 - prior) / prior))

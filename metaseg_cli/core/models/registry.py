@@ -1,0 +1,63 @@
+"""Network names, and the one function that builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from metaseg_cli.core.models.attention_unet import AttentionUNet
+from metaseg_cli.core.models.blocks import (
+    LEAKY_SLOPE,
+    Style,
+    full_strides,
+    initialise,
+    set_foreground_prior,
+)
+from metaseg_cli.core.models.names import model_name
+from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.errors import ConfigError
+
+DEFAULT_WIDTHS = (32, 64, 128, 256, 512)
+_CLASSES: dict[str, type[AttentionUNet] | type[NestedUNet]] = {
+    "attention-unet": AttentionUNet,
+    "nested-unet": NestedUNet,
+}
+
+
+def build_model(
+    name: str,
+    *,
+    in_channels: int,
+    out_channels: int,
+    dims: int = 2,
+    widths: Sequence[int] = DEFAULT_WIDTHS,
+    norm: str = "batch",
+    activation: str = "leaky-relu",
+    strides: Sequence[int | Sequence[int]] | None = None,
+    deep_supervision: bool = True,
+    foreground_prior: float = 0.01,
+) -> nn.Module:
+    """Build a network with fresh weights.
+
+    *widths* are the channels per level, finest first; *strides* the poolings between them (2 on every axis by
+    default). ``forward`` takes ``(B, in_channels, Y, X)`` or, with *dims* 3, ``(B, in_channels, Z, Y, X)`` of any
+    size and returns logits of that size: one tensor ``(B, out_channels, …)``, or in train mode with
+    *deep_supervision* a list of them, finest head last. *foreground_prior* is the probability that the untrained
+    network answers everywhere.
+
+    Raises ConfigError for a name, number or combination that does not exist.
+    """
+    if in_channels < 1 or out_channels < 1:
+        raise ConfigError(f"a network needs at least one channel in and out, got {in_channels} and {out_channels}")
+    if len(widths) < 2 or min(widths) < 1:
+        raise ConfigError(f"widths must be at least two positive numbers, got {tuple(widths)}")
+    if not 0 < foreground_prior < 1:
+        raise ConfigError(f"foreground_prior is a probability between 0 and 1, got {foreground_prior}")
+    style = Style(dims=dims, norm=norm, activation=activation)
+    model = _CLASSES[model_name(name)](
+        style, in_channels, out_channels, tuple(widths), full_strides(dims, len(widths), strides), deep_supervision
+    )
+    initialise(model, slope=LEAKY_SLOPE if activation == "leaky-relu" else 0.0)
+    set_foreground_prior(model.heads, foreground_prior)
+    return model

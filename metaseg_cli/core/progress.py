@@ -1,0 +1,31 @@
+"""How the core says how far it is, without knowing who listens (a terminal, a browser, a log, a test)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives what long work reports; every method may be called from the working thread only."""
+
+    def start(self, task: str, total: int | None) -> None:
+        """A new piece of work begins, of *total* steps (None: unknown)."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """*steps* more are done; *note* (short: a loss, a file name) replaces the one before."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the reader, such as what was assumed."""
+
+
+class Silent:
+    """A listener that ignores everything."""
+
+    def start(self, task: str, total: int | None) -> None:
+        """Ignored."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Ignored."""
+
+    def say(self, text: str) -> None:
+        """Ignored."""

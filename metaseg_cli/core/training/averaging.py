@@ -1,0 +1,35 @@
+"""Exponential moving average of the weights: what is validated, kept and predicted with."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class AveragedModel:
+    """A copy of a model that follows it slowly; running statistics of norms are averaged alike.
+
+    The first steps are followed faster (decay (1 + n)/(10 + n)), so that the fresh weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards *model*."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
+        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                averaged.append(mine)
+                current.append(theirs)
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(averaged, current, 1 - decay)

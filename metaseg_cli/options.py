@@ -1,0 +1,112 @@
+"""Config dataclasses → Typer options, so that no option is written twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metaseg_cli.config import Setting, settings_of
+from metaseg_cli.errors import ConfigError
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings; what is typed goes before it.", metavar="FILE")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of *config*; it receives those that were typed as the dict ``typed``."""
+    settings = settings_of(config)
+    number_lists = {name for name, (kind, _, _) in settings.items() if kind == tuple[int, ...]}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "typed"]
+        parameters = [p for name, (kind, setting, default) in settings.items() for p in _parameters(name, kind, setting, default)]
+
+        @wraps(command)
+        def wrapper(**given: Any) -> None:
+            typed: dict[str, Any] = {}
+            for parameter in parameters:
+                name = parameter.name.removesuffix("__too")
+                value = given.pop(parameter.name)
+                if isinstance(value, list):
+                    value = (*typed.get(name, ()), *value) or None
+                if isinstance(value, str) and name in number_lists:
+                    value = _numbers(value, name)
+                if value is not None:
+                    typed[name] = value
+            command(typed=typed, **given)
+
+        every = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*parameters, *own)]
+        wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in every}
+        return wrapper
+
+    return decorate
+
+
+def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[inspect.Parameter]:
+    """The one parameter of a field, and a second one where an option means the same as a positional."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    base = next(o for o in options if o is not type(None))
+    is_list = typing.get_origin(base) is tuple
+    numbers = is_list and typing.get_args(base)[0] is int
+    typer_kind = str if numbers else list[typing.get_args(base)[0]] if is_list else base  # type: ignore[misc]
+    empty: Any = None
+    flag = "--" + name.replace("_", "-")
+    option_names = (f"{flag}/--no-{flag[2:]}",) if base is bool else ("--" + (setting.option or flag[2:]),)
+    shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else _text(default, name))
+    help_text = f"{setting.help} (default: {shown})" if shown else setting.help
+    metavar = "|".join(setting.choices) if setting.choices else "N,N,…" if numbers else _METAVARS.get(base)
+    option = typer.Option(
+        *option_names,
+        help=help_text,
+        show_default=False,
+        rich_help_panel=setting.panel,
+        metavar=None if base is bool else metavar,
+    )
+    if not setting.positional:
+        return [_parameter(name, typer_kind, option, empty)]
+    # A positional without default must be typed; the config itself checks those that may also come as an option.
+    argument = typer.Argument(help=help_text, metavar=name.upper() + ("..." if is_list else ""), show_default=False)
+    both = [_parameter(name, typer_kind, argument, inspect.Parameter.empty if _is_missing(default) else empty)]
+    if setting.option:
+        twin = typer.Option(f"--{setting.option}", help=f"The same as {name.upper()}.", show_default=False)
+        both.append(_parameter(f"{name}__too", typer_kind, twin, empty))
+    return both
+
+
+def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, info]
+    )
+
+
+def _is_missing(default: Any) -> bool:
+    return default is dataclasses.MISSING
+
+
+def _text(default: Any, name: str) -> str:
+    if isinstance(default, bool):
+        return name.replace("_", "-") if default else f"no-{name.replace('_', '-')}"
+    return str(default)
+
+
+def _numbers(text: str, name: str) -> tuple[int, ...]:
+    """``16,32,64`` → (16, 32, 64)."""
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ConfigError(
+            f"--{name.replace('_', '-')} {text!r} is not a list of whole numbers", remedy="write it as in 16,32,64"
+        ) from None
