@@ -110,15 +110,16 @@ def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
     Example: metaseg predict scan.png
     """
     checked = layered(settings.PredictConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.predict import as_document
     from metaseg_cli.commands.predict import predict as run
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
     if as_json:
-        _print_json(result)
+        _print_json(as_document(result))
     elif not quiet:
-        _print(*tables.predict_summary(result))
+        _print(*tables.predict_summary(as_document(result), result.problems))
     if result.problems:
         for problem in result.problems if quiet or as_json else ():
             print(f"metaseg: {problem.file}: {problem.reason}; {problem.remedy}", file=sys.stderr)

@@ -118,7 +118,7 @@ class TrainConfig:
     widths: Annotated[tuple[int, ...], Setting(help="Channels per level, finest first.", least=1, panel="Network and plan", shown_default="32,64,128,256,512")] = ()
     norm: Annotated[str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")] = "batch"
     activation: Annotated[str, Setting(help="Activation.", choices=("relu", "leaky-relu"), panel="Network and plan")] = "leaky-relu"
-    deep_supervision: Annotated[bool, Setting(help="A loss on every head.", panel="Network and plan")] = True
+    deep_supervision: Annotated[bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")] = True
 
     loss: Annotated[str, Setting(help="What is minimised.", choices=("focal", "dice-focal", "dice-ce", "tversky-focal"), panel="Optimisation")] = "dice-focal"
     focal_gamma: Annotated[float, Setting(help="Focal exponent; 0 is cross-entropy.", least=0, most=10, panel="Optimisation")] = 2.0
@@ -131,7 +131,7 @@ class TrainConfig:
     clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = 12.0
     ema: Annotated[float, Setting(help="Decay of the averaged weights; 0 uses the last ones.", least=0, most=0.99999, panel="Optimisation")] = 0.99
     lesion_share: Annotated[float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")] = 0.5
-    augment: Annotated[bool, Setting(help="Random rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation")] = True
+    augment: Annotated[bool, Setting(help="Change patches at random: rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation")] = True
 
     def __post_init__(self) -> None:
         check(self)

@@ -21,6 +21,7 @@ ConfigFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+_TOO, _OFF = "__too", "__off"  # parameters that stand for a field of another name
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -37,8 +38,10 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
         def wrapper(**given: Any) -> None:
             typed: dict[str, Any] = {}
             for parameter in parameters:
-                name = parameter.name.removesuffix("__too")
+                name = parameter.name.removesuffix(_TOO).removesuffix(_OFF)
                 value = given.pop(parameter.name)
+                if parameter.name.endswith(_OFF) and value is not None:
+                    value = not value
                 if isinstance(value, list):
                     value = (*typed.get(name, ()), *value) or None
                 if isinstance(value, str) and name in number_lists:
@@ -64,25 +67,28 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     typer_kind = str if numbers else list[typing.get_args(base)[0]] if is_list else base  # type: ignore[misc]
     empty: Any = None
     flag = "--" + name.replace("_", "-")
-    option_names = (f"{flag}/--no-{flag[2:]}",) if base is bool else ("--" + (setting.option or flag[2:]),)
-    shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else _text(default, name))
-    help_text = f"{setting.help} (default: {shown})" if shown else setting.help
-    metavar = "|".join(setting.choices) if setting.choices else "N,N,…" if numbers else _METAVARS.get(base)
+    off = base is bool and bool(default)  # only the direction that changes something is offered
+    option_name = f"--no-{flag[2:]}" if off else "--" + (setting.option or flag[2:])
+    shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else str(default))
+    details = [", ".join(setting.choices)] if setting.choices else []
+    details += [f"default: {shown}"] if shown and base is not bool else []
+    help_text = ("Switch off: " if off else "") + setting.help + (f" ({'; '.join(details)})" if details else "")
+    metavar = "N,N,…" if numbers else _METAVARS.get(base)
     option = typer.Option(
-        *option_names,
+        option_name,
         help=help_text,
         show_default=False,
         rich_help_panel=setting.panel,
         metavar=None if base is bool else metavar,
     )
     if not setting.positional:
-        return [_parameter(name, typer_kind, option, empty)]
+        return [_parameter(name + _OFF if off else name, typer_kind, option, empty)]
     # A positional without default must be typed; the config itself checks those that may also come as an option.
     argument = typer.Argument(help=help_text, metavar=name.upper() + ("..." if is_list else ""), show_default=False)
     both = [_parameter(name, typer_kind, argument, inspect.Parameter.empty if _is_missing(default) else empty)]
     if setting.option:
         twin = typer.Option(f"--{setting.option}", help=f"The same as {name.upper()}.", show_default=False)
-        both.append(_parameter(f"{name}__too", typer_kind, twin, empty))
+        both.append(_parameter(name + _TOO, typer_kind, twin, empty))
     return both
 
 
@@ -94,12 +100,6 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramet
 
 def _is_missing(default: Any) -> bool:
     return default is dataclasses.MISSING
-
-
-def _text(default: Any, name: str) -> str:
-    if isinstance(default, bool):
-        return name.replace("_", "-") if default else f"no-{name.replace('_', '-')}"
-    return str(default)
 
 
 def _numbers(text: str, name: str) -> tuple[int, ...]:

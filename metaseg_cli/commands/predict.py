@@ -17,7 +17,7 @@ from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.images import is_image_file, read_image, stem_of, suffix_of, write_mask, write_volume
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
-from metaseg_cli.core.metrics import Lesion
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures
@@ -33,8 +33,7 @@ class PredictedScan:
     mask: Path
     overlay: Path | None
     probability: tuple[Path, ...]
-    lesions: dict[str, list[Lesion]]
-    spacing_mm: tuple[float, float, float] | None
+    prediction: Prediction
     notes: tuple[str, ...] = ()
 
 
@@ -43,6 +42,7 @@ class PredictResult:
     """All scans of one call; ``problems`` are those that gave no mask."""
 
     model: Path
+    card: ModelCard
     out: Path
     threshold: float
     scans: tuple[PredictedScan, ...]
@@ -69,14 +69,20 @@ def predict(config: PredictConfig, progress: Progress) -> PredictResult:
         progress.advance(1, scan.name)
     result = PredictResult(
         model=path,
+        card=model.card,
         out=config.out,
         threshold=model.card.threshold if config.threshold is None else config.threshold,
         scans=tuple(done),
         problems=tuple(problems),
     )
     if done:
-        _write_tables(result, model)
+        _write_tables(result)
     return result
+
+
+def at_threshold(model: Model, prediction: Prediction, threshold: float) -> Prediction:
+    """The same scan at another threshold, without running the network again."""
+    return model.interpret(prediction.source, prediction.probabilities, threshold)
 
 
 def _scans(inputs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
@@ -148,8 +154,7 @@ def _predict_one(model: Model, scan: Path, name: str, config: PredictConfig) -> 
         mask=mask,
         overlay=overlay if config.overlay else None,
         probability=tuple(probabilities),
-        lesions=prediction.lesions,
-        spacing_mm=image.spacing_mm,
+        prediction=prediction,
         notes=image.notes,
     )
 
@@ -163,12 +168,12 @@ def _save_overlay(path: Path, prediction: Prediction) -> None:
     figures.save_overlay(path, prediction.source.array, prediction.mask > 0, numbered)
 
 
-def lesion_rows(scan: str, lesions: dict[str, list[Lesion]], spacing_mm: object) -> list[dict[str, Any]]:
+def lesion_rows(scan: Path, prediction: Prediction) -> list[dict[str, Any]]:
     """One row per lesion, as ``lesions.csv`` has them; sizes in mm where the scan says its spacing, else in pixels."""
-    unit = "mm" if spacing_mm else "px"
+    unit = "mm" if prediction.source.spacing_mm else "px"
     return [
         {
-            "scan": scan,
+            "scan": str(scan),
             "region": region,
             "lesion": lesion.number,
             "voxels": lesion.voxels,
@@ -179,42 +184,46 @@ def lesion_rows(scan: str, lesions: dict[str, list[Lesion]], spacing_mm: object)
             "x": round(lesion.centroid_voxel[2], 1),
             "confidence": None if lesion.confidence is None else round(lesion.confidence, 3),
         }
-        for region, found in lesions.items()
+        for region, found in prediction.lesions.items()
         for lesion in found
     ]
 
 
-def _write_tables(result: PredictResult, model: Model) -> None:
-    rows = [row for scan in result.scans for row in lesion_rows(str(scan.source), scan.lesions, scan.spacing_mm)]
-    columns = ["scan", "region", "lesion", "voxels", "volume_mm3", "diameter_mm", "diameter_px", "z", "y", "x", "confidence"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(result.out / "lesions.csv", text.getvalue())
-    listing = {
+def as_document(result: PredictResult) -> dict[str, Any]:
+    """The result as ``predictions.json`` and ``--json`` have it."""
+    return {
         "schema": 1,
         "program": f"metaseg {metaseg_cli.__version__}",
+        "out": str(result.out),
         "model": str(result.model),
-        "architecture": model.card.name,
+        "architecture": result.card.name,
         "threshold": result.threshold,
-        "smallest_lesion_voxels": model.card.smallest_lesion_voxels,
-        "regions": model.card.regions,
+        "smallest_lesion_voxels": result.card.smallest_lesion_voxels,
+        "regions": {name: list(values) for name, values in result.card.regions.items()},
         "scans": [
             {
                 "scan": str(scan.source),
                 "mask": str(scan.mask),
                 "overlay": str(scan.overlay) if scan.overlay else None,
                 "probability": [str(p) for p in scan.probability],
-                "spacing_mm": scan.spacing_mm,
-                "notes": scan.notes,
-                "lesions": lesion_rows(str(scan.source), scan.lesions, scan.spacing_mm),
+                "spacing_mm": scan.prediction.source.spacing_mm,
+                "notes": list(scan.notes),
+                "lesions": lesion_rows(scan.source, scan.prediction),
             }
             for scan in result.scans
         ],
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in result.problems],
     }
-    _write(result.out / "predictions.json", json.dumps(listing, indent=1, allow_nan=False))
+
+
+def _write_tables(result: PredictResult) -> None:
+    columns = ["scan", "region", "lesion", "voxels", "volume_mm3", "diameter_mm", "diameter_px", "z", "y", "x", "confidence"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(row for scan in result.scans for row in lesion_rows(scan.source, scan.prediction))
+    _write(result.out / "lesions.csv", text.getvalue())
+    _write(result.out / "predictions.json", json.dumps(as_document(result), indent=1, allow_nan=False))
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -26,7 +25,7 @@ from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml, layered, read_yaml
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
 from metaseg_cli.core.inference.device import choose_device, choose_precision
-from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.model_file import ModelCard, patient_hash
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.engine import EpochRecord, Trainer
@@ -79,7 +78,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     precision = choose_precision(config.precision, device)
     run = config.resume or _new_run(config)
     log = _Log(run / "log.txt", progress)
-    card = _card(prepared, training, plan, config)
+    card = _card(prepared, training, validation, plan, config)
     if config.resume is None:
         _write(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
         _write(run / "environment.json", json.dumps(_environment(device, precision), indent=1))
@@ -169,10 +168,9 @@ def _new_run(config: TrainConfig) -> Path:
     raise InputError("a hundred runs began in this second", where=config.out)
 
 
-def _card(prepared: Prepared, training: list[CaseRecord], plan: Plan, config: TrainConfig) -> ModelCard:
-    def hashed(text: str) -> str:
-        return hashlib.sha256(f"{prepared.dataset_id}/{text}".encode()).hexdigest()[:16]
-
+def _card(
+    prepared: Prepared, training: list[CaseRecord], validation: list[CaseRecord], plan: Plan, config: TrainConfig
+) -> ModelCard:
     return ModelCard(
         name=model_name(config.model),
         in_channels=len(prepared.sequences),
@@ -189,7 +187,8 @@ def _card(prepared: Prepared, training: list[CaseRecord], plan: Plan, config: Tr
         deep_supervision=config.deep_supervision,
         foreground_prior=plan.foreground_prior,
         trained_on=tuple(sorted({case.content for case in training})),
-        patients=tuple(sorted({hashed(case.patient) for case in training})),
+        validated_on=tuple(sorted({case.content for case in validation})),
+        patients=tuple(sorted({patient_hash(prepared.dataset_id, case.patient) for case in training})),
         dataset_id=prepared.dataset_id,
         fingerprint=prepared.fingerprint,
     )

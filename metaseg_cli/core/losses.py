@@ -1,6 +1,6 @@
 """Losses on logits ``(B, regions, …)`` against targets of the same shape with values 0 … 1.
 
-All of them compute in float32, whatever the logits come in: in bfloat16 a probability near 1 is rounded to 1, and
+All of them compute in float32 or better, whatever the logits come in: in bfloat16 a probability near 1 is rounded to 1, and
 with it the gradient of the rare voxels that matter.
 """
 
@@ -32,7 +32,7 @@ def focal_loss(
     number of elements, "positives" by the number of foreground elements (at least 1), as the paper's detector does.
     Returns a scalar.
     """
-    logits, target = logits.float(), target.float()
+    logits, target = _precise(logits), _precise(target)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # 1 − p_t from the logits themselves: exp(−cross_entropy) would lose it to rounding where p_t is near 1.
     miss = torch.sigmoid(logits) * (1 - target) + torch.sigmoid(-logits) * target
@@ -52,7 +52,7 @@ def focal_loss(
 
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean binary cross-entropy per element."""
-    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+    return F.binary_cross_entropy_with_logits(_precise(logits), _precise(target))
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
@@ -61,7 +61,7 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     Pooling over the batch keeps patches without foreground from counting as a full error; *smooth* (voxels) in
     numerator and denominator makes a batch without any foreground perfect when nothing is predicted.
     """
-    probability, target = torch.sigmoid(logits.float()), target.float()
+    probability, target = torch.sigmoid(_precise(logits)), _precise(target)
     axes = [axis for axis in range(logits.dim()) if axis != 1]
     overlap = (probability * target).sum(axes)
     sizes = probability.sum(axes) + target.sum(axes)
@@ -76,7 +76,7 @@ def focal_tversky_loss(
     With *miss* above one half a missed voxel costs more than a false one; *gamma* above 1 keeps the gradient of
     regions that are already good.
     """
-    probability, target = torch.sigmoid(logits.float()), target.float()
+    probability, target = torch.sigmoid(_precise(logits)), _precise(target)
     axes = [axis for axis in range(logits.dim()) if axis != 1]
     hit = (probability * target).sum(axes)
     missed = ((1 - probability) * target).sum(axes)
@@ -112,3 +112,7 @@ def deep_supervision_loss(
     if isinstance(outputs, Tensor):
         return loss(outputs, target)
     return torch.stack([w * loss(each, target) for w, each in zip(weights, outputs, strict=True)]).sum()
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -44,8 +45,9 @@ class ModelCard:
     threshold: float = 0.5
     smallest_lesion_voxels: int = 0
     validation: dict[str, float] = field(default_factory=dict)
-    trained_on: tuple[str, ...] = ()  # content hashes of the training cases
-    patients: tuple[str, ...] = ()  # hashes of the training patients within their data set
+    trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
+    validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
+    patients: tuple[str, ...] = ()  # hashes of the training patients: ids have no place in a file that is passed on
     dataset_id: str = ""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     program: str = f"metaseg {metaseg_cli.__version__}"
@@ -64,6 +66,11 @@ class ModelCard:
             deep_supervision=self.deep_supervision,
             foreground_prior=self.foreground_prior,
         )
+
+
+def patient_hash(dataset_id: str, patient: str) -> str:
+    """Recognises a patient of one data set without naming them."""
+    return hashlib.sha256(f"{dataset_id}/{patient}".encode()).hexdigest()[:16]
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -101,7 +108,7 @@ def read_card(path: Path) -> ModelCard:
                 f"format version {version}, this program reads {FORMAT}", where=path, remedy="use the program that wrote it"
             )
         known = {f.name for f in dataclasses.fields(ModelCard)}
-        for name in ("widths", "sequences", "patch", "spacing_mm", "trained_on", "patients"):
+        for name in ("widths", "sequences", "patch", "spacing_mm", "trained_on", "validated_on", "patients"):
             values[name] = tuple(values[name]) if values.get(name) is not None else None
         values["strides"] = tuple(tuple(s) for s in values["strides"])
         values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, read_image
 from metaseg_cli.core.inference.device import choose_device, choose_precision
@@ -54,7 +54,11 @@ class Model:
         """
         volume = self._fitted(self._volume(scan))
         image = torch.from_numpy(normalise(volume.array, "slice" if self.card.normalisation == "slice" else "case"))
-        probabilities = predict_probabilities(
+        return self.interpret(volume, self.probabilities(image), threshold)
+
+    def probabilities(self, image: Tensor) -> NDArray[np.float32]:
+        """*image* ``(C, Z, Y, X)``, normalised as in training → ``(R, Z, Y, X)``."""
+        values: NDArray[np.float32] = predict_probabilities(
             self.network,
             image.to(self.device),
             dims=self.card.dims,
@@ -62,6 +66,10 @@ class Model:
             regions=self.card.out_channels,
             precision=self.precision,
         ).numpy()
+        return values
+
+    def interpret(self, volume: Volume, probabilities: NDArray[np.float32], threshold: float | None = None) -> Prediction:
+        """Masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean at *threshold*."""
         settings = Postprocessing(
             threshold=self.card.threshold if threshold is None else threshold,
             smallest_lesion_voxels=self.card.smallest_lesion_voxels,

@@ -1,0 +1,264 @@
+"""Score a model on prepared cases that it has not seen, or one folder of masks against another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
+from metaseg_cli.core.datasets import Problem
+from metaseg_cli.core.images import is_image_file, read_mask, stem_of
+from metaseg_cli.core.metrics import Confusion, confusion, lesion_scores, match_lesions, score
+from metaseg_cli.core.postprocessing import Postprocessing, to_mask
+from metaseg_cli.core.progress import Progress
+from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.reports import evaluation_files
+from metaseg_cli.reports.evaluation_files import CaseScore
+
+if TYPE_CHECKING:
+    from metaseg_cli.core.model_file import ModelCard
+
+_WORST = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult:
+    """What was scored (*what*), the summary over cases, each patient's pooled scores, and where it all lies."""
+
+    out: Path
+    what: str
+    cases: tuple[CaseScore, ...]
+    summary: dict[str, dict[str, Any]]
+    patients: dict[str, dict[str, dict[str, Any]]]
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """Mean Dice per patient, and lesion scores of all cases added up; regions count alike."""
+        patients = [scores for regions in self.patients.values() for scores in regions.values()]
+        counts = {k: sum(p[k] for p in patients) for k in ("lesion_tp", "lesion_fp", "lesion_fn")}
+        lesions = lesion_scores(counts["lesion_tp"], counts["lesion_fp"], counts["lesion_fn"])
+        return {"dice": float(np.mean([p["dice"] for p in patients])), **lesions}
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One case with what the pictures of the worst cases need."""
+
+    score: CaseScore
+    image: NDArray[Any] | None
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+
+
+def evaluate(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
+    """Run ``metaseg evaluate``. Raises InputError when there is nothing to score."""
+    if config.predictions is not None and config.references is not None:
+        out = config.out or Path("evaluation")
+        problems: list[Problem] = []
+        cases = _folders(config.predictions, config.references, problems, progress)
+        what = f"{config.predictions} against {config.references}"
+        return _finish(out, what, cases, (), problems, {"predictions": config.predictions, "references": config.references})
+    from metaseg_cli.commands.runs import find_model
+    from metaseg_cli.core.model_file import read_card
+
+    path = find_model(config.model)
+    card = read_card(path)
+    prepared = open_prepared(config.data)
+    records, notes = _unseen(prepared, card, path, config)
+    threshold = card.threshold if config.threshold is None else config.threshold
+    out = config.out or path.parent / "evaluation"
+    scored = _with_model(path, prepared, records, threshold, config.device, progress)
+    settings = {"model": path, "data": config.data, "split": config.split, "threshold": threshold}
+    return _finish(out, f"{len(records)} cases, {config.split}, {path}", scored, notes, [], settings)
+
+
+def _unseen(
+    prepared: Prepared, card: ModelCard, path: Path, config: EvaluateConfig
+) -> tuple[list[CaseRecord], tuple[str, ...]]:
+    """The cases to score: never one that the model was trained on."""
+    if card.sequences != prepared.sequences or set(card.regions) != set(prepared.regions):
+        raise InputError(
+            f"the model wants {', '.join(card.sequences)} → {', '.join(card.regions)}, the folder holds "
+            f"{', '.join(prepared.sequences)} → {', '.join(prepared.regions)}",
+            where=prepared.folder,
+            remedy="name the folder it was trained for with --data",
+        )
+    seen = set(card.trained_on)
+    labelled = [r for r in prepared.cases if r.labelled]
+    fresh = [r for r in labelled if r.content not in seen and not _same_patient(r, card, prepared)]
+    notes: list[str] = []
+    if config.split == "test":
+        chosen = [r for r in fresh if r.split == "test"]
+        missing = "the folder has no test cases"
+    elif config.split == "all":
+        chosen = fresh
+        missing = "the model was trained on every case of it"
+        if len(fresh) < len(labelled):
+            notes.append(f"{len(labelled) - len(fresh)} cases were left out: the model was trained on them")
+    else:
+        chosen = [r for r in fresh if r.content in set(card.validated_on)]
+        missing = "none of its cases validated this model"
+        if chosen:
+            notes.append("these cases chose the model's epoch and threshold: expect a little less on new ones")
+    if not chosen:
+        raise InputError(
+            f"nothing to score: {missing}",
+            where=prepared.folder,
+            remedy=f"choose another --split or --data for {path}",
+        )
+    return chosen, tuple(notes)
+
+
+def _same_patient(record: CaseRecord, card: ModelCard, prepared: Prepared) -> bool:
+    from metaseg_cli.core.model_file import patient_hash
+
+    return card.dataset_id == prepared.dataset_id and patient_hash(prepared.dataset_id, record.patient) in card.patients
+
+
+def _with_model(
+    path: Path, prepared: Prepared, records: list[CaseRecord], threshold: float, device: str, progress: Progress
+) -> Iterator[_Scored]:
+    """Predict and score case by case; one case is in memory at a time."""
+    import torch
+
+    from metaseg_cli.core.inference.predictor import load_model
+
+    model = load_model(path, device)
+    settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=model.card.smallest_lesion_voxels)
+    progress.start("evaluating", len(records))
+    for record in records:
+        image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
+        probabilities = model.probabilities(image)
+        reference = region_masks(prepared.label(record), prepared.regions)
+        prediction = np.stack([to_mask(p, settings) for p in probabilities])
+        regions = dict(zip(prepared.regions, zip(reference, prediction, strict=True), strict=True))
+        yield _scored(record.case, record.patient, regions, record.spacing_mm, image.numpy())
+        progress.advance(1, record.case)
+
+
+def _folders(predictions: Path, references: Path, problems: list[Problem], progress: Progress) -> Iterator[_Scored]:
+    """Score masks of equal stem; a reference without prediction counts as wholly missed."""
+    for folder in (predictions, references):
+        if not folder.is_dir():
+            raise InputError("no such folder", where=folder, remedy="name a folder of masks")
+    truth = _by_stem(references)
+    found = _by_stem(predictions)
+    if not truth:
+        raise InputError("no mask in this folder", where=references, remedy="name a folder of masks")
+    for stem in sorted(set(found) - set(truth)):
+        problems.append(Problem(file=found[stem], reason="no reference of this name", remedy="it was not scored"))
+    progress.start("evaluating", len(truth))
+    for stem, path in sorted(truth.items()):
+        try:
+            reference = read_mask(path)
+            r = reference.array[0] > 0
+            if stem in found:
+                prediction = read_mask(found[stem])
+                p = prediction.array[0] > 0
+                if p.shape != r.shape:
+                    raise InputError(
+                        f"its size {p.shape} is not the reference's {r.shape}", where=found[stem], remedy="resample it"
+                    )
+            else:
+                problems.append(
+                    Problem(file=path, reason="no prediction of this name", remedy="it was counted as wholly missed")
+                )
+                p = np.zeros_like(r)
+            yield _scored(stem, stem, {"metastasis": (r, p)}, reference.spacing_mm, None)
+        except MetasegError as error:
+            where = error.where if isinstance(error.where, Path) else path
+            problems.append(Problem(file=where, reason=error.what, remedy=error.remedy))
+        progress.advance(1, stem)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Mask files under *folder* by what their stems have in common with those of another tool."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_image_file(p) and not p.name.startswith(".")]
+    masks = [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
+    return {stem_of(p).removesuffix("_mask"): p for p in masks}
+
+
+def _scored(
+    case: str,
+    patient: str,
+    regions: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+    spacing_mm: tuple[float, float, float] | None,
+    image: NDArray[Any] | None,
+) -> _Scored:
+    scores = {name: score(r, p, spacing_mm) for name, (r, p) in regions.items()}
+    counts = {name: confusion(r, p) for name, (r, p) in regions.items()}
+    matches = {name: match_lesions(r, p) for name, (r, p) in regions.items()}
+    reference, prediction = next(iter(regions.values()))
+    one = CaseScore(case=case, patient=patient, regions=scores, counts=counts, matches=matches)
+    return _Scored(one, *_worst_slice(image, reference, prediction))
+
+
+def _worst_slice(
+    image: NDArray[Any] | None, reference: NDArray[np.bool_], prediction: NDArray[np.bool_]
+) -> tuple[NDArray[Any] | None, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The slice where the masks differ most."""
+    wrong = (reference ^ prediction).reshape(len(reference), -1).sum(axis=1)
+    z = int(wrong.argmax()) if wrong.any() else int(reference.reshape(len(reference), -1).sum(axis=1).argmax())
+    return (None if image is None else image[:, z].copy()), reference[z].copy(), prediction[z].copy()
+
+
+def _finish(
+    out: Path,
+    what: str,
+    scored: Iterator[_Scored],
+    notes: tuple[str, ...],
+    problems: list[Problem],
+    settings: dict[str, Any],
+) -> EvaluateResult:
+    """Collect the cases, keeping only the worst one's pictures, and write everything."""
+    cases: list[CaseScore] = []
+    worst: list[tuple[float, _Scored]] = []
+    for each in scored:
+        cases.append(each.score)
+        dice = float(np.mean([s["dice"] for s in each.score.regions.values()]))
+        worst = sorted([*worst, (dice, each)], key=lambda pair: pair[0])[:_WORST]
+    if not cases:
+        first = problems[0] if problems else None
+        raise InputError(f"not one pair could be scored{f': {first.file}: {first.reason}' if first else ''}", remedy="check the folders")
+    patients = pooled(cases)
+    summary = evaluation_files.summarise(cases)
+    pictures = [
+        (f"{e.score.case} · Dice {dice:.2f}", e.image if e.image is not None else e.reference, e.reference, e.prediction)
+        for dice, e in worst
+    ]
+    evaluation_files.write(out, cases, summary, patients, settings, pictures, problems, notes)
+    return EvaluateResult(
+        out=out,
+        what=what,
+        cases=tuple(cases),
+        summary=summary,
+        patients=patients,
+        notes=notes,
+        problems=tuple(problems),
+    )
+
+
+def pooled(cases: list[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Patient → region → scores with the voxels, and the lesion counts, of all the patient's cases added up."""
+    voxels: dict[tuple[str, str], Confusion] = {}
+    lesions: dict[tuple[str, str], list[int]] = {}
+    for case in cases:
+        for region, counts in case.counts.items():
+            key = (case.patient, region)
+            voxels[key] = voxels.get(key, Confusion()) + counts
+            total = lesions.setdefault(key, [0, 0, 0])
+            match = case.matches[region]
+            for i, n in enumerate((match.lesion_tp, match.lesion_fp, match.lesion_fn)):
+                total[i] += n
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for (patient, region), counts in voxels.items():
+        result.setdefault(patient, {})[region] = {**counts.scores(), **lesion_scores(*lesions[patient, region])}
+    return result

@@ -1,0 +1,7 @@
+"""Find the cases of a folder, whatever its layout, by names alone; and split patients into folds."""
+
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.find import LAYOUTS, find_cases
+from metaseg_cli.core.datasets.folds import split_folds
+
+__all__ = ["LAYOUTS", "CaseSource", "FoundCases", "Problem", "find_cases", "split_folds"]

@@ -1,0 +1,75 @@
+"""What file names say: which are images, which belong together, in what order, and of whom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_MASK_WORDS = r"masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
+_IMAGE_WORDS = r"images?|imgs?|scans?|orig(?:inal)?|raw|data"
+_MASK_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_MASK_WORDS})$", re.IGNORECASE)
+_MASK_START = re.compile(r"^(?:masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", re.IGNORECASE)
+_IMAGE_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_IMAGE_WORDS})$", re.IGNORECASE)
+_IMAGE_START = re.compile(rf"^(?:{_IMAGE_WORDS})[ _.\-]+(.+)$", re.IGNORECASE)
+_NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
+
+
+def suffix(path: Path) -> str:
+    """The suffix in lower case; ``.nii.gz`` counts as one. Empty for what is no image."""
+    return next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
+
+
+def stem(path: Path) -> str:
+    """The name without ``suffix``."""
+    return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files under *folder* in natural order; hidden files and archive droppings left out."""
+    files = [p for p in folder.rglob("*") if suffix(p) and p.is_file()]
+    visible = [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
+    return sorted(visible, key=lambda p: natural(str(p.relative_to(folder))))
+
+
+def natural(text: str) -> tuple[tuple[int, str | int], ...]:
+    """A sort key that puts slice_2 before slice_10."""
+    parts = re.split(r"(\d+)", text.lower())
+    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
+
+
+def mask_key(name: str, *, certain: bool) -> str | None:
+    """What a mask's stem has in common with its image's; None when the stem is no mask's.
+
+    *certain* for files of a masks folder: there a stem without any mask word is a mask's too.
+    """
+    for pattern in (_MASK_END, _MASK_START):
+        if match := pattern.match(name):
+            return image_key(match.group(1))
+    return image_key(name) if certain else None
+
+
+def image_key(name: str) -> str:
+    """What an image's stem has in common with its mask's."""
+    for pattern in (_IMAGE_END, _IMAGE_START):
+        if match := pattern.match(name):
+            return match.group(1).lower()
+    return name.lower()
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """``BraTS-MET-00230-000_1094`` → its patient part and 1094; None unless the part before the number has a digit.
+
+    ``image_12`` is no patient's twelfth slice: a word alone says nothing about whom a picture belongs to.
+    """
+    match = _NUMBERED.match(name)
+    if not match or not re.search(r"\d", match.group(1)):
+        return None
+    return match.group(1), int(match.group(3))
+
+
+def last_number(name: str) -> int:
+    """The last number in a stem, 0 when there is none."""
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else 0

@@ -1,0 +1,29 @@
+"""What the end of a file's name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case; ``.nii.gz`` counts as one."""
+    name = path.name.lower()
+    return next((s for s in VOLUMES if name.endswith(s)), path.suffix.lower())
+
+
+def stem_of(path: Path) -> str:
+    """The name without ``suffix_of``."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name is that of a PNG, JPEG, TIFF or BMP."""
+    return suffix_of(path) in PICTURES
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the name is that of a format read here."""
+    return suffix_of(path) in PICTURES + VOLUMES

@@ -1,0 +1,144 @@
+"""Masks as people save them, read as label maps; and written so that they read back the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from metaseg_cli.core.images.formats import is_picture, suffix_of
+from metaseg_cli.core.images.pictures import open_picture, save_picture
+from metaseg_cli.core.images.reading import read_image
+from metaseg_cli.core.images.volume import Volume
+from metaseg_cli.core.images.volumes import save_volume
+from metaseg_cli.errors import InputError
+
+_SMALL_LABEL = 31
+_FEW = 8
+_LOSSY = (".jpg", ".jpeg")
+
+
+def read_mask(path: Path) -> Volume:
+    """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
+
+    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood. Raises InputError.
+    """
+    notes: list[str] = []
+    if is_picture(path) and path.exists() and path.stat().st_size:
+        picture = open_picture(path)
+        if picture.mode == "P":
+            upright = ImageOps.exif_transpose(picture)
+            label = _from_palette(upright, notes)
+            orientation = int(picture.getexif().get(0x0112, 1))
+            return Volume(
+                array=label[None, None], spacing_mm=None, source=path, exif_orientation=orientation, notes=tuple(notes)
+            )
+    volume = read_image(path)
+    notes += [note for note in volume.notes if note != "transparency ignored"]
+    array = volume.array
+    if array.shape[0] == 3 and is_picture(path):
+        array = _from_colour(array, notes)
+    elif array.shape[0] != 1:
+        raise InputError(f"a mask with {array.shape[0]} channels", where=path, remedy="save one label map")
+    label = _labels(array[0], path, notes)
+    return dataclasses.replace(volume, array=label[None], notes=tuple(notes))
+
+
+def _from_palette(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+    """Palette indices are labels when index 0 is the black background; otherwise black is background by colour."""
+    index = np.asarray(picture).astype(np.uint8)
+    colours = np.asarray(picture.convert("RGB"))
+    black = (colours.max(axis=-1) == 0)
+    if not index[~black].size or (index[black] == 0).all():
+        values = np.unique(index)
+        if len(values) == 2 and values[0] == 0:
+            return (index > 0).astype(np.uint8)
+        notes.append("palette mask: the colour numbers are the labels")
+        return index
+    notes.append("palette mask: black is background, every other colour is lesion")
+    return (~black).astype(np.uint8)
+
+
+def _from_colour(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """``(3, Z, Y, X)`` → ``(1, Z, Y, X)``: the brightest channel, on which the threshold at half then works."""
+    grey = array.max(axis=0, keepdims=True)
+    if not (array[0] == array[1]).all() or not (array[1] == array[2]).all():
+        notes.append("mask in colour: black is background, every colour is lesion (threshold at half)")
+        top = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
+        return np.where(grey * 2.0 >= max(1, min(top, int(grey.max()))), top, 0).astype(array.dtype)
+    return grey
+
+
+def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uint8]:
+    """``(Z, Y, X)`` of any numbers → uint8 labels."""
+    if array.dtype.kind == "f":
+        rounded = np.round(array)
+        if np.abs(array - rounded).max(initial=0) > 1e-3:
+            if array.min() >= 0 and array.max() <= 1:
+                notes.append("mask of probabilities: threshold at 0.5")
+                return (array >= 0.5).astype(np.uint8)
+            raise InputError("its values are neither labels nor probabilities", where=path, remedy="save whole numbers")
+        array = rounded.astype(np.int64)
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if low < 0:
+        raise InputError(f"it holds negative labels (down to {low})", where=path, remedy="save labels from 0 up")
+    if high <= 1:
+        return array.astype(np.uint8)
+    lossless = suffix_of(path) not in _LOSSY
+    if lossless and high <= _SMALL_LABEL:
+        return array.astype(np.uint8)
+    values = np.unique(array)
+    if not is_picture(path) and high <= 255 and len(values) > 2:
+        return array.astype(np.uint8)
+    if len(values) <= 2 and low == 0 and (lossless or high > 127):
+        return (array > 0).astype(np.uint8)  # 0/255, 0/65535, 0/any one number
+    if lossless and len(values) <= _FEW and np.ptp(np.diff(values)) <= 1 + high // 100 and low == 0:
+        notes.append(f"evenly spaced grey levels {', '.join(map(str, values))} are the labels 0 to {len(values) - 1}")
+        return np.searchsorted(values, array).astype(np.uint8)
+    if not is_picture(path) and high > 255:
+        raise InputError(f"it holds labels up to {high}", where=path, remedy="use labels from 0 to 255")
+    top = np.iinfo(array.dtype).max if array.dtype in (np.uint8, np.uint16) else high
+    if high < top / 4:
+        top = high
+    notes.append(f"mask with {len(values)} grey levels (compressed?): threshold at half of {top}")
+    return (array * 2.0 >= top).astype(np.uint8)
+
+
+def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:
+    """Write labels ``(Z, Y, X)`` in the format of *path*'s suffix with *like*'s geometry; whole or not at all.
+
+    In a picture a mask of 0 and 1 becomes 0 and 255, which people can see; ``read_mask`` gives 1 back.
+    """
+    if is_picture(path):
+        shown = mask * np.uint8(255) if mask.max(initial=0) <= 1 else mask
+        if mask.max(initial=0) > 1 and suffix_of(path) in _LOSSY:
+            raise InputError("JPEG cannot hold several labels", where=path, remedy="use PNG images")
+        _whole(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
+    else:
+        _whole(path, lambda to: save_volume(to, mask, like))
+
+
+def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
+    """Write numbers 0 … 1 ``(Z, Y, X)``: float in TIFF and volumes, 16 bits (0 … 65535) in PNG."""
+    if suffix_of(path) == ".png":
+        scaled = np.round(array * 65535).astype(np.uint16)
+        _whole(path, lambda to: save_picture(to, list(scaled), like.exif_orientation))
+    elif is_picture(path):
+        _whole(path, lambda to: save_picture(to, list(array), like.exif_orientation))
+    else:
+        _whole(path, lambda to: save_volume(to, array.astype(np.float32), like))
+
+
+def _whole(path: Path, write: Any) -> None:
+    """Call *write* with a temporary name beside *path*, then rename."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

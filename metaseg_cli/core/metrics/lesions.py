@@ -1,0 +1,127 @@
+"""Lesions: connected components, which of them were found, and what each is like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+POLICY = {
+    "lesion_precision": "no lesion on either side: 1; nothing predicted but lesions in the reference: 0",
+    "lesion_recall": "no lesion on either side: 1; no lesion in the reference but some predicted: 0",
+    "lesion_f1": "no lesion on either side: 1; on one side only: 0",
+}
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which lesions of a reference were found. ``found[i]`` for reference lesion i + 1, ``false[j]`` for prediction j + 1."""
+
+    found: tuple[bool, ...]
+    false: tuple[bool, ...]
+
+    @property
+    def lesion_tp(self) -> int:
+        """Reference lesions that a predicted voxel touches."""
+        return sum(self.found)
+
+    @property
+    def lesion_fn(self) -> int:
+        """Reference lesions that none touches."""
+        return len(self.found) - self.lesion_tp
+
+    @property
+    def lesion_fp(self) -> int:
+        """Predicted lesions that touch no reference lesion."""
+        return sum(self.false)
+
+    def scores(self) -> dict[str, float]:
+        """Counts, and lesion precision, recall and F1 by ``POLICY``."""
+        return {
+            "lesions_reference": len(self.found),
+            "lesions_predicted": len(self.false),
+            **lesion_scores(self.lesion_tp, self.lesion_fp, self.lesion_fn),
+        }
+
+
+def lesion_scores(tp: int, fp: int, fn: int) -> dict[str, float]:
+    """Lesion precision, recall and F1 of counts, which may be those of several cases added up."""
+    silent = tp + fp + fn == 0
+    return {
+        "lesion_tp": tp,
+        "lesion_fp": fp,
+        "lesion_fn": fn,
+        "lesion_precision": 1.0 if silent else tp / (tp + fp) if tp + fp else 0.0,
+        "lesion_recall": 1.0 if silent else tp / (tp + fn) if tp + fn else 0.0,
+        "lesion_f1": 1.0 if silent else 2 * tp / (2 * tp + fp + fn),
+    }
+
+
+def label_lesions(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
+    """Components of ``(Z, Y, X)`` by 26 neighbours, of ``(Y, X)`` by 8; numbered from 1."""
+    foreground = mask != 0
+    if not foreground.any():
+        return np.zeros(mask.shape, np.int32), 0
+    labels, count = ndimage.label(foreground, structure=np.ones((3,) * mask.ndim))
+    return labels, int(count)
+
+
+def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching:
+    """A reference lesion is found when any predicted voxel lies on it; a prediction that lies on none is false."""
+    r, r_count = label_lesions(reference)
+    p, p_count = label_lesions(prediction)
+    found = np.zeros(r_count + 1, bool)
+    hits = np.zeros(p_count + 1, bool)
+    if r_count and p_count:
+        both = (r > 0) & (p > 0)
+        found[r[both]] = True
+        hits[p[both]] = True
+    return Matching(tuple(bool(f) for f in found[1:]), tuple(not h for h in hits[1:]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """One connected lesion. Lengths are in mm when the scan has a spacing, else in pixels."""
+
+    number: int
+    voxels: int
+    volume_mm3: float | None
+    equivalent_diameter: float  # of the sphere (2D: circle) of the same size
+    centroid_voxel: tuple[float, float, float]  # z, y, x
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and one past the last index per axis
+    confidence: float | None  # mean probability over the lesion
+
+
+def describe_lesions(
+    mask: NDArray[Any],
+    spacing_mm: tuple[float, float, float] | None = None,
+    probability: NDArray[np.floating[Any]] | None = None,
+) -> list[Lesion]:
+    """The lesions of ``(Z, Y, X)``, largest first, numbered from 1 in that order."""
+    labels, count = label_lesions(mask if mask.shape[0] > 1 else mask[0])
+    labels = labels.reshape(mask.shape)
+    voxel = math.prod(spacing_mm) if spacing_mm else 1.0
+    flat = mask.shape[0] == 1
+    area = voxel / spacing_mm[0] if spacing_mm else 1.0
+    lesions = []
+    for number, where in enumerate(ndimage.find_objects(labels, count), start=1):
+        inside = labels[where] == number
+        n = int(inside.sum())
+        centre = [float(c.mean()) + w.start for c, w in zip(np.nonzero(inside), where, strict=True)]
+        lesions.append(
+            Lesion(
+                number=0,
+                voxels=n,
+                volume_mm3=n * voxel if spacing_mm else None,
+                equivalent_diameter=2 * math.sqrt(n * area / math.pi) if flat else (6 * n * voxel / math.pi) ** (1 / 3),
+                centroid_voxel=(centre[0], centre[1], centre[2]),
+                box=tuple((w.start, w.stop) for w in where),  # type: ignore[arg-type]
+                confidence=None if probability is None else float(probability[where][inside].mean()),
+            )
+        )
+    ordered = sorted(lesions, key=lambda lesion: -lesion.voxels)
+    return [Lesion(**{**vars(lesion), "number": i}) for i, lesion in enumerate(ordered, start=1)]

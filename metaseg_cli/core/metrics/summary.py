@@ -1,0 +1,26 @@
+"""Means over cases with intervals that know which cases belong to one patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def bootstrap_mean(
+    values: Sequence[float], patients: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean over cases and its 95 % percentile interval, resampling patients (a patient's cases come and go together).
+
+    Raises ValueError for no values: a mean of nothing has no meaning.
+    """
+    if not len(values):
+        raise ValueError("no values")
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    count = int(owner.max()) + 1
+    sums = np.bincount(owner, weights=np.asarray(values, dtype=float), minlength=count)
+    sizes = np.bincount(owner, minlength=count)
+    drawn = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(np.mean(values)), (float(low), float(high))

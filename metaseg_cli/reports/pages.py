@@ -1,0 +1,36 @@
+"""Self-contained HTML pages; whatever comes from a file's name is escaped."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_prepare_report(
+    path: Path,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    problems: Sequence[tuple[str, str, str]],
+    cases: Sequence[dict[str, str]],
+    pictures: Sequence[Path],
+) -> None:
+    """Write the report of ``metaseg prepare``: *problems* are (file, reason, remedy), *cases* the rows of a table."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True)
+    text = environment.get_template("prepare.html.j2").render(
+        title=title,
+        facts=facts,
+        notes=notes,
+        problems=problems,
+        cases=cases,
+        columns=list(cases[0]) if cases else [],
+        pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

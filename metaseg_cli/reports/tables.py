@@ -1,0 +1,169 @@
+"""What a finished command prints: Rich tables and a last line that says how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from metaseg_cli.core.datasets import Problem
+
+_SHOWN = 12
+_MANY = 40
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table; columns named with a leading > are right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def problems_table(problems: Sequence[Problem]) -> list[Any]:
+    """Each problem with file, reason and remedy; none gives nothing."""
+    if not problems:
+        return []
+    table = _table(f"[red]{len(problems)} problem{'s' if len(problems) != 1 else ''}[/red]", "file", "reason", "what to do")
+    for problem in problems[:_SHOWN]:
+        table.add_row(escape(str(problem.file)), escape(problem.reason), escape(problem.remedy))
+    rest = len(problems) - _SHOWN
+    return ["", table, *([f"… and {rest} more"] if rest > 0 else [])]
+
+
+def prepare_summary(result: Any) -> list[Any]:
+    """What ``metaseg prepare`` prints."""
+    regions = ", ".join(f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in result.regions.items())
+    notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
+    if result.out is None:
+        table = _table(f"{len(result.found)} cases would be read, layout {result.layout}", "case", "patient", "split", ">slices", "first file")
+        for source in result.found[:_SHOWN]:
+            files = next(iter(source.sequences.values()))
+            table.add_row(escape(source.case), escape(source.patient), source.split or "", str(len(files)), escape(str(files[0])))
+        return [table, *notes, *problems_table(result.problems)]
+    patients = len({case.patient for case in result.cases})
+    facts = [
+        ("cases", f"{len(result.cases)} of {patients} patients" + (f" ({result.reused} unchanged)" if result.reused else "")),
+        ("lesions", str(sum(len(case.lesion_voxels) for case in result.cases))),
+        ("sequences", ", ".join(result.sequences)),
+        ("regions", regions),
+        ("folds", str(result.folds)),
+        ("layout", result.layout),
+    ]
+    last = f"[bold]{escape(str(result.out))}[/bold] is ready. See report.html in it; then: metaseg train --data {escape(str(result.out))}"
+    return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", last]
+
+
+def train_summary(result: Any) -> list[Any]:
+    """What ``metaseg train`` prints."""
+    facts = [("ended after", f"{result.epochs} epochs, {result.minutes:.1f} minutes ({result.stopped})")]
+    if result.scores:
+        facts += [
+            ("best epoch", str(result.best_epoch)),
+            ("Dice per patient", _number(result.scores["dice"])),
+            ("lesion F1", _number(result.scores["lesion_f1"])),
+            ("lesion recall", _number(result.scores["lesion_recall"])),
+            ("threshold", f"{result.threshold:g}, smallest lesion {result.smallest_lesion_voxels} voxels"),
+        ]
+        note = ["[dim]on the validation fold, which also chose epoch and threshold: expect a little less elsewhere[/dim]"]
+    else:
+        note = ["[yellow]no validation case: nobody knows how good this model is[/yellow]"]
+    facts += [("speed", f"{result.images_per_second:.1f} images/s"), ("model", str(result.model))]
+    return [_facts("Trained", facts), *note, "", "Next: metaseg evaluate, or metaseg predict scan.png"]
+
+
+def evaluate_summary(result: Any) -> list[Any]:
+    """What ``metaseg evaluate`` prints: the summary, then the patients, worst first."""
+    parts: list[Any] = []
+    for region, metrics in result.summary.items():
+        table = _table(f"{escape(region)}, {result.what}", "metric", ">mean", ">95 % interval", ">n")
+        for name in ("dice", "iou", "precision", "recall", "lesion_f1", "lesion_recall", "lesion_precision"):
+            if name in metrics:
+                m = metrics[name]
+                table.add_row(name, _number(m["mean"]), f"{m['ci95'][0]:.3f} – {m['ci95'][1]:.3f}", str(m["n"]))
+        parts += [table, ""]
+        worst = _table("Patients, worst first (voxels pooled)", "patient", ">Dice", ">precision", ">recall", ">found", ">missed", ">false")
+        rows = sorted(((p, r[region]) for p, r in result.patients.items() if region in r), key=lambda row: row[1]["dice"])
+        for patient, scores in rows[:_SHOWN]:
+            worst.add_row(
+                escape(patient),
+                _number(scores["dice"]),
+                _number(scores["precision"]),
+                _number(scores["recall"]),
+                *(str(scores[k]) for k in ("lesion_tp", "lesion_fn", "lesion_fp")),
+            )
+        mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
+        parts += [worst, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients", ""]
+    notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
+    return [*parts, *notes, *problems_table(result.problems), f"All numbers: {escape(str(result.out))}"]
+
+
+def lesion_table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
+    """Lesions of one scan."""
+    table = _table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">z", ">y", ">x", ">confidence")
+    for row in rows[:_SHOWN]:
+        table.add_row(
+            str(row["lesion"]),
+            escape(row["region"]),
+            _number(row.get(f"diameter_{unit}"), 1),
+            str(row["voxels"]),
+            *(_number(row[k], 0) for k in "zyx"),
+            _number(row["confidence"], 2),
+        )
+    return table
+
+
+def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> list[Any]:
+    """What ``metaseg predict`` prints of its ``predictions.json``: one scan with its lesions, a batch as one table."""
+    scans, parts = document["scans"], []
+    if len(scans) == 1:
+        scan = scans[0]
+        count = len(scan["lesions"])
+        found = f"{count} lesion{'s' if count != 1 else ''}" if count else "no lesion found"
+        parts.append(f"[bold]{escape(scan['scan'])}[/bold]: {found} (threshold {document['threshold']:g})")
+        if count:
+            parts.append(lesion_table(scan["lesions"], "mm" if scan["spacing_mm"] else "px"))
+        parts += [f"[dim]· {escape(note)}[/dim]" for note in scan["notes"]]
+        parts += ["", f"mask     {escape(scan['mask'])}"]
+        parts += [f"overlay  {escape(scan['overlay'])}"] if scan["overlay"] else []
+    elif scans:
+        table = _table(f"{len(scans)} scans", "scan", ">lesions", ">voxels", "mask")
+        for scan in scans[:_MANY]:
+            voxels = sum(lesion["voxels"] for lesion in scan["lesions"])
+            table.add_row(escape(scan["scan"]), str(len(scan["lesions"])), str(voxels), escape(scan["mask"]))
+        parts += [table, *([f"… and {len(scans) - _MANY} more"] if len(scans) > _MANY else [])]
+        parts += ["", f"All results: {escape(document['out'])}"]
+    return [*parts, *problems_table(problems)]
+
+
+def demo_summary(result: Any) -> list[Any]:
+    """What ``metaseg demo`` prints."""
+    facts = [
+        ("Dice per patient", f"{result.scores['dice']:.3f}, on {result.patients} phantom patients that training has not seen"),
+        ("lesion F1", _number(result.scores["lesion_f1"])),
+        ("lesion recall", _number(result.scores["lesion_recall"])),
+        ("took", f"{result.seconds:.0f} s"),
+        ("model", str(result.model)),
+        ("overlay", str(result.overlay)),
+        ("scan to try", str(result.scan)),
+    ]
+    runs = escape(str(result.out / "runs"))
+    return ["", _facts("The demo is done", facts), "", f"Now look at it in the browser: [bold]metaseg serve-ui --runs {runs}[/bold]"]

@@ -1,0 +1,128 @@
+"""The app behind ``metaseg serve-ui``: choose a model, upload scans, look, measure, download."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import streamlit as st
+
+from metaseg_cli.commands.predict import PredictResult, at_threshold, lesion_rows, load_model, predict
+from metaseg_cli.commands.runs import MODEL_FILE, finished_runs
+from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.images import write_mask
+from metaseg_cli.core.progress import Silent
+from metaseg_cli.errors import MetasegError
+from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
+
+_FORMATS = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "nii", "gz", "nrrd", "mha"]
+
+
+def models() -> dict[str, Path]:
+    """What the model box offers: the model given on the command line, then finished runs, newest first."""
+    offered: dict[str, Path] = {}
+    given = os.environ.get("METASEG_UI_MODEL")
+    if given:
+        path = Path(given)
+        offered[path.parent.name if path.name == MODEL_FILE else path.name] = path
+    for run in finished_runs(Path(os.environ.get("METASEG_UI_RUNS", "runs"))):
+        offered.setdefault(run.name, run / MODEL_FILE)
+    return offered
+
+
+@st.cache_resource(max_entries=2, show_spinner="Loading the model …")
+def loaded(path: str, changed: float) -> object:
+    """The model, kept between reruns; *changed* makes a newer file of the same name load anew."""
+    del changed
+    return load_model(path)
+
+
+@st.cache_data(max_entries=8, show_spinner="Looking for lesions …")
+def predicted(name: str, content: bytes, model: str, changed: float) -> PredictResult:
+    """The terminal's own command on one uploaded file, with its results in a folder that is removed at once."""
+    del changed
+    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
+        scan = Path(folder) / Path(name).name
+        scan.write_bytes(content)
+        config = PredictConfig(inputs=(scan,), model=model, out=Path(folder) / "out", overlay=False)
+        return predict(config, Silent())
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config(page_title="metaseg", page_icon="🧠", layout="wide")
+    st.title("metaseg")
+    st.caption("Finds brain metastases in MRI. For research, not a medical device.")
+    with st.sidebar:
+        st.header("Model")
+        offered = models()
+        if not offered:
+            st.info("There is no trained model yet. In a terminal, run `metaseg demo` or `metaseg train`, then reload.")
+            return
+        chosen = offered[st.selectbox("Model", list(offered), label_visibility="collapsed")]
+        changed = chosen.stat().st_mtime
+        try:
+            model = loaded(str(chosen), changed)
+        except MetasegError as error:
+            st.error(str(error))
+            return
+        card = model.card
+        st.caption(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}")
+        if card.validation:
+            st.caption(
+                f"On its validation cases: Dice {card.validation['dice']:.2f}, lesion F1 {card.validation['lesion_f1']:.2f}"
+            )
+        st.header("Display")
+        threshold = st.slider("Threshold", 0.05, 0.95, float(card.threshold), 0.05, help="Probability from which a voxel counts.")
+        opacity = st.slider("Opacity", 0.0, 1.0, 0.4, 0.05, help="Of the coloured overlay; the outline stays.")
+    uploads = st.file_uploader("Upload scans", type=_FORMATS, accept_multiple_files=True)
+    if not uploads:
+        st.write("Drop a PNG, JPEG or TIFF slice, or a NIfTI, NRRD or MHA volume, of the kind the model was trained on.")
+        return
+    names = [upload.name for upload in uploads]
+    upload = uploads[names.index(st.selectbox("Scan", names))] if len(uploads) > 1 else uploads[0]
+    result = predicted(upload.name, upload.getvalue(), str(chosen), changed)
+    if result.problems:
+        st.error(f"{upload.name}: {result.problems[0].reason}. {result.problems[0].remedy.capitalize()}.")
+        return
+    show(upload.name, result, model, threshold, opacity)
+
+
+def show(name: str, result: PredictResult, model: object, threshold: float, opacity: float) -> None:
+    """Image beside overlay, the table of lesions, and the mask to take home."""
+    prediction = at_threshold(model, result.scans[0].prediction, threshold)
+    image, mask = prediction.source.array, prediction.mask
+    rows = lesion_rows(Path(name), prediction)
+    depth = mask.shape[0]
+    z = 0
+    if depth > 1:
+        start = int(rows[0]["z"]) if rows else depth // 2
+        key = hashlib.sha256(f"{name}{depth}".encode()).hexdigest()[:8]
+        z = st.slider("Slice", 1, depth, start + 1, key=f"slice-{key}") - 1
+    left, right = st.columns(2)
+    picture = enlarged(grey_or_colour(image, z))
+    left.image(picture, caption="Scan", width="stretch")
+    found = f"{len(rows)} lesion{'s' if len(rows) != 1 else ''} at threshold {threshold:.2f}"
+    right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
+    for note in result.scans[0].notes:
+        st.caption(note)
+    if rows:
+        st.subheader("Lesions")
+        empty = {key for key in rows[0] if all(row[key] is None for row in rows)} | {"scan"}
+        st.dataframe([{k: v for k, v in row.items() if k not in empty} for row in rows], hide_index=True)
+    else:
+        st.info("No lesion was found. That does not mean that there is none.")
+    file_name, content = _mask_file(name, mask, result)
+    st.download_button("Download mask", content, file_name=file_name, mime="application/octet-stream", type="primary")
+
+
+def _mask_file(name: str, mask: object, result: PredictResult) -> tuple[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
+        path = Path(folder) / result.scans[0].mask.name
+        write_mask(path, mask, result.scans[0].prediction.source)
+        return path.name, path.read_bytes()
+
+
+main()

@@ -1,0 +1,116 @@
+"""Who may import whom, read from the imports themselves; and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "metaseg_cli"
+ROOT = "metaseg_cli"
+
+# Leaves that anyone may import: they import nothing of the package but one another.
+LEAVES = {"errors", "config", "config_file", "core.progress"}
+
+ALLOWED = {
+    "cli": {"commands", "reports", "options", "terminal", "config", "config_file"},
+    "options": set(),
+    "terminal": set(),
+    "commands": {"core", "reports", "commands"},
+    "reports": {"core"},
+    "ui": {"commands", "reports", "core.images", "ui"},
+    "core.images": set(),
+    "core.datasets": set(),
+    "core.models": set(),
+    "core.losses": set(),
+    "core.augmentation": set(),
+    "core.metrics": set(),
+    "core.postprocessing": set(),
+    "core.preprocessing": set(),
+    "core.phantom": {"core.images"},
+    "core.executor": set(),
+    "core.cache": {"core.images", "core.datasets", "core.preprocessing"},
+    "core.sampling": {"core.cache"},
+    "core.model_file": {"core.models"},
+    "core.inference": {
+        "core.models",
+        "core.model_file",
+        "core.postprocessing",
+        "core.preprocessing",
+        "core.images",
+        "core.metrics",
+    },
+    "core.training": {
+        "core.models",
+        "core.losses",
+        "core.sampling",
+        "core.augmentation",
+        "core.inference",
+        "core.metrics",
+        "core.model_file",
+        "core.cache",
+        "core.postprocessing",
+    },
+}
+WITHOUT_TORCH = ["core.images", "core.datasets", "core.cache", "core.metrics", "core.postprocessing", "core.preprocessing"]
+
+
+def room(module: str) -> str:
+    """``metaseg_cli.core.images.masks`` → ``core.images``; ``metaseg_cli.cli`` → ``cli``."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[:1] == ["core"] else parts[:1])
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this package that *path* imports anywhere, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith(ROOT + ".")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            exists = {n for n in names if (PACKAGE.parent / Path(*n.split("."))).with_suffix(".py").exists()}
+            found |= exists or ({node.module} if node.module != ROOT else set())
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_the_map_allows(path: Path) -> None:
+    module = ".".join((ROOT, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    own = room(module)
+    if own in ("", "core", "__main__") or own in LEAVES:
+        return
+    allowed = ALLOWED[own]
+    for target in imports(path):
+        to = room(target)
+        if to == own or to in LEAVES or to == "":
+            continue
+        assert to in allowed or to.split(".")[0] in allowed, f"{module} imports {target}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    run_help = "import sys; sys.argv = ['metaseg', '--help']\nfrom metaseg_cli.cli import app\ntry: app()\nexcept SystemExit: pass"
+    heavy = {"torch", "numpy", "scipy", "h5py", "SimpleITK", "skimage", "streamlit", "matplotlib", "PIL", "pandas"}
+    assert loaded_by(run_help) & heavy == set()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_rooms_that_workers_load_stay_free_of_torch(name: str) -> None:
+    assert "torch" not in loaded_by(f"import {ROOT}.{name}")
+
+
+def test_importing_the_package_is_light() -> None:
+    assert loaded_by(f"import {ROOT}") & {"torch", "numpy"} == set()
