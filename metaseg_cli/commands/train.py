@@ -11,7 +11,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +54,14 @@ class TrainResult:
     validation_cases: int
 
 
-def train(config: TrainConfig, progress: Progress) -> TrainResult:
-    """Run ``metaseg train``.
+def train(
+    config: TrainConfig, progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> TrainResult:
+    """Run ``metaseg train``; *clock* (seconds) is what ``--max-minutes`` goes by.
 
     Raises ConfigError and InputError for what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
     """
-    began = time.monotonic()
+    began = clock()
     if config.resume is not None:
         config = _resumed(config)
     prepared = open_prepared(config.data)
@@ -101,6 +103,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
         precision=precision,
         progress=log,
         on_epoch=lambda history: _write_history(run, history),
+        clock=clock,
     )
     trainer.began = began
     if config.resume is not None:
@@ -119,7 +122,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
         scores=dataclasses.asdict(fitted.score) if fitted.score else {},
         threshold=fitted.postprocessing.threshold,
         smallest_lesion_voxels=fitted.postprocessing.smallest_lesion_voxels,
-        minutes=(state.seconds + time.monotonic() - trainer.began) / 60,
+        minutes=(state.seconds + clock() - trainer.began) / 60,
         images_per_second=sum(r.images_per_second for r in state.history[-5:]) / max(1, len(state.history[-5:])),
         validation_cases=len(validation),
     )

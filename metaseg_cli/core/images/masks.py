@@ -20,6 +20,7 @@ from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
 _FEW = 8
+_NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
 
 
@@ -34,9 +35,12 @@ def read_mask(path: Path) -> Volume:
         if picture.mode == "P":
             upright = ImageOps.exif_transpose(picture)
             label = _from_palette(upright, notes)
-            orientation = int(picture.getexif().get(0x0112, 1))
             return Volume(
-                array=label[None, None], spacing_mm=None, source=path, exif_orientation=orientation, notes=tuple(notes)
+                array=label[None, None],
+                spacing_mm=None,
+                source=path,
+                exif_orientation=picture.info["orientation"],
+                notes=tuple(notes),
             )
     volume = read_image(path)
     notes += [note for note in volume.notes if note != "transparency ignored"]
@@ -90,6 +94,9 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
     if high <= 1:
         return array.astype(np.uint8)
     lossless = suffix_of(path) not in _LOSSY
+    if not lossless and high < _NOISE:
+        notes.append(f"nothing above compression noise (at most {high} of 255): empty mask")
+        return np.zeros(array.shape, np.uint8)
     if lossless and high <= _SMALL_LABEL:
         return array.astype(np.uint8)
     values = np.unique(array)

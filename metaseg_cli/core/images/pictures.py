@@ -23,8 +23,12 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-            picture.load()
+            # Pillow keeps files of several pages, and broken ones, open: what it needs of the file is read here.
+            with path.open("rb") as file:
+                picture = Image.open(file)
+                picture.load()
+                picture.info["pages"] = getattr(picture, "n_frames", 1)
+                picture.info["orientation"] = int(picture.getexif().get(_ORIENTATION, 1))
     except UnidentifiedImageError:
         raise InputError("not an image, whatever its name says", where=path, remedy="replace or remove it") from None
     except Image.DecompressionBombError as error:
@@ -37,9 +41,9 @@ def open_picture(path: Path) -> Image.Image:
 def read_picture(path: Path) -> Volume:
     """A picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF."""
     picture = open_picture(path)
-    orientation = int(picture.getexif().get(_ORIENTATION, 1))
+    orientation = picture.info["orientation"]
     notes: list[str] = []
-    if picture.format == "TIFF" and (getattr(picture, "n_frames", 1) > 1 or _is_deep_colour(picture)):
+    if picture.format == "TIFF" and (picture.info["pages"] > 1 or _is_deep_colour(picture)):
         array = _through_tifffile(path)
     else:
         array = _channels(ImageOps.exif_transpose(picture), notes)[:, None]

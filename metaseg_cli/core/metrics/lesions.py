@@ -66,7 +66,13 @@ def label_lesions(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
     foreground = mask != 0
     if not foreground.any():
         return np.zeros(mask.shape, np.int32), 0
-    labels, count = ndimage.label(foreground, structure=np.ones((3,) * mask.ndim))
+    # Lesions are few and small: labelling the box around them takes a fraction of the whole volume's time.
+    box = tuple(
+        slice(int(line.argmax()), line.size - int(line[::-1].argmax()))
+        for line in (foreground.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim))
+    )
+    labels = np.zeros(mask.shape, np.int32)
+    labels[box], count = ndimage.label(foreground[box], structure=np.ones((3,) * mask.ndim))
     return labels, int(count)
 
 

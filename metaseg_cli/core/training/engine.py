@@ -97,6 +97,7 @@ class Trainer:
         precision: str,
         progress: Progress,
         on_epoch: Callable[[list[EpochRecord]], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run, self.prepared, self.plan, self.config, self.card = run, prepared, plan, config, card
         self.training, self.validation = tuple(training), tuple(validation)
@@ -124,7 +125,8 @@ class Trainer:
         self.augment = augmentation.Augmentation(flip_axes=(-1, -2) if plan.dims == 2 else (-1,))
         self.augment_rng = np.random.default_rng([config.seed, 2])
         self.state = State()
-        self.began = time.monotonic()
+        self.clock = clock
+        self.began = clock()
         self._bad_steps = 0
         self._stop = False
 
@@ -145,7 +147,7 @@ class Trainer:
         validation_seconds = 0.0
         stopped = f"{self.config.epochs} epochs"
         while self.state.step < steps:
-            epoch_began, images, out_of_time = time.monotonic(), 0, False
+            epoch_began, images, out_of_time = self.clock(), 0, False
             while True:
                 images += self._step(steps, validation_seconds)
                 if self._stop:
@@ -158,10 +160,10 @@ class Trainer:
                 out_of_time = self._out_of_time(validation_seconds)
                 if self.state.step % self.plan.iterations_per_epoch == 0 or out_of_time:
                     break
-            trained = time.monotonic() - epoch_began
-            validation_began = time.monotonic()
+            trained = self.clock() - epoch_began
+            validation_began = self.clock()
             self._close_epoch(trained, images)
-            validation_seconds = time.monotonic() - validation_began
+            validation_seconds = self.clock() - validation_began
             if out_of_time:
                 stopped = f"{self.config.max_minutes:g} minutes"
                 break
@@ -299,7 +301,7 @@ class Trainer:
         return image
 
     def _elapsed(self) -> float:
-        return self.state.seconds + time.monotonic() - self.began
+        return self.state.seconds + self.clock() - self.began
 
     def _over(self, steps: int, reserve: float) -> float:
         """Which share of the run is over, by steps or, if that comes first, by the clock."""
@@ -356,7 +358,7 @@ class Trainer:
         values: dict[str, Any] = json.loads(saved["state"])
         history = [EpochRecord(**row) for row in values.pop("history")]
         self.state = State(**values, history=history)
-        self.began = time.monotonic()
+        self.began = self.clock()
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -12,8 +12,8 @@ from torch import nn
 
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
-from metaseg_cli.core.metrics import Confusion, confusion, match_lesions
-from metaseg_cli.core.postprocessing import Postprocessing, to_mask
+from metaseg_cli.core.metrics import Confusion, label_lesions, lesion_scores
+from metaseg_cli.core.postprocessing import Postprocessing
 
 _THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -56,21 +56,63 @@ def probabilities_of(
 
 def score_cases(cases: Sequence[CaseProbabilities], settings: Postprocessing) -> ValidationScore:
     """Scores of the masks that *settings* make of the probabilities; regions and patients count alike."""
+    found = [_components(case, settings.threshold) for case in cases]
+    return _score(cases, found, settings.smallest_lesion_voxels)
+
+
+@dataclass(frozen=True)
+class _Components:
+    """The predicted components of one region of one case: enough to score any smallest size without labelling again."""
+
+    voxels: NDArray[np.int64]  # of each component
+    hits: NDArray[np.int64]  # of them on the reference
+    touching: NDArray[np.int64]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
+    reference_voxels: int
+    reference_lesions: int
+
+
+def _components(case: CaseProbabilities, threshold: float) -> list[_Components]:
+    result = []
+    for probability, reference in zip(case.probabilities, case.reference, strict=True):
+        predicted, count = label_lesions(probability >= threshold)
+        truth, lesions = label_lesions(reference)
+        inside = predicted > 0
+        p, r = predicted[inside], truth[inside]
+        result.append(
+            _Components(
+                voxels=np.bincount(p, minlength=count + 1)[1:],
+                hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
+                touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
+                reference_voxels=int(np.count_nonzero(reference)),
+                reference_lesions=lesions,
+            )
+        )
+    return result
+
+
+def _score(
+    cases: Sequence[CaseProbabilities], found: Sequence[list[_Components]], smallest: int
+) -> ValidationScore:
     pooled: dict[tuple[str, int], Confusion] = {}
     tp = fp = fn = 0
-    for case in cases:
-        for region, (probability, reference) in enumerate(zip(case.probabilities, case.reference, strict=True)):
-            mask = to_mask(probability, settings)
+    for case, regions in zip(cases, found, strict=True):
+        for region, one in enumerate(regions):
+            kept = one.voxels >= max(1, smallest)
+            hits, voxels = int(one.hits[kept].sum()), int(one.voxels[kept].sum())
+            counts = Confusion(tp=hits, fp=voxels - hits, fn=one.reference_voxels - hits)
             key = (case.patient, region)
-            one = confusion(reference, mask)
-            pooled[key] = pooled[key] + one if key in pooled else one
-            found = match_lesions(reference, mask)
-            tp, fp, fn = tp + found.lesion_tp, fp + found.lesion_fp, fn + found.lesion_fn
-    dice = float(np.mean([c.scores()["dice"] for c in pooled.values()]))
-    recall = tp / (tp + fn) if tp + fn else 1.0
-    precision = tp / (tp + fp) if tp + fp else float(fn == 0)
-    f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
-    return ValidationScore(dice=dice, lesion_recall=recall, lesion_precision=precision, lesion_f1=f1)
+            pooled[key] = pooled.get(key, Confusion()) + counts
+            pairs = one.touching[kept[one.touching[:, 0]]]
+            hit = len(np.unique(pairs[:, 1]))
+            tp, fn = tp + hit, fn + one.reference_lesions - hit
+            fp += int(kept.sum()) - len(np.unique(pairs[:, 0]))
+    lesions = lesion_scores(tp, fp, fn)
+    return ValidationScore(
+        dice=float(np.mean([c.scores()["dice"] for c in pooled.values()])),
+        lesion_recall=lesions["lesion_recall"],
+        lesion_precision=lesions["lesion_precision"],
+        lesion_f1=lesions["lesion_f1"],
+    )
 
 
 def choose_postprocessing(
@@ -86,10 +128,10 @@ def choose_postprocessing(
     best: tuple[Postprocessing, ValidationScore] | None = None
     # From the middle outwards and from no filter up, so that a tie keeps the plainer setting.
     for threshold in sorted(_THRESHOLDS, key=lambda t: abs(t - 0.5)):
+        found = [_components(case, threshold) for case in cases]
         for size in sizes:
-            settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=size)
-            score = score_cases(cases, settings)
+            score = _score(cases, found, size)
             if best is None or score.score > best[1].score + 1e-4:
-                best = (settings, score)
+                best = (Postprocessing(threshold=threshold, smallest_lesion_voxels=size), score)
     assert best is not None
     return best
