@@ -108,25 +108,26 @@ def describe_lesions(
     probability: NDArray[np.floating[Any]] | None = None,
 ) -> list[Lesion]:
     """The lesions of ``(Z, Y, X)``, largest first, numbered from 1 in that order."""
-    labels, count = label_lesions(mask if mask.shape[0] > 1 else mask[0])
+    from skimage.measure import regionprops  # loads slowly, and only whoever describes lesions needs it
+
+    labels, _ = label_lesions(mask if mask.shape[0] > 1 else mask[0])
     labels = labels.reshape(mask.shape)
     voxel = math.prod(spacing_mm) if spacing_mm else 1.0
-    flat = mask.shape[0] == 1
     area = voxel / spacing_mm[0] if spacing_mm else 1.0
+    flat = mask.shape[0] == 1
     lesions = []
-    for number, where in enumerate(ndimage.find_objects(labels, count), start=1):
-        inside = labels[where] == number
-        n = int(inside.sum())
-        centre = [float(c.mean()) + w.start for c, w in zip(np.nonzero(inside), where, strict=True)]
+    for region in regionprops(labels):
+        n = int(region.num_pixels)
+        z0, y0, x0, z1, y1, x1 = region.bbox
         lesions.append(
             Lesion(
                 number=0,
                 voxels=n,
                 volume_mm3=n * voxel if spacing_mm else None,
                 equivalent_diameter=2 * math.sqrt(n * area / math.pi) if flat else (6 * n * voxel / math.pi) ** (1 / 3),
-                centroid_voxel=(centre[0], centre[1], centre[2]),
-                box=tuple((w.start, w.stop) for w in where),  # type: ignore[arg-type]
-                confidence=None if probability is None else float(probability[where][inside].mean()),
+                centroid_voxel=tuple(float(c) for c in region.centroid),
+                box=((z0, z1), (y0, y1), (x0, x1)),
+                confidence=None if probability is None else float(probability[region.slice][region.image].mean()),
             )
         )
     ordered = sorted(lesions, key=lambda lesion: -lesion.voxels)
