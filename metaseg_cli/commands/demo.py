@@ -51,7 +51,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     progress.say("Making phantom brains with metastases …")
     settings = PhantomSettings(shape=(_SLICES, 160, 160))
     write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
-    write_phantom_pictures(raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed + 10_000)
+    write_phantom_pictures(raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1)
     progress.say("Preparing …")
     prepare(PrepareConfig(raw=raw, out=out / "prepared", workers=1), progress)
     progress.say(f"Training for {config.minutes:g} minute(s) …")

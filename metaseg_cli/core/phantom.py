@@ -75,9 +75,9 @@ def make_phantom(seed: int, settings: PhantomSettings | None = None) -> Phantom:
     # Where in the head the slices lie: mostly through the cerebrum.
     z = z + np.float32(rng.uniform(-12, 28) if settings.shape[0] * spacing[0] < 90 else 0)
     a, b, c = (s * rng.uniform(0.94, 1.05) for s in _BRAIN_MM)
-    warp = 0.035 * _noise(rng, settings.shape, spacing, 28)
+    warp = 0.016 * _noise(rng, settings.shape, spacing, 34)
     radius = np.sqrt((z / a) ** 2 + (y / b) ** 2 + (x / c) ** 2) + warp
-    folds = _noise(rng, settings.shape, spacing, 5.0)
+    folds = _noise(rng, settings.shape, spacing, 9.0)
     t1c, t2f = _tissue(rng, radius, folds, (z, y, x))
     _vessels(rng, settings, spacing, radius, t1c, (z, y, x))
     label = np.zeros(settings.shape, np.uint8)
@@ -126,11 +126,12 @@ def _tissue(
     paint(radius < 1.065, 0.14, 0.10)  # cerebrospinal fluid
     # The cortex follows folds that reach deeper the nearer they are to the surface.
     depth = 1.0 - radius
-    sulcus = np.abs(folds) < np.clip(0.30 - 1.5 * depth, 0.0, 0.22)
-    paint(radius < 1.0, 0.44, 0.50)  # grey matter
-    white = depth - 0.055 - 0.045 * np.abs(folds) > 0
-    paint(white, 0.58, 0.38)
-    paint(sulcus & (radius < 1.0), 0.17, 0.12)
+    reach = np.clip(1.15 - 3.4 * depth, 0.0, 1.0)
+    sulcus = np.abs(folds) < 0.20 * reach
+    cortex = np.abs(folds) < 0.20 * reach + 0.42 * np.clip(1.3 - 2.9 * depth, 0.0, 1.0)
+    paint(radius < 1.0, 0.60, 0.38)  # white matter
+    paint(((depth < 0.045) | cortex) & (radius < 1.0), 0.43, 0.50)  # grey matter
+    paint(sulcus & (radius < 1.0), 0.19, 0.12)
     midline = np.abs(x + 0.6 * folds) < 1.1
     paint(midline & (radius < 1.0) & (radius > 0.42), 0.30, 0.20)  # interhemispheric fissure
     falx = np.abs(x + 0.3 * folds) < 0.55
@@ -239,13 +240,21 @@ def _metastases(
 
 
 def write_phantom_pictures(
-    folder: Path, patients: int, slices_per_patient: int, settings: PhantomSettings | None = None, seed: int = 0
+    folder: Path,
+    patients: int,
+    slices_per_patient: int,
+    settings: PhantomSettings | None = None,
+    seed: int = 0,
+    first: int = 1,
 ) -> None:
-    """One folder per patient with 8-bit PNG slices and masks: ``patient003/patient003_05.png`` and ``…_05_mask.png``."""
+    """One folder per patient with 8-bit PNG slices and masks: ``patient003/patient003_05.png`` and ``…_05_mask.png``.
+
+    Patients are numbered from *first*; number and *seed* alone make a patient.
+    """
     from PIL import Image
 
     settings = settings or PhantomSettings()
-    for patient in range(1, patients + 1):
+    for patient in range(first, first + patients):
         shape = (slices_per_patient, *settings.shape[1:])
         phantom = make_phantom(seed * 1000 + patient, PhantomSettings(**{**vars(settings), "shape": shape}))
         name = f"patient{patient:03d}"

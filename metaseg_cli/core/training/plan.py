@@ -14,7 +14,7 @@ from metaseg_cli.errors import ConfigError
 # One voxel in this many is foreground when the plan knows nothing (Lin et al. 2017).
 _PRIOR = 0.01
 _SMALLEST_MAP = 4  # no pooling to fewer voxels per axis
-_PATCH_2D = 192
+_PATCH_2D = 160
 _PATCH_3D = 64
 
 
@@ -59,8 +59,8 @@ def make_plan(
         raise ConfigError(f"{len(given)} widths are too many for a patch of {patch}", remedy="name fewer widths")
     reasons.append(f"{len(used)} levels: down to {'×'.join(str(p // s) for p, s in zip(patch[-dims:], np.prod(strides, axis=0), strict=True))}")
     if batch_size is None:
-        # About as many voxels per step whatever the patch; U-Net++ keeps about three times the maps.
-        voxels = 12 * 192 * 192 if dims == 2 else 2 * 64**3
+        # About as many voxels per step whatever the patch: small batches take more steps in the same time.
+        voxels = 8 * 160 * 160 if dims == 2 else 2 * 64**3
         batch_size = int(np.clip(voxels // int(np.prod(patch)), 2, 32))
         reasons.append(f"batch {batch_size}: {voxels // 1000} thousand voxels a step")
     if iterations_per_epoch is None:

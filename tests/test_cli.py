@@ -1,0 +1,169 @@
+"""The command line as a user meets it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaseg_cli import config as settings
+from metaseg_cli.config_file import dump_yaml, layered, read_yaml
+from metaseg_cli.errors import ConfigError
+
+CONFIGS = [
+    settings.PrepareConfig,
+    settings.TrainConfig,
+    settings.EvaluateConfig,
+    settings.PredictConfig,
+    settings.ServeUiConfig,
+    settings.DemoConfig,
+]
+
+
+def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "metaseg_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
+
+
+def test_help_lists_every_command_with_an_example() -> None:
+    overview = metaseg("--help")
+    assert overview.returncode == 0
+    for command in ("prepare", "train", "evaluate", "predict", "serve-ui", "demo"):
+        assert command in overview.stdout
+        page = metaseg(command, "--help")
+        assert page.returncode == 0
+        assert "Example" in page.stdout
+        assert "--json" in page.stdout
+        assert "--quiet" in page.stdout
+
+
+def test_every_setting_is_an_option() -> None:
+    commands = {"ServeUi": "serve-ui"}
+    for config in CONFIGS:
+        name = config.__name__.removesuffix("Config")
+        page = metaseg(commands.get(name, name.lower()), "--help").stdout
+        for field, (_, setting, default) in settings.settings_of(config).items():
+            option = ("no-" if default is True else "") + field.replace("_", "-")
+            assert f"--{option}" in page or setting.positional, (config, field)
+            assert setting.help[0].isupper()
+            assert setting.help.endswith(".")
+
+
+def test_the_whole_way_from_pictures_to_masks_with_the_missions_commands(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").symlink_to(raw)
+    done = metaseg("prepare", "./raw", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "prepared is ready" in done.stdout
+    tiny = ["--epochs", "1", "--widths", "4,8", "--patch", "32", "--steps-per-epoch", "2"]
+    done = metaseg("train", "--model", "attention-unet", *tiny, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = metaseg("evaluate", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["schema"] == 1
+    scan = raw / "train" / "patient001" / "patient001_02.png"
+    done = metaseg("predict", scan, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "predictions" / "patient001_02_mask.png").exists()
+    same = metaseg("predict", "--input", scan, "--out", "again", "--model", "attention_unet", "--json", cwd=tmp_path)
+    assert json.loads(same.stdout)["scans"][0]["mask"] == "again/patient001_02_mask.png"
+
+
+def test_a_bad_file_in_a_batch_gives_exit_code_one_and_the_rest_is_done(trained: Path, raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    good = raw / "train" / "patient001" / "patient001_02.png"
+    done = metaseg("predict", tmp_path / "text.png", good, "--model", trained, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "not an image" in done.stdout
+    assert (tmp_path / "out" / "patient001_02_mask.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("prepare", "nowhere"), "metaseg: nowhere: no such folder"),
+        (("train",), "run metaseg prepare"),
+        (("train", "--epochs", "0"), "--epochs must be at least 1"),
+        (("train", "--model", "resnet"), "attention-unet"),
+        (("train", "--widths", "a,b"), "16,32,64"),
+        (("train", "--loss", "dice"), "dice-focal"),
+        (("evaluate",), "metaseg train"),
+        (("predict", "scan.png"), "metaseg train"),
+        (("predict",), "nothing to predict"),
+        (("train", "--config", "nowhere.yaml"), "no such file"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_one(
+    tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    done = metaseg(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("metaseg: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("trian",), ("train", "--epoch", "3"), ("train", "--epochs", "many"), ("prepare",)])
+def test_wrong_usage_is_exit_code_two(arguments: tuple[str, ...]) -> None:
+    assert metaseg(*arguments).returncode == 2
+
+
+def test_quiet_says_nothing(raw: Path, tmp_path: Path) -> None:
+    done = metaseg("prepare", raw, "--out", tmp_path / "out", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_json_is_one_document_on_stdout(raw: Path, tmp_path: Path) -> None:
+    done = metaseg("prepare", raw, "--out", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["layout"] == "pairs"
+
+
+def test_dry_run_writes_nothing(raw: Path, tmp_path: Path) -> None:
+    done = metaseg("prepare", raw, "--out", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0
+    assert "patient001" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_version_is_printed() -> None:
+    assert metaseg("--version").stdout.startswith("metaseg 0.")
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_typed_goes_before_yaml_goes_before_default(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: 7\nfocal-gamma: 1\nwidths: [8, 16]\nmax_minutes: 2\n")
+    config = layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {"epochs": 9})
+    assert (config.epochs, config.focal_gamma, config.widths, config.max_minutes) == (9, 1.0, (8, 16), 2.0)
+    assert config.fold == 0
+
+
+def test_an_unknown_key_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        layered(settings.TrainConfig, {"epoch": 3}, {})
+
+
+@pytest.mark.parametrize("text", ["epochs: [", "- a\n- b", "epochs: many", "augment: 3", "patch: [a]"])
+def test_yaml_that_means_nothing_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {})
+
+
+def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = settings.TrainConfig(epochs=3, patch=(64, 32), max_minutes=1.5, augment=False, resume=None)
+    (tmp_path / "c.yaml").write_text(dump_yaml(config))
+    assert layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {}) == config

@@ -1,0 +1,51 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+COMMANDS = {"prepare", "train", "evaluate", "predict", "serve-ui", "demo"}
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert written == module.reference(), "run: python docs/make_reference.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_and_options_in_the_text_exist(page: Path) -> None:
+    options = set(re.findall(r"`(--[a-z-]+)`", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")))
+    options |= {"--config", "--quiet", "--json", "--help", "--version", "--input"}
+    for line in re.findall(r"\bmetaseg ([a-z][a-z-]+[^`\n]*)", page.read_text(encoding="utf-8")):
+        command = line.split()[0]
+        if command not in COMMANDS:
+            continue  # prose
+        used = set(re.findall(r"(?<!\S)(--[a-z-]+)", line.split("#")[0].split("&&")[0]))
+        assert used <= options, f"{page.name}: metaseg {line}"
+
+
+def test_every_command_is_in_the_readme_or_tutorial() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert {c for c in COMMANDS if f"metaseg {c}" in text} == COMMANDS
+
+
+def test_constraints_pin_every_version() -> None:
+    lines = (ROOT / "docs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all("==" in line for line in lines if line and not line.startswith("#"))
+    assert "torch==2.13.0" in lines

@@ -1,0 +1,149 @@
+"""Prediction: results in the input's own size and format, and one bad file that stops nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import metaseg_cli
+from metaseg_cli.commands.predict import PredictResult, at_threshold, predict
+from metaseg_cli.commands.runs import find_model
+from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.images import read_mask
+from metaseg_cli.core.progress import Silent
+from metaseg_cli.errors import ConfigError, InputError
+
+
+def run(trained: Path, out: Path, *inputs: Path, **settings: object) -> PredictResult:
+    return predict(PredictConfig(inputs=inputs, model=str(trained), out=out, **settings), Silent())
+
+
+@pytest.fixture
+def scan(raw: Path) -> Path:
+    return raw / "train" / "patient001" / "patient001_02.png"
+
+
+def test_a_picture_gets_mask_overlay_and_tables(trained: Path, scan: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path / "out", scan, threshold=0.02)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"patient001_02_mask.png", "patient001_02_overlay.png", "lesions.csv", "predictions.json"}
+    with Image.open(tmp_path / "out" / "patient001_02_mask.png") as mask, Image.open(scan) as picture:
+        assert mask.size == picture.size
+        assert mask.mode == "L"
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    document = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    lesions = document["scans"][0]["lesions"]
+    rows = list(csv.DictReader((tmp_path / "out" / "lesions.csv").read_text().splitlines()))
+    assert len(rows) == len(lesions) == len(result.scans[0].prediction.lesions["metastasis"])
+    assert document["threshold"] == 0.02
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("size", [(64, 64), (37, 51), (200, 90)])
+def test_masks_come_in_the_inputs_size_and_format(
+    trained: Path, tmp_path: Path, suffix: str, size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"scan{suffix}")
+    result = run(trained, tmp_path / "out", tmp_path / f"scan{suffix}", threshold=0.3)
+    mask = tmp_path / "out" / f"scan_mask{suffix}"
+    with Image.open(mask) as picture:
+        assert picture.size == size[::-1]
+    np.testing.assert_array_equal(read_mask(mask).array[0], result.scans[0].prediction.mask > 0)
+
+
+def test_bad_files_are_listed_and_the_others_go_on(trained: Path, scan: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "in"
+    bad.mkdir()
+    shutil.copy(scan, bad / "good.png")
+    (bad / "text.png").write_text("hello")
+    (bad / "cut.png").write_bytes(scan.read_bytes()[:500])
+    (bad / "empty.nii.gz").write_bytes(b"")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(bad / "colour.png")
+    result = run(trained, tmp_path / "out", bad, tmp_path / "nowhere.png", bad / "notes.txt")
+    reasons = {p.file.name: p.reason for p in result.problems}
+    assert set(reasons) == {"text.png", "cut.png", "empty.nii.gz", "colour.png", "nowhere.png", "notes.txt"}
+    assert "1 channel" in reasons["colour.png"]
+    assert "damaged" in reasons["cut.png"]
+    assert all(p.remedy for p in result.problems)
+    assert [s.source.name for s in result.scans] == ["good.png"]
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
+
+
+def test_a_grey_picture_saved_in_colour_is_taken_as_grey(trained: Path, scan: Path, tmp_path: Path) -> None:
+    with Image.open(scan) as picture:
+        picture.convert("RGB").save(tmp_path / "colour.png")
+    grey = run(trained, tmp_path / "a", scan).scans[0].prediction
+    colour = run(trained, tmp_path / "b", tmp_path / "colour.png").scans[0].prediction
+    np.testing.assert_array_equal(grey.probabilities, colour.probabilities)
+
+
+def test_results_are_not_overwritten_unless_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
+    run(trained, tmp_path, scan)
+    before = (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns
+    again = run(trained, tmp_path, scan)
+    assert "--overwrite" in again.problems[0].remedy
+    assert (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns == before
+    assert run(trained, tmp_path, scan, overwrite=True).problems == ()
+
+
+def test_scans_of_one_name_from_two_folders_do_not_collide(trained: Path, scan: Path, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(scan, tmp_path / folder / "scan.png")
+    result = run(trained, tmp_path / "out", tmp_path / "one", tmp_path / "two")
+    assert sorted(s.mask.name for s in result.scans) == ["one_scan_mask.png", "two_scan_mask.png"]
+
+
+def test_probabilities_are_written_when_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path, scan, probabilities=True)
+    with Image.open(tmp_path / "patient001_02_probability.png") as picture:
+        values = np.asarray(picture) / 65535
+    np.testing.assert_allclose(values, result.scans[0].prediction.probabilities[0, 0], atol=1e-4)
+
+
+def test_a_lower_threshold_finds_no_less(trained: Path, scan: Path, tmp_path: Path) -> None:
+    prediction = run(trained, tmp_path, scan).scans[0].prediction
+    model = metaseg_cli.load_model(trained / "model.safetensors")
+    sizes = [at_threshold(model, prediction, t).mask.sum() for t in (0.9, 0.5, 0.1, 0.01)]
+    assert sizes == sorted(sizes)
+
+
+def test_python_and_terminal_give_the_same_mask(trained: Path, scan: Path, tmp_path: Path) -> None:
+    model = metaseg_cli.load_model(trained / "model.safetensors")
+    from_path = model.predict(scan)
+    from_terminal = run(trained, tmp_path, scan).scans[0].prediction
+    np.testing.assert_array_equal(from_path.mask, from_terminal.mask)
+    with Image.open(scan) as picture:
+        array = np.asarray(picture)
+    for shaped in (array[None], array[None, None]):
+        np.testing.assert_array_equal(model.predict(shaped).mask, from_path.mask)
+    np.testing.assert_array_equal(model.predict({"grey": scan}).mask, from_path.mask)
+
+
+@pytest.mark.parametrize("array", [np.zeros((5, 5)), np.full((1, 8, 8), np.nan), np.zeros((2, 8, 8))])
+def test_arrays_that_are_no_image_are_refused(trained: Path, array: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        metaseg_cli.load_model(trained / "model.safetensors").predict(array)
+
+
+def test_models_are_found_by_file_run_architecture_or_age(trained: Path) -> None:
+    file = trained / "model.safetensors"
+    assert find_model(str(file)) == file
+    assert find_model(trained) == file
+    assert find_model("Attention_UNet", trained.parent) == file
+    assert find_model(None, trained.parent) == file
+    for missing in ("nested-unet", "nowhere.safetensors"):
+        with pytest.raises(InputError, match="metaseg train|name a model"):
+            find_model(missing, trained.parent)
+
+
+def test_nothing_to_predict_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="nothing to predict"):
+        PredictConfig()

@@ -1,0 +1,421 @@
+"""Training: what a run leaves, how it stops and goes on, and the parts it is made of."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_training
+
+from metaseg_cli.commands.train import train
+from metaseg_cli.config import TrainConfig
+from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.core import augmentation
+from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.model_file import load_model_file, read_card
+from metaseg_cli.core.models import build_model
+from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
+from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.sampling import PatchSampler
+from metaseg_cli.core.training.averaging import AveragedModel
+from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
+from metaseg_cli.core.training.plan import make_plan
+from metaseg_cli.core.training.schedule import learning_rate_factor
+from metaseg_cli.core.training.validation import CaseProbabilities, choose_postprocessing, score_cases
+from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_promises(trained: Path, prepared: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    promised = {"model.safetensors", "config.yaml", "history.csv", "curves.png", "checkpoint.pt", "log.txt"}
+    assert promised | {"environment.json", "result.json"} <= names
+    assert not [n for n in names if n.startswith(".")]
+    assert len(history(trained)) == 2
+    card = read_card(trained / "model.safetensors")
+    assert card.name == "attention-unet"
+    assert card.sequences == ("grey",)
+    training, validation = open_prepared(prepared).in_fold(0)
+    assert set(card.trained_on) == {r.content for r in training}
+    assert set(card.validated_on) == {r.content for r in validation}
+    assert "patient001" not in (trained / "model.safetensors").read_bytes().decode("latin1")
+
+
+def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
+    config = layered(TrainConfig, read_yaml(trained / "config.yaml"), {"out": tmp_path, "precision": "fp32"})
+    first = train(config, Silent())
+    second = train(config, Silent())
+    a, b = (load_model_file(r.model)[0].state_dict() for r in (first, second))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("settings", [{"model": "nested_unet"}, {"loss": "tversky-focal", "optimizer": "sgd"}, {"ema": 0.0}])
+def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    result = train(tiny_training(prepared, tmp_path, epochs=1, **settings), Silent())
+    assert result.epochs == 1
+    assert np.isfinite(float(history(result.run)[0]["loss"]))
+
+
+def test_a_network_learns_what_a_lesion_is(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_training(
+        prepared, tmp_path, epochs=4, steps_per_epoch=40, widths=(8, 16, 32), patch=(48,), batch_size=8, learning_rate=5e-3
+    )
+    result = train(config, Silent())
+    assert result.scores["dice"] > 0.45
+
+
+def test_resume_runs_only_the_missing_epochs(prepared: Path, tmp_path: Path) -> None:
+    first = train(tiny_training(prepared, tmp_path, epochs=2), Silent())
+    again = train(TrainConfig(resume=first.run, epochs=3), Silent())
+    assert again.run == first.run
+    assert again.steps == first.steps + 3
+    assert [row["epoch"] for row in history(first.run)] == ["1", "2", "3"]
+
+
+class StopAt(Silent):
+    """Presses Ctrl-C after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.trainer = steps, None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        import os
+        import signal
+
+        self.left -= steps
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        undisturbed = train(config, Silent())
+        with pytest.raises(Interrupted, match="--resume") as caught:
+            train(config, StopAt(4))  # in the middle of the second epoch
+        stopped = caught.value.where
+        assert len(history(stopped)) == 1
+        resumed = train(TrainConfig(resume=stopped), Silent())
+    finally:
+        torch.set_num_threads(threads)
+    a, b = (load_model_file(r.model)[0].state_dict() for r in (undisturbed, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert [r["loss"] for r in history(resumed.run)] == [r["loss"] for r in history(undisturbed.run)]
+
+
+def test_time_ends_a_run_and_the_learning_rate_follows_the_clock(prepared: Path, tmp_path: Path) -> None:
+    ticks = iter(range(100_000))
+    config = tiny_training(prepared, tmp_path, epochs=500, max_minutes=3.0)
+    result = train(config, Silent(), clock=lambda: float(next(ticks)))
+    assert result.epochs < 500
+    assert "minutes" in result.stopped
+    rates = [float(row["learning_rate"]) for row in history(result.run)]
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_patience_ends_a_run(prepared: Path, tmp_path: Path) -> None:
+    result = train(tiny_training(prepared, tmp_path, epochs=50, patience=1, learning_rate=1e-7), Silent())
+    assert result.epochs < 50
+    assert "no better score" in result.stopped
+
+
+def test_a_loss_that_is_not_finite_is_named_and_ends_after_ten(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(
+        "metaseg_cli.core.training.engine.deep_supervision_loss",
+        lambda outputs, *_: sum(o.sum() for o in outputs) * float("nan"),
+    )
+    with pytest.raises(InputError, match="learning-rate"):
+        train(tiny_training(prepared, tmp_path, epochs=50), Listening())
+    assert len([s for s in said if "not finite" in s and "patient" in s]) == 10
+
+
+def test_masks_without_any_foreground_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from metaseg_cli.commands.prepare import prepare
+    from metaseg_cli.config import PrepareConfig
+
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "raw" / kind).mkdir(parents=True)
+        for name in "abc":
+            array = rng.integers(0, 255, (32, 32), dtype=np.uint8) if kind == "images" else np.zeros((32, 32), np.uint8)
+            Image.fromarray(array).save(tmp_path / "raw" / kind / f"{name}.png")
+    prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
+    with pytest.raises(InputError, match="foreground"):
+        train(tiny_training(tmp_path / "out", tmp_path), Silent())
+
+
+def test_what_cannot_be_trained_is_said_before_a_run_is_made(prepared: Path, tmp_path: Path) -> None:
+    for wrong in ({"fold": 9}, {"model": "resnet"}, {"patch": (2000, 3, 4, 5)}):
+        with pytest.raises(ConfigError):
+            train(dataclasses.replace(tiny_training(prepared, tmp_path / "runs"), **wrong), Silent())
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(InputError, match="metaseg prepare"):
+        train(tiny_training(tmp_path, tmp_path), Silent())
+
+
+def test_volumes_train_in_three_dimensions(tmp_path: Path) -> None:
+    from metaseg_cli.commands.predict import predict
+    from metaseg_cli.commands.prepare import prepare
+    from metaseg_cli.config import PredictConfig, PrepareConfig
+    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_volumes
+
+    settings = PhantomSettings(shape=(18, 32, 32), spacing_mm=(6.0, 6.0, 6.0), lesions=(2, 4), diameter_mm=(14, 30))
+    write_phantom_volumes(tmp_path / "raw", 4, settings)
+    prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
+    config = TrainConfig(
+        data=tmp_path / "out", out=tmp_path / "runs", epochs=1, widths=(4, 8), steps_per_epoch=2, batch_size=2
+    )
+    run = train(config, Silent())
+    card = read_card(run.model)
+    assert card.dims == 3
+    scan = tmp_path / "raw" / "imagesTr" / "phantom_001.nii.gz"
+    result = predict(PredictConfig(inputs=(scan,), model=str(run.run), out=tmp_path / "p"), Silent())
+    assert result.problems == ()
+    assert result.scans[0].prediction.mask.shape == (18, 32, 32)
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------
+
+
+def sampler(prepared: Path, patch: tuple[int, int, int] = (1, 32, 32), share: float = 0.5) -> PatchSampler:
+    folder = open_prepared(prepared)
+    return PatchSampler(folder, folder.in_fold(0)[0], patch, lesion_share=share, rng=np.random.default_rng(0))
+
+
+def test_batches_hold_patches_and_the_promised_share_of_lesions(prepared: Path) -> None:
+    draw = sampler(prepared, share=1.0)
+    batches = [draw.batch(8) for _ in range(10)]
+    assert batches[0].image.shape == (8, 1, 32, 32)
+    assert batches[0].target.shape == (8, 1, 32, 32)
+    share = torch.cat([b.target.flatten(1).amax(1) for b in batches]).mean()
+    assert share > 0.9
+
+
+def test_patches_larger_than_the_image_are_padded(prepared: Path) -> None:
+    batch = sampler(prepared, (1, 96, 80)).batch(2)
+    assert batch.image.shape == (2, 1, 96, 80)
+    assert batch.target[..., :16, :].sum() == 0  # the picture has 64 rows: padding lies on both sides
+
+
+def test_sampling_goes_on_where_its_state_says(prepared: Path) -> None:
+    draw = sampler(prepared)
+    draw.batch(4)
+    state = draw.state()
+    expected = draw.batch(4)
+    draw.restore(state)
+    assert torch.equal(draw.batch(4).image, expected.image)
+
+
+def test_small_lesions_are_drawn_as_often_as_large_ones() -> None:
+    from metaseg_cli.core.sampling import _even_over_sizes
+
+    weights = _even_over_sizes(np.array([4.0, 5000, 5000, 5000, 5000]))
+    assert weights[0] == pytest.approx(0.5)
+    assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 24, 28), (3, 2, 10, 24, 20)])
+def test_augmentation_moves_image_and_target_together(shape: tuple[int, ...]) -> None:
+    settings = augmentation.Augmentation(spatial=1.0, each=0.0)
+    target = torch.zeros(shape[0], 1, *shape[2:])
+    target[(slice(None), slice(None), *[slice(n // 4, n // 2) for n in shape[2:]])] = 1
+    image = target.expand(-1, 2, *[-1] * (len(shape) - 2)).clone()
+    moved_image, moved_target = augmentation.apply(
+        image, target, augmentation.draw(settings, shape, np.random.default_rng(0))
+    )
+    assert not torch.equal(moved_target, target)
+    assert set(moved_target.unique().tolist()) <= {0.0, 1.0}
+    assert ((moved_image[:, :1] >= 0.5).float() == moved_target).float().mean() > 0.999
+
+
+def test_augmentation_repeats_with_the_same_parameters() -> None:
+    shape = (4, 1, 16, 16)
+    image, target = torch.randn(shape), (torch.rand(shape) > 0.9).float()
+    before = image.clone()
+    p = augmentation.draw(augmentation.Augmentation(each=1.0), shape, np.random.default_rng(1))
+    first, second = augmentation.apply(image, target, p), augmentation.apply(image, target, p)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(image, before)
+    assert not torch.equal(first[0], image)
+
+
+def test_nothing_drawn_changes_nothing() -> None:
+    shape = (2, 1, 16, 16)
+    image, target = torch.randn(shape), torch.zeros(shape)
+    settings = augmentation.Augmentation(spatial=0.0, each=0.0, flip_axes=())
+    changed, _ = augmentation.apply(image, target, augmentation.draw(settings, shape, np.random.default_rng(0)))
+    torch.testing.assert_close(changed, image)
+
+
+def test_rotation_keeps_proportions_in_patches_that_are_not_square() -> None:
+    y, x = torch.meshgrid(torch.arange(40) - 20.0, torch.arange(80) - 40.0, indexing="ij")
+    disc = ((y**2 + x**2) < 100).float()[None, None]
+    settings = augmentation.Augmentation(spatial=1.0, rotation=90, scale=(1.0, 1.0), each=0.0, flip_axes=())
+    for seed in range(5):
+        p = augmentation.draw(settings, tuple(disc.shape), np.random.default_rng(seed))
+        _, moved = augmentation.apply(disc, disc, p)
+        assert abs(moved.sum() / disc.sum() - 1) < 0.25
+        rows, columns = moved[0, 0].any(1).sum(), moved[0, 0].any(0).sum()
+        assert 0.75 < rows / columns < 1.33
+
+
+def test_the_schedule_warms_up_and_decays() -> None:
+    factors = [learning_rate_factor(s / 100, s, schedule="poly", warmup_steps=10) for s in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9]
+    assert factors[-1] < 0.05
+    assert learning_rate_factor(0.5, 50, schedule="cosine", warmup_steps=0) == pytest.approx(0.5)
+
+
+def test_the_average_follows_slowly_and_first_quickly() -> None:
+    model = torch.nn.Linear(2, 2)
+    averaged = AveragedModel(model, decay=0.9)
+    start = averaged.model.weight.clone()
+    with torch.no_grad():
+        model.weight += 1
+    averaged.update(model)
+    torch.testing.assert_close(averaged.model.weight, start + 1 - 2 / 11)
+    for _ in range(200):
+        averaged.update(model)
+    torch.testing.assert_close(averaged.model.weight, model.weight.detach())
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", {"x": torch.ones(1000)})
+    data = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_windows_of_a_network_that_sees_one_voxel_equal_the_whole() -> None:
+    torch.manual_seed(0)
+    pointwise = torch.nn.Conv3d(1, 2, 1)
+    image = torch.randn(1, 21, 30, 17)
+    whole = torch.sigmoid(pointwise(image[None])[0]).detach()
+    windows = predict_probabilities(pointwise, image, dims=3, patch=(8, 16, 16), regions=2)
+    torch.testing.assert_close(windows, whole)
+
+
+def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = build_model("attention-unet", in_channels=1, out_channels=1, widths=(4, 8)).eval()
+    image = torch.randn(1, 9, 20, 24)
+    stacked = predict_probabilities(model, image, dims=2, patch=(16, 16), regions=1)
+    alone = torch.cat([predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1)
+    torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_above_a_megapixel_goes_window_by_window() -> None:
+    model = torch.nn.Conv2d(1, 1, 1)
+    image = torch.randn(1, 1, 1100, 1000)
+    result = predict_probabilities(model, image, dims=2, patch=(64, 64), regions=1)
+    torch.testing.assert_close(result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_postprocessing_drops_only_what_is_small() -> None:
+    probability = np.zeros((1, 20, 20), np.float32)
+    probability[0, 2:6, 2:6], probability[0, 15, 15] = 0.9, 0.9
+    assert to_mask(probability, Postprocessing()).sum() == 17
+    assert to_mask(probability, Postprocessing(smallest_lesion_voxels=2)).sum() == 16
+    assert to_mask(probability, Postprocessing(threshold=0.95)).sum() == 0
+
+
+def test_nested_regions_are_painted_outermost_first() -> None:
+    regions = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
+    label = np.array([[[0, 1, 2, 3]]], np.uint8)
+    masks = np.stack([np.isin(label, v) for v in regions.values()])
+    np.testing.assert_array_equal(to_label_map(masks, regions), label)
+
+
+def test_the_filter_never_reaches_the_size_of_small_training_lesions() -> None:
+    probability = np.zeros((1, 1, 30, 30), np.float16)
+    reference = np.zeros((1, 1, 30, 30), bool)
+    reference[0, 0, 2:12, 2:12] = True
+    probability[reference] = 0.9
+    for i in range(4):
+        probability[0, 0, 25, 5 + 5 * i] = 0.9
+    cases = [CaseProbabilities("p", probability, reference)]
+    assert choose_postprocessing(cases, [100] * 20)[0].smallest_lesion_voxels >= 2
+    assert choose_postprocessing(cases, [1, 2, 3])[0].smallest_lesion_voxels == 0
+
+
+def test_validation_scores_equal_those_of_the_masks() -> None:
+    from metaseg_cli.core.metrics import confusion, lesion_scores, match_lesions
+
+    rng = np.random.default_rng(0)
+    cases = [
+        CaseProbabilities(f"p{i % 2}", rng.random((1, 4, 16, 16)).astype(np.float16), rng.random((1, 4, 16, 16)) > 0.93)
+        for i in range(4)
+    ]
+    settings = Postprocessing(threshold=0.9, smallest_lesion_voxels=3)
+    masks = [to_mask(c.probabilities[0], settings) for c in cases]
+    matches = [match_lesions(c.reference[0], m) for c, m in zip(cases, masks, strict=True)]
+    lesions = lesion_scores(*(sum(getattr(m, k) for m in matches) for k in ("lesion_tp", "lesion_fp", "lesion_fn")))
+    pooled = [
+        confusion(cases[i].reference[0], masks[i]) + confusion(cases[i + 2].reference[0], masks[i + 2]) for i in (0, 1)
+    ]
+    score = score_cases(cases, settings)
+    assert score.dice == pytest.approx(np.mean([c.scores()["dice"] for c in pooled]))
+    assert score.lesion_f1 == pytest.approx(lesions["lesion_f1"])
+    assert score.lesion_recall == pytest.approx(lesions["lesion_recall"])
+
+
+def test_the_plan_is_explained_and_can_be_overridden(prepared: Path) -> None:
+    folder = open_prepared(prepared)
+    plan = make_plan(folder, folder.cases, model="attention-unet")
+    assert plan.dims == 2
+    assert plan.patch == (1, 64, 64)
+    assert len(plan.reasons) >= 4
+    other = make_plan(folder, folder.cases, model="unet++", patch_size=(32,), batch_size=3, widths=(4, 8))
+    assert (other.patch, other.batch_size, other.widths) == ((1, 32, 32), 3, (4, 8))
+
+
+# -- model files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_what_is_no_model_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(ModelFileError):
+        read_card(tmp_path / "m.safetensors")
+
+
+def test_a_damaged_model_file_is_named(trained: Path, tmp_path: Path) -> None:
+    data = (trained / "model.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(data[:-100])
+    with pytest.raises(ModelFileError):
+        load_model_file(tmp_path / "m.safetensors")
+
+
+def test_no_pickle_comes_near_a_model(trained: Path) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    assert result["model"].endswith(".safetensors")
+    state = torch.load(trained / "checkpoint.pt", weights_only=True)
+    assert {"model", "averaged", "optimizer", "best"} <= set(state)
+
+
