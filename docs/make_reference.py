@@ -24,11 +24,19 @@ def reference() -> str:
     parts = [
         "# Every setting",
         "",
-        "Made by `python docs/make_reference.py` from `metaseg_cli/config.py`. In a YAML file for `--config` the names are",
-        "those of the options, without the dashes in front. Every command also takes `--config`, `--quiet` and `--json`.",
+        "Made by `python docs/make_reference.py` from `metaseg_cli/config.py`. In a YAML file for `--config` the names",
+        "are those of the options, without the dashes in front. Every command also takes `--config`, `--quiet`, `--json`.",
     ]
     for command, kind in COMMANDS.items():
-        parts += ["", f"## metaseg {command}", "", kind.__doc__.strip(), "", "| option | meaning | default |", "|---|---|---|"]
+        parts += [
+            "",
+            f"## metaseg {command}",
+            "",
+            (kind.__doc__ or "").strip(),
+            "",
+            "| option | meaning | default |",
+            "|---|---|---|",
+        ]
         for name, (_, setting, default) in settings_of(kind).items():
             option = f"`{name.upper()}`" if setting.positional else f"`--{name.replace('_', '-')}`"
             choices = f" One of {', '.join(f'`{c}`' for c in setting.choices)}." if setting.choices else ""

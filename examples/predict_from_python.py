@@ -1,6 +1,6 @@
 """Train briefly on phantoms, then use the model from Python.
 
-    python examples/predict_from_python.py [FOLDER]
+python examples/predict_from_python.py [FOLDER]
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def check(config: object) -> None:
             if setting.most is not None and each > setting.most:
                 raise ConfigError(f"{option} must be at most {setting.most:g}, got {each}")
             if setting.choices and each not in setting.choices:
-                raise ConfigError(f"{option} {each!r} does not exist", remedy=f"take one of {', '.join(setting.choices)}")
+                raise ConfigError(
+                    f"{option} {each!r} does not exist", remedy=f"take one of {', '.join(setting.choices)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,24 @@ class PrepareConfig:
 
     raw: Annotated[Path, Setting(help="Folder with images and masks.", positional=True)]
     out: Annotated[Path, Setting(help="Prepared folder to write.")] = Path("prepared")
-    layout: Annotated[str, Setting(help="How the folder is laid out; auto finds out.", choices=("auto", "pairs", "decathlon"))] = "auto"
-    labels: Annotated[str | None, Setting(help="Label values that make the one region 'metastasis', such as 1,3.", shown_default="every non-zero label")] = None
-    region: Annotated[tuple[str, ...], Setting(help="A region and its label values, such as ET=3 or TC=1,3; repeatable.")] = ()
+    layout: Annotated[
+        str, Setting(help="How the folder is laid out; auto finds out.", choices=("auto", "pairs", "decathlon"))
+    ] = "auto"
+    labels: Annotated[
+        str | None,
+        Setting(
+            help="Label values that make the one region 'metastasis', such as 1,3.",
+            shown_default="every non-zero label",
+        ),
+    ] = None
+    region: Annotated[
+        tuple[str, ...], Setting(help="A region and its label values, such as ET=3 or TC=1,3; repeatable.")
+    ] = ()
     folds: Annotated[int, Setting(help="Folds for validation; a patient is never split.", least=2, most=100)] = 5
     seed: Annotated[int, Setting(help="Seed of the split into folds.", least=0)] = 0
-    workers: Annotated[int | None, Setting(help="Processes that read cases.", least=1, shown_default="one per processor")] = None
+    workers: Annotated[
+        int | None, Setting(help="Processes that read cases.", least=1, shown_default="one per processor")
+    ] = None
     strict: Annotated[bool, Setting(help="Fail when any file has a problem.")] = False
     dry_run: Annotated[bool, Setting(help="Only show what would be read.")] = False
 
@@ -81,7 +95,9 @@ class PrepareConfig:
             raise ConfigError("--labels and --region exclude each other", remedy="name the regions with --region alone")
         if self.region:
             named = [text.partition("=") for text in self.region]
-            return {name.strip(): _label_values(values, f"--region {name}{sign}{values}") for name, sign, values in named}
+            return {
+                name.strip(): _label_values(values, f"--region {name}{sign}{values}") for name, sign, values in named
+            }
         return {"metastasis": _label_values(self.labels, f"--labels {self.labels}") if self.labels else ()}
 
 
@@ -100,38 +116,124 @@ class TrainConfig:
     """Train a network on a prepared folder."""
 
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
-    model: Annotated[str, Setting(help="attention-unet or nested-unet.")] = "attention-unet"
+    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
     epochs: Annotated[int, Setting(help="Passes over the training cases.", least=1)] = 50
     fold: Annotated[int, Setting(help="Fold that validates; the others train.", least=0)] = 0
     out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
-    max_minutes: Annotated[float | None, Setting(help="Stop after this time; the learning rate follows the clock.", least=0.05, shown_default="no limit")] = None
-    patience: Annotated[int | None, Setting(help="Stop after this many epochs without a better score.", least=1, shown_default="never")] = None
+    max_minutes: Annotated[
+        float | None,
+        Setting(
+            help="Stop after this time; the learning rate follows the clock.", least=0.05, shown_default="no limit"
+        ),
+    ] = None
+    patience: Annotated[
+        int | None, Setting(help="Stop after this many epochs without a better score.", least=1, shown_default="never")
+    ] = None
     resume: Annotated[Path | None, Setting(help="Run folder to go on with; its own settings hold.")] = None
     seed: Annotated[int, Setting(help="Seed of all randomness.", least=0)] = 0
-    device: Annotated[str, Setting(help="auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = "auto"
-    precision: Annotated[str, Setting(help="Number format of the convolutions; auto takes bf16 where the processor has it.", choices=("auto", "fp32", "bf16"), panel="Machine")] = "auto"
+    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = (
+        "auto"
+    )
+    precision: Annotated[
+        str,
+        Setting(
+            help="Number format of the convolutions; auto takes bf16 where the processor has it.",
+            choices=("auto", "fp32", "bf16"),
+            panel="Machine",
+        ),
+    ] = "auto"
 
-    dims: Annotated[str, Setting(help="2 for slices, 3 for volumes.", choices=("auto", "2", "3"), panel="Network and plan")] = "auto"
-    patch: Annotated[tuple[int, ...], Setting(help="Patch size: one number, or one per axis.", least=8, panel="Network and plan", shown_default="from the data")] = ()
-    batch_size: Annotated[int | None, Setting(help="Patches per step.", least=1, panel="Network and plan", shown_default="from the patch")] = None
-    steps_per_epoch: Annotated[int | None, Setting(help="Steps per epoch.", least=1, panel="Network and plan", shown_default="from the data")] = None
-    widths: Annotated[tuple[int, ...], Setting(help="Channels per level, finest first.", least=1, panel="Network and plan", shown_default="32,64,128,256,512")] = ()
-    norm: Annotated[str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")] = "batch"
-    activation: Annotated[str, Setting(help="Activation.", choices=("relu", "leaky-relu"), panel="Network and plan")] = "leaky-relu"
-    deep_supervision: Annotated[bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")] = True
+    dims: Annotated[
+        str,
+        Setting(help="Dimensions: 2 for slices, 3 for volumes.", choices=("auto", "2", "3"), panel="Network and plan"),
+    ] = "auto"
+    patch: Annotated[
+        tuple[int, ...],
+        Setting(
+            help="Patch size: one number, or one per axis.",
+            least=8,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = ()
+    batch_size: Annotated[
+        int | None, Setting(help="Patches per step.", least=1, panel="Network and plan", shown_default="from the patch")
+    ] = None
+    steps_per_epoch: Annotated[
+        int | None, Setting(help="Steps per epoch.", least=1, panel="Network and plan", shown_default="from the data")
+    ] = None
+    widths: Annotated[
+        tuple[int, ...],
+        Setting(
+            help="Channels per level, finest first.",
+            least=1,
+            panel="Network and plan",
+            shown_default="32,64,128,256,512",
+        ),
+    ] = ()
+    norm: Annotated[
+        str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")
+    ] = "batch"
+    activation: Annotated[
+        str, Setting(help="Activation.", choices=("relu", "leaky-relu"), panel="Network and plan")
+    ] = "leaky-relu"
+    deep_supervision: Annotated[
+        bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")
+    ] = True
 
-    loss: Annotated[str, Setting(help="What is minimised.", choices=("focal", "dice-focal", "dice-ce", "tversky-focal"), panel="Optimisation")] = "dice-focal"
-    focal_gamma: Annotated[float, Setting(help="Focal exponent; 0 is cross-entropy.", least=0, most=10, panel="Optimisation")] = 2.0
-    focal_alpha: Annotated[float | None, Setting(help="Weight of the foreground in the focal loss, 0 to 1.", least=0, most=1, panel="Optimisation", shown_default="none")] = None
+    loss: Annotated[
+        str,
+        Setting(
+            help="What is minimised.", choices=("focal", "dice-focal", "dice-ce", "tversky-focal"), panel="Optimisation"
+        ),
+    ] = "dice-focal"
+    focal_gamma: Annotated[
+        float, Setting(help="Focal exponent; 0 is cross-entropy.", least=0, most=10, panel="Optimisation")
+    ] = 2.0
+    focal_alpha: Annotated[
+        float | None,
+        Setting(
+            help="Weight of the foreground in the focal loss, 0 to 1.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+            shown_default="none",
+        ),
+    ] = None
     optimizer: Annotated[str, Setting(help="Optimiser.", choices=("adamw", "sgd"), panel="Optimisation")] = "adamw"
-    learning_rate: Annotated[float | None, Setting(help="Base learning rate.", least=1e-7, most=10, panel="Optimisation", shown_default="0.001 for adamw, 0.01 for sgd")] = None
+    learning_rate: Annotated[
+        float | None,
+        Setting(
+            help="Base learning rate.",
+            least=1e-7,
+            most=10,
+            panel="Optimisation",
+            shown_default="0.001 for adamw, 0.01 for sgd",
+        ),
+    ] = None
     weight_decay: Annotated[float, Setting(help="Weight decay.", least=0, panel="Optimisation")] = 1e-2
-    schedule: Annotated[str, Setting(help="Decay of the learning rate.", choices=("poly", "cosine", "constant"), panel="Optimisation")] = "poly"
+    schedule: Annotated[
+        str, Setting(help="Decay of the learning rate.", choices=("poly", "cosine", "constant"), panel="Optimisation")
+    ] = "poly"
     warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", least=0, panel="Optimisation")] = 50
-    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = 12.0
-    ema: Annotated[float, Setting(help="Decay of the averaged weights; 0 uses the last ones.", least=0, most=0.99999, panel="Optimisation")] = 0.99
-    lesion_share: Annotated[float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")] = 0.5
-    augment: Annotated[bool, Setting(help="Change patches at random: rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation")] = True
+    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = (
+        12.0
+    )
+    ema: Annotated[
+        float,
+        Setting(
+            help="Decay of the averaged weights; 0 uses the last ones.", least=0, most=0.99999, panel="Optimisation"
+        ),
+    ] = 0.99
+    lesion_share: Annotated[
+        float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")
+    ] = 0.5
+    augment: Annotated[
+        bool,
+        Setting(
+            help="Change patches at random: rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation"
+        ),
+    ] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -141,14 +243,30 @@ class TrainConfig:
 class EvaluateConfig:
     """Score a model on prepared cases that it has not seen, or one folder of masks against another."""
 
-    model: Annotated[Path | None, Setting(help="Run folder or model file.", positional=True, option="model", shown_default="the newest finished run")] = None
+    model: Annotated[
+        Path | None,
+        Setting(
+            help="Run folder or model file.", positional=True, option="model", shown_default="the newest finished run"
+        ),
+    ] = None
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
-    split: Annotated[str, Setting(help="Which cases: the validation fold, those of a test folder, or every one not trained on.", choices=("validation", "test", "all"))] = "validation"
+    split: Annotated[
+        str,
+        Setting(
+            help="Which cases: the validation fold, those of a test folder, or every one not trained on.",
+            choices=("validation", "test", "all"),
+        ),
+    ] = "validation"
     predictions: Annotated[Path | None, Setting(help="Folder of predicted masks, from any tool.")] = None
     references: Annotated[Path | None, Setting(help="Folder of reference masks.")] = None
-    out: Annotated[Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")] = None
-    threshold: Annotated[float | None, Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own")] = None
-    device: Annotated[str, Setting(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    out: Annotated[
+        Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own"),
+    ] = None
+    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto"
 
     def __post_init__(self) -> None:
         check(self)
@@ -160,14 +278,21 @@ class EvaluateConfig:
 class PredictConfig:
     """Segment scans: pictures, volumes, or folders of them."""
 
-    inputs: Annotated[tuple[Path, ...], Setting(help="Scans or folders of scans.", positional=True, option="input")] = ()
-    model: Annotated[str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")] = None
+    inputs: Annotated[
+        tuple[Path, ...], Setting(help="Scans or folders of scans.", positional=True, option="input")
+    ] = ()
+    model: Annotated[
+        str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
+    ] = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
-    threshold: Annotated[float | None, Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own")] = None
+    threshold: Annotated[
+        float | None,
+        Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own"),
+    ] = None
     probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
-    device: Annotated[str, Setting(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto"
 
     def __post_init__(self) -> None:
         check(self)
@@ -179,7 +304,10 @@ class PredictConfig:
 class ServeUiConfig:
     """Open the app in a browser."""
 
-    model: Annotated[str | None, Setting(help="Model file, run folder, or architecture to start with.", shown_default="chosen in the app")] = None
+    model: Annotated[
+        str | None,
+        Setting(help="Model file, run folder, or architecture to start with.", shown_default="chosen in the app"),
+    ] = None
     runs: Annotated[Path, Setting(help="Folder whose runs the app offers.")] = Path("runs")
     host: Annotated[str, Setting(help="Address to listen on; 127.0.0.1 keeps it on this computer.")] = "127.0.0.1"
     port: Annotated[int, Setting(help="Port to listen on.", least=1, most=65535)] = 8501
@@ -193,7 +321,7 @@ class DemoConfig:
     """Make phantom brains with metastases and run prepare, train, evaluate and predict on them."""
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
-    model: Annotated[str, Setting(help="attention-unet or nested-unet.")] = "attention-unet"
+    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
     minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.0
     seed: Annotated[int, Setting(help="Seed of phantoms and training.", least=0)] = 0
 

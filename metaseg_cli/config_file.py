@@ -70,7 +70,14 @@ def _converted(value: Any, kind: Any, key: str) -> Any:
     if typing.get_origin(base) is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_converted(item, typing.get_args(base)[0], key) for item in items)
-    accepted = {bool: bool, int: int, float: (int, float), str: (str, int, float), Path: str}[base]
+    kinds: dict[Any, tuple[type, ...]] = {
+        bool: (bool,),
+        int: (int,),
+        float: (int, float),
+        str: (str, int, float),
+        Path: (str,),
+    }
+    accepted = kinds[base]
     if not isinstance(value, accepted) or (isinstance(value, bool) and base is not bool):
         raise ConfigError(f"{key}: {value!r} is not a {base.__name__.lower()}")
     return base(value)

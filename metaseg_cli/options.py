@@ -32,7 +32,9 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "typed"]
-        parameters = [p for name, (kind, setting, default) in settings.items() for p in _parameters(name, kind, setting, default)]
+        parameters = [
+            p for name, (kind, setting, default) in settings.items() for p in _parameters(name, kind, setting, default)
+        ]
 
         @wraps(command)
         def wrapper(**given: Any) -> None:

@@ -55,7 +55,14 @@ ALLOWED = {
         "core.postprocessing",
     },
 }
-WITHOUT_TORCH = ["core.images", "core.datasets", "core.cache", "core.metrics", "core.postprocessing", "core.preprocessing"]
+WITHOUT_TORCH = [
+    "core.images",
+    "core.datasets",
+    "core.cache",
+    "core.metrics",
+    "core.postprocessing",
+    "core.preprocessing",
+]
 
 
 def room(module: str) -> str:
@@ -102,7 +109,11 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    run_help = "import sys; sys.argv = ['metaseg', '--help']\nfrom metaseg_cli.cli import app\ntry: app()\nexcept SystemExit: pass"
+    run_help = (
+        "import sys; sys.argv = ['metaseg', '--help']\n"
+        "from metaseg_cli.cli import app\n"
+        "try: app()\nexcept SystemExit: pass"
+    )
     heavy = {"torch", "numpy", "scipy", "h5py", "SimpleITK", "skimage", "streamlit", "matplotlib", "PIL", "pandas"}
     assert loaded_by(run_help) & heavy == set()
 

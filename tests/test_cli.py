@@ -79,7 +79,9 @@ def test_the_whole_way_from_pictures_to_masks_with_the_missions_commands(raw: Pa
     assert json.loads(same.stdout)["scans"][0]["mask"] == "again/patient001_02_mask.png"
 
 
-def test_a_bad_file_in_a_batch_gives_exit_code_one_and_the_rest_is_done(trained: Path, raw: Path, tmp_path: Path) -> None:
+def test_a_bad_file_in_a_batch_gives_exit_code_one_and_the_rest_is_done(
+    trained: Path, raw: Path, tmp_path: Path
+) -> None:
     (tmp_path / "text.png").write_text("hello")
     good = raw / "train" / "patient001" / "patient001_02.png"
     done = metaseg("predict", tmp_path / "text.png", good, "--model", trained, "--out", tmp_path / "out")
@@ -115,7 +117,9 @@ def test_a_users_mistake_is_one_message_and_exit_code_one(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("trian",), ("train", "--epoch", "3"), ("train", "--epochs", "many"), ("prepare",)])
+@pytest.mark.parametrize(
+    "arguments", [("trian",), ("train", "--epoch", "3"), ("train", "--epochs", "many"), ("prepare",)]
+)
 def test_wrong_usage_is_exit_code_two(arguments: tuple[str, ...]) -> None:
     assert metaseg(*arguments).returncode == 2
 

@@ -38,14 +38,18 @@ def test_masks_may_differ_by_a_suffix(tmp_path: Path, mask: str, folder: str) ->
 
 
 def test_train_and_test_folders_are_kept_in_mind(tmp_path: Path) -> None:
-    names = [f"{split}/{kind}/{i}.png" for split in ("train", "val", "test") for kind in ("images", "masks") for i in "ab"]
+    names = [
+        f"{split}/{kind}/{i}.png" for split in ("train", "val", "test") for kind in ("images", "masks") for i in "ab"
+    ]
     found = find_cases(tree(tmp_path, *names))
     assert len({c.case for c in found.cases}) == 6
     assert sorted(str(c.split) for c in found.cases) == ["test", "test", "train", "train", "val", "val"]
 
 
 def test_split_folders_may_lie_below_images_and_masks(tmp_path: Path) -> None:
-    found = find_cases(tree(tmp_path, "images/train/a.png", "masks/train/a.png", "images/test/b.png", "masks/test/b.png"))
+    found = find_cases(
+        tree(tmp_path, "images/train/a.png", "masks/train/a.png", "images/test/b.png", "masks/test/b.png")
+    )
     assert {c.case: c.split for c in found.cases} == {"a": "train", "b": "test"}
 
 
@@ -94,7 +98,9 @@ def test_two_masks_for_one_image_are_ambiguous(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_archive_droppings_are_ignored(tmp_path: Path) -> None:
-    found = find_cases(tree(tmp_path, "images/a.png", "masks/a.png", "images/._a.png", "__MACOSX/images/b.png", "readme.txt"))
+    found = find_cases(
+        tree(tmp_path, "images/a.png", "masks/a.png", "images/._a.png", "__MACOSX/images/b.png", "readme.txt")
+    )
     assert len(found.cases) == 1
     assert found.problems == ()
 

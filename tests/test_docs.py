@@ -41,7 +41,9 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
 
 
 def test_every_command_is_in_the_readme_or_tutorial() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs" / "tutorial.md").read_text(
+        encoding="utf-8"
+    )
     assert {c for c in COMMANDS if f"metaseg {c}" in text} == COMMANDS
 
 

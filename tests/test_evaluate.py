@@ -113,7 +113,9 @@ def test_a_model_for_other_sequences_is_refused(trained: Path, tmp_path: Path) -
         (tmp_path / "raw" / kind).mkdir(parents=True)
         for name in "ab":
             colour = np.random.default_rng(ord(name)).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(colour if kind == "images" else square(3) * 255).save(tmp_path / "raw" / kind / f"{name}.png")
+            Image.fromarray(colour if kind == "images" else square(3) * 255).save(
+                tmp_path / "raw" / kind / f"{name}.png"
+            )
     prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
     with pytest.raises(InputError, match="red"):
         run(model=trained, data=tmp_path / "out")

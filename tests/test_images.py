@@ -218,7 +218,9 @@ def test_evenly_spaced_grey_levels_are_labels(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_and_float_masks(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_mask(saved(tmp_path / "a.png", DISC.astype(np.uint16) * 65535)).array[0, 0], DISC)
+    np.testing.assert_array_equal(
+        read_mask(saved(tmp_path / "a.png", DISC.astype(np.uint16) * 65535)).array[0, 0], DISC
+    )
     sitk.WriteImage(sitk.GetImageFromArray(DISC[None].astype(np.float32)), str(tmp_path / "b.nii.gz"))
     np.testing.assert_array_equal(read_mask(tmp_path / "b.nii.gz").array[0, 0], DISC)
     sitk.WriteImage(sitk.GetImageFromArray(DISC[None].astype(np.float32) * 0.8 + 0.1), str(tmp_path / "c.nii.gz"))
@@ -230,7 +232,9 @@ def test_sixteen_bit_and_float_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("kind", ["disc", "empty", "full", "one pixel"])
 def test_a_written_mask_reads_back_the_same(tmp_path: Path, suffix: str, kind: str) -> None:
-    mask = {"disc": DISC, "empty": DISC * 0, "full": DISC * 0 + 1, "one pixel": np.eye(20, 30, dtype=np.uint8) * 0}[kind].copy()
+    mask = {"disc": DISC, "empty": DISC * 0, "full": DISC * 0 + 1, "one pixel": np.eye(20, 30, dtype=np.uint8) * 0}[
+        kind
+    ].copy()
     if kind == "one pixel":
         mask[7, 9] = 1
     like = Volume(array=np.zeros((1, 1, 20, 30)), spacing_mm=None, source=Path("x"))

@@ -91,9 +91,7 @@ def test_a_missed_voxel_costs_more_than_a_false_one() -> None:
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)
-def test_every_named_loss_falls_when_the_answer_gets_better(
-    name: str, pair: tuple[torch.Tensor, torch.Tensor]
-) -> None:
+def test_every_named_loss_falls_when_the_answer_gets_better(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, target = pair
     loss = build_loss(name)
     assert loss(logits + 2 * (target - 0.5), target) < loss(logits, target)

@@ -47,9 +47,45 @@ def test_dice_is_not_the_jaccard_index() -> None:
 @pytest.mark.parametrize(
     ("r", "p", "expected"),
     [
-        (0, 0, {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "lesion_precision": 1, "lesion_recall": 1, "lesion_f1": 1}),
-        (1, 0, {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "lesion_precision": 0, "lesion_recall": 0, "lesion_f1": 0}),
-        (0, 1, {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "lesion_precision": 0, "lesion_recall": 0, "lesion_f1": 0}),
+        (
+            0,
+            0,
+            {
+                "dice": 1,
+                "iou": 1,
+                "precision": 1,
+                "recall": 1,
+                "lesion_precision": 1,
+                "lesion_recall": 1,
+                "lesion_f1": 1,
+            },
+        ),
+        (
+            1,
+            0,
+            {
+                "dice": 0,
+                "iou": 0,
+                "precision": 0,
+                "recall": 0,
+                "lesion_precision": 0,
+                "lesion_recall": 0,
+                "lesion_f1": 0,
+            },
+        ),
+        (
+            0,
+            1,
+            {
+                "dice": 0,
+                "iou": 0,
+                "precision": 0,
+                "recall": 0,
+                "lesion_precision": 0,
+                "lesion_recall": 0,
+                "lesion_f1": 0,
+            },
+        ),
     ],
 )
 def test_empty_masks_mean_what_the_policy_says(r: int, p: int, expected: dict[str, float]) -> None:

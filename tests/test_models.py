@@ -172,4 +172,4 @@ def test_attention_maps_can_be_read_out_at_the_inputs_size() -> None:
     model = build_model("attention-unet", in_channels=2, out_channels=1, widths=(4, 8, 8, 8)).eval()
     maps = model.attention_maps(image(2))
     assert [m.shape for m in maps] == [(2, 1, 13, 18)] * 2  # three skips, the finest is not gated
-    assert all(0 <= m.min() and m.max() <= 1 for m in maps)
+    assert all(m.min() >= 0 and m.max() <= 1 for m in maps)

@@ -140,7 +140,7 @@ def test_models_are_found_by_file_run_architecture_or_age(trained: Path) -> None
     assert find_model("Attention_UNet", trained.parent) == file
     assert find_model(None, trained.parent) == file
     for missing in ("nested-unet", "nowhere.safetensors"):
-        with pytest.raises(InputError, match="metaseg train|name a model"):
+        with pytest.raises(InputError, match=r"metaseg train|name a model"):
             find_model(missing, trained.parent)
 
 

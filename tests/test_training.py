@@ -61,7 +61,9 @@ def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("settings", [{"model": "nested_unet"}, {"loss": "tversky-focal", "optimizer": "sgd"}, {"ema": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"model": "nested_unet"}, {"loss": "tversky-focal", "optimizer": "sgd"}, {"ema": 0.0}]
+)
 def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict[str, object]) -> None:
     result = train(tiny_training(prepared, tmp_path, epochs=1, **settings), Silent())
     assert result.epochs == 1
@@ -70,7 +72,14 @@ def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict
 
 def test_a_network_learns_what_a_lesion_is(prepared: Path, tmp_path: Path) -> None:
     config = tiny_training(
-        prepared, tmp_path, epochs=4, steps_per_epoch=40, widths=(8, 16, 32), patch=(48,), batch_size=8, learning_rate=5e-3
+        prepared,
+        tmp_path,
+        epochs=4,
+        steps_per_epoch=40,
+        widths=(8, 16, 32),
+        patch=(48,),
+        batch_size=8,
+        learning_rate=5e-3,
     )
     result = train(config, Silent())
     assert result.scores["dice"] > 0.45
@@ -326,7 +335,9 @@ def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
     model = build_model("attention-unet", in_channels=1, out_channels=1, widths=(4, 8)).eval()
     image = torch.randn(1, 9, 20, 24)
     stacked = predict_probabilities(model, image, dims=2, patch=(16, 16), regions=1)
-    alone = torch.cat([predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1)
+    alone = torch.cat(
+        [predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1
+    )
     torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -334,7 +345,9 @@ def test_a_picture_above_a_megapixel_goes_window_by_window() -> None:
     model = torch.nn.Conv2d(1, 1, 1)
     image = torch.randn(1, 1, 1100, 1000)
     result = predict_probabilities(model, image, dims=2, patch=(64, 64), regions=1)
-    torch.testing.assert_close(result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_postprocessing_drops_only_what_is_small() -> None:
@@ -417,5 +430,3 @@ def test_no_pickle_comes_near_a_model(trained: Path) -> None:
     assert result["model"].endswith(".safetensors")
     state = torch.load(trained / "checkpoint.pt", weights_only=True)
     assert {"model", "averaged", "optimizer", "best"} <= set(state)
-
-

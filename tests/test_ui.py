@@ -118,7 +118,14 @@ def test_a_person_uploads_looks_and_downloads(served: str, raw: Path, tmp_path: 
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1280, "height": 1200})
         foreign: list[str] = []
-        page.on("request", lambda r: None if r.url.startswith((served, served.replace("http", "ws"), "data:", "blob:")) else foreign.append(r.url))
+        page.on(
+            "request",
+            lambda r: (
+                None
+                if r.url.startswith((served, served.replace("http", "ws"), "data:", "blob:"))
+                else foreign.append(r.url)
+            ),
+        )
         page.goto(served)
         expect(page.get_by_role("heading", name="metaseg", exact=True)).to_be_visible(timeout=60_000)
         page.locator("input[type=file]").set_input_files(scan)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
+from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError
 
@@ -40,6 +41,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
 
     began = time.monotonic()
+    model_name(config.model)  # a misspelt name is said before anything is made
     out = config.out
     if out.exists() and any(out.iterdir()):
         if not (out / _MARK).exists():
@@ -51,7 +53,9 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     progress.say("Making phantom brains with metastases …")
     settings = PhantomSettings(shape=(_SLICES, 160, 160))
     write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
-    write_phantom_pictures(raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1)
+    write_phantom_pictures(
+        raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1
+    )
     progress.say("Preparing …")
     prepare(PrepareConfig(raw=raw, out=out / "prepared", workers=1), progress)
     progress.say(f"Training for {config.minutes:g} minute(s) …")
@@ -69,7 +73,9 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         progress,
     )
     progress.say("Scoring on patients that training has not seen …")
-    evaluated = evaluate(EvaluateConfig(model=trained.run, data=out / "prepared", split="test", out=out / "evaluation"), progress)
+    evaluated = evaluate(
+        EvaluateConfig(model=trained.run, data=out / "prepared", split="test", out=out / "evaluation"), progress
+    )
     scan = _scan_with_lesions(raw / "test")
     predicted = predict(PredictConfig(inputs=(scan,), model=str(trained.run), out=out / "predictions"), progress)
     overlay = predicted.scans[0].overlay

@@ -65,7 +65,9 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
         problems: list[Problem] = []
         cases = _folders(config.predictions, config.references, problems, progress)
         what = f"{config.predictions} against {config.references}"
-        return _finish(out, what, cases, (), problems, {"predictions": config.predictions, "references": config.references})
+        return _finish(
+            out, what, cases, (), problems, {"predictions": config.predictions, "references": config.references}
+        )
     from metaseg_cli.commands.runs import find_model
     from metaseg_cli.core.model_file import read_card
 
@@ -227,11 +229,19 @@ def _finish(
         worst = sorted([*worst, (dice, each)], key=lambda pair: pair[0])[:_WORST]
     if not cases:
         first = problems[0] if problems else None
-        raise InputError(f"not one pair could be scored{f': {first.file}: {first.reason}' if first else ''}", remedy="check the folders")
+        raise InputError(
+            f"not one pair could be scored{f': {first.file}: {first.reason}' if first else ''}",
+            remedy="check the folders",
+        )
     patients = pooled(cases)
     summary = evaluation_files.summarise(cases)
     pictures = [
-        (f"{e.score.case} · Dice {dice:.2f}", e.image if e.image is not None else e.reference, e.reference, e.prediction)
+        (
+            f"{e.score.case} · Dice {dice:.2f}",
+            e.image if e.image is not None else e.reference,
+            e.reference,
+            e.prediction,
+        )
         for dice, e in worst
     ]
     evaluation_files.write(out, cases, summary, patients, settings, pictures, problems, notes)

@@ -94,14 +94,21 @@ def _scans(inputs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
             inside = sorted(
                 p
                 for p in path.rglob("*")
-                if p.is_file() and is_image_file(p) and not p.name.startswith(".") and not stem_of(p).endswith(_MASK_ENDINGS)
+                if p.is_file()
+                and is_image_file(p)
+                and not p.name.startswith(".")
+                and not stem_of(p).endswith(_MASK_ENDINGS)
             )
             if not inside:
                 problems.append(Problem(file=path, reason="no image in this folder", remedy="name a folder with scans"))
             scans += inside
         elif path.exists() and not is_image_file(path):
             problems.append(
-                Problem(file=path, reason="not an image format that metaseg reads", remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA")
+                Problem(
+                    file=path,
+                    reason="not an image format that metaseg reads",
+                    remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA",
+                )
             )
         elif not path.exists():
             problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
@@ -217,7 +224,19 @@ def as_document(result: PredictResult) -> dict[str, Any]:
 
 
 def _write_tables(result: PredictResult) -> None:
-    columns = ["scan", "region", "lesion", "voxels", "volume_mm3", "diameter_mm", "diameter_px", "z", "y", "x", "confidence"]
+    columns = [
+        "scan",
+        "region",
+        "lesion",
+        "voxels",
+        "volume_mm3",
+        "diameter_mm",
+        "diameter_px",
+        "z",
+        "y",
+        "x",
+        "confidence",
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()

@@ -29,6 +29,7 @@ from metaseg_cli.core.cache import (
 from metaseg_cli.core.datasets import CaseSource, FoundCases, Problem, find_cases, split_folds
 from metaseg_cli.core.executor import Failure, default_workers, map_cases
 from metaseg_cli.core.images import channels_are_equal, read_image, suffix_of
+from metaseg_cli.core.preprocessing import Normalisation
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures, pages
@@ -158,8 +159,10 @@ def _settings(found: FoundCases) -> tuple[CacheSettings, list[str]]:
         notes.append("pictures in colour: red, green and blue are three sequences")
     else:
         sequences = names if count == 1 else tuple(f"{names[0]}_{i}" for i in range(count))
-    normalisation = "slice" if kind == "pictures" else "case"
-    return CacheSettings(kind=kind, normalisation=normalisation, channels=sequences, grey=kind == "pictures" and grey), notes
+    normalisation: Normalisation = "slice" if kind == "pictures" else "case"
+    return CacheSettings(
+        kind=kind, normalisation=normalisation, channels=sequences, grey=kind == "pictures" and grey
+    ), notes
 
 
 def _cache(
@@ -175,7 +178,9 @@ def _cache(
     problems: list[Problem] = []
     notes: list[str] = []
     progress.start("preparing", len(fresh))
-    for job, written in map_cases(write_shard, shard_jobs(config.out, fresh, settings), config.workers or default_workers()):
+    for job, written in map_cases(
+        write_shard, shard_jobs(config.out, fresh, settings), config.workers or default_workers()
+    ):
         if isinstance(written, Failure):
             problems += [
                 Problem(file=next(iter(s.sequences.values()))[0], reason=written.reason, remedy="run prepare again")
@@ -213,7 +218,9 @@ def _with_folds(
         fold = {r.case: 0 if split[r.case] == "val" else None for r in records}
     else:
         pool = [r for r in records if split[r.case] != "test" and r.labelled]
-        numbers = split_folds([r.patient for r in pool], [float(sum(r.lesion_voxels)) for r in pool], config.folds, config.seed)
+        numbers = split_folds(
+            [r.patient for r in pool], [float(sum(r.lesion_voxels)) for r in pool], config.folds, config.seed
+        )
         fold = {r.case: number for r, number in zip(pool, numbers, strict=True)}
         used = len(set(numbers))
         if used == 1:
@@ -229,7 +236,8 @@ def _undeclared_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[i
     notes = []
     if any(not values for values in regions.values()) and len(present) > 1:
         notes.append(
-            f"the masks hold the labels {', '.join(map(str, present))}: all count as one region (--region NAME=1,2 tells them apart)"
+            f"the masks hold the labels {', '.join(map(str, present))}: all count as one region "
+            "(--region NAME=1,2 tells them apart)"
         )
     declared = {value for values in regions.values() for value in values}
     unused = [value for value in present if declared and value not in declared]

@@ -54,14 +54,13 @@ class TrainResult:
     validation_cases: int
 
 
-def train(
-    config: TrainConfig, progress: Progress, clock: Callable[[], float] = time.monotonic
-) -> TrainResult:
+def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = time.monotonic) -> TrainResult:
     """Run ``metaseg train``; *clock* (seconds) is what ``--max-minutes`` goes by.
 
     Raises ConfigError and InputError for what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
     """
     began = clock()
+    model_name(config.model)  # a misspelt name is said before anything is read
     if config.resume is not None:
         config = _resumed(config)
     prepared = open_prepared(config.data)

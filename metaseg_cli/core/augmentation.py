@@ -87,11 +87,15 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
 def _rotation(dims: int, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """A rotation in grid_sample's axis order x, y(, z)."""
     matrix = np.eye(dims)
-    planes = [(0, 1, settings.rotation)] if dims == 2 else [
-        (0, 1, settings.rotation),
-        (0, 2, settings.tilt),
-        (1, 2, settings.tilt),
-    ]
+    planes = (
+        [(0, 1, settings.rotation)]
+        if dims == 2
+        else [
+            (0, 1, settings.rotation),
+            (0, 2, settings.tilt),
+            (1, 2, settings.tilt),
+        ]
+    )
     for a, b, degrees in planes:
         angle = np.deg2rad(rng.uniform(-degrees, degrees))
         plane = np.eye(dims)

@@ -1,8 +1,8 @@
 """The prepared folder: cases normalised once, kept in HDF5, read a slice or a patch at a time.
 
-    prepared/dataset.h5     index: ``cases/<id>`` are external links into the shards
-    prepared/shards/*.h5    the cases; each shard is written by one process and published by rename
-    prepared/dataset.json   what the folder holds: regions, sequences, fingerprint, folds, settings
+prepared/dataset.h5     index: ``cases/<id>`` are external links into the shards
+prepared/shards/*.h5    the cases; each shard is written by one process and published by rename
+prepared/dataset.json   what the folder holds: regions, sequences, fingerprint, folds, settings
 """
 
 from __future__ import annotations
@@ -178,9 +178,7 @@ class _Stack:
     files: list[dict[str, Any]]
 
 
-def _read_stacks(
-    source: CaseSource, settings: CacheSettings
-) -> tuple[list[_Stack], list[Problem], list[str]]:
+def _read_stacks(source: CaseSource, settings: CacheSettings) -> tuple[list[_Stack], list[Problem], list[str]]:
     """The case's slices read and stacked; more than one stack where slices differ in size."""
     problems: list[Problem] = []
     notes: list[str] = []
@@ -236,7 +234,7 @@ def _read_channels(paths: Sequence[Path], settings: CacheSettings) -> Volume:
     array = np.concatenate([volume.array for volume in volumes])
     if array.shape[0] != len(settings.channels):
         raise InputError(
-            f"it has {array.shape[0]} channel(s), the data set {len(settings.channels)} ({', '.join(settings.channels)})",
+            f"it has {array.shape[0]} channel(s), the data set {len(settings.channels)}: {', '.join(settings.channels)}",
             where=first.source,
             remedy="keep images of one kind in one folder",
         )
@@ -269,7 +267,7 @@ def _lesion_index(label: NDArray[np.uint8] | None) -> dict[str, NDArray[Any]]:
 
     ``voxels (n,)``, ``boxes (n, 6)`` as z0 z1 y0 y1 x0 x1, ``points (m, 4)`` as lesion z y x.
     """
-    empty = {
+    empty: dict[str, NDArray[Any]] = {
         "voxels": np.zeros(0, np.int64),
         "boxes": np.zeros((0, 6), np.int32),
         "points": np.zeros((0, 4), np.int32),
@@ -280,7 +278,9 @@ def _lesion_index(label: NDArray[np.uint8] | None) -> dict[str, NDArray[Any]]:
     voxels, boxes, points = [], [], []
     for number, box in enumerate(ndimage.find_objects(components)):
         coordinates = np.argwhere(components[box] == number + 1) + [s.start for s in box]
-        chosen = coordinates[np.linspace(0, len(coordinates) - 1, min(len(coordinates), _POINTS_PER_LESION)).astype(int)]
+        chosen = coordinates[
+            np.linspace(0, len(coordinates) - 1, min(len(coordinates), _POINTS_PER_LESION)).astype(int)
+        ]
         voxels.append(len(coordinates))
         boxes.append([edge for s in box for edge in (s.start, s.stop)])
         points.append(np.column_stack([np.full(len(chosen), number), chosen]))
@@ -412,7 +412,9 @@ def open_prepared(folder: Path) -> Prepared:
     try:
         listing = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("this is not a prepared folder", where=folder, remedy="run metaseg prepare RAW first") from None
+        raise InputError(
+            "this is not a prepared folder", where=folder, remedy="run metaseg prepare RAW first"
+        ) from None
     except ValueError as error:
         raise InputError(f"broken JSON ({error})", where=path, remedy="run metaseg prepare again") from error
     if listing.get("schema") != SCHEMA:
@@ -436,7 +438,8 @@ def open_prepared(folder: Path) -> Prepared:
 
 def _record(values: dict[str, Any]) -> CaseRecord:
     tuples = ("shape", "spacing_mm", "lesion_voxels", "labels")
-    return CaseRecord(**{k: tuple(v) if k in tuples and v is not None else v for k, v in values.items()})
+    fields: dict[str, Any] = {k: tuple(v) if k in tuples and v is not None else v for k, v in values.items()}
+    return CaseRecord(**fields)
 
 
 def region_masks(label: NDArray[np.uint8], regions: dict[str, tuple[int, ...]]) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Losses on logits ``(B, regions, …)`` against targets of the same shape with values 0 … 1.
 
-All of them compute in float32 or better, whatever the logits come in: in bfloat16 a probability near 1 is rounded to 1, and
-with it the gradient of the rare voxels that matter.
+All of them compute in float32 or better, whatever the logits come in: in bfloat16 a probability near 1 is rounded to
+1, and with it the gradient of the rare voxels that matter.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from torch import nn
 
 import metaseg_cli
 from metaseg_cli.core.models import build_model
+from metaseg_cli.core.models.attention_unet import AttentionUNet
+from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.errors import ConfigError, ModelFileError
 
 FORMAT = 1
@@ -52,7 +54,7 @@ class ModelCard:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     program: str = f"metaseg {metaseg_cli.__version__}"
 
-    def build(self) -> nn.Module:
+    def build(self) -> AttentionUNet | NestedUNet:
         """The network with fresh weights."""
         return build_model(
             self.name,
@@ -91,7 +93,9 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
     except FileNotFoundError:
-        raise ModelFileError("no such model file", where=path, remedy="train one, or name another with --model") from None
+        raise ModelFileError(
+            "no such model file", where=path, remedy="train one, or name another with --model"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"not a model file ({error})", where=path, remedy="take the model.safetensors of a finished run"
@@ -105,7 +109,9 @@ def read_card(path: Path) -> ModelCard:
         version = values.pop("format", None)
         if version != FORMAT:
             raise ModelFileError(
-                f"format version {version}, this program reads {FORMAT}", where=path, remedy="use the program that wrote it"
+                f"format version {version}, this program reads {FORMAT}",
+                where=path,
+                remedy="use the program that wrote it",
             )
         known = {f.name for f in dataclasses.fields(ModelCard)}
         for name in ("widths", "sequences", "patch", "spacing_mm", "trained_on", "validated_on", "patients"):

@@ -23,7 +23,7 @@ _BRAIN_MM = (62.0, 84.0, 67.0)
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomSettings:
-    """What a phantom is like. *shape* is ``(Z, Y, X)``; Z = 1 is one slice. Spacing None fits the head to the picture."""
+    """What a phantom is like. *shape* is ``(Z, Y, X)``; Z = 1 is one slice; spacing None fits the head to it."""
 
     shape: tuple[int, int, int] = (8, 160, 160)
     spacing_mm: tuple[float, float, float] | None = None
@@ -166,12 +166,14 @@ def _vessels(
     at: tuple[Array, Array, Array],
 ) -> None:
     """Enhancing vessels as curved tubes through the volume; cut across they are small bright discs."""
-    z, y, x = at
+    z = at[0]
     low, high = float(z.min()) - 10, float(z.max()) + 10
     points: list[tuple[float, float, float, float, float]] = []
     for _ in range(settings.vessels):
         angle, distance = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0.05, 0.95))
-        place = np.array([rng.uniform(low, high), distance * _BRAIN_MM[1] * np.sin(angle), distance * _BRAIN_MM[2] * np.cos(angle)])
+        place = np.array(
+            [rng.uniform(low, high), distance * _BRAIN_MM[1] * np.sin(angle), distance * _BRAIN_MM[2] * np.cos(angle)]
+        )
         course = rng.normal(size=3) * [rng.choice([0.4, 2.5]), 1, 1]
         thickness, bright = rng.uniform(0.7, 1.9), rng.uniform(0.8, 1.15)
         for _ in range(int(rng.integers(15, 60))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +37,21 @@ def head_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     return inside
 
 
-def normalise(image: NDArray[np.generic], per: Normalisation) -> NDArray[np.float32]:
+def normalise(values: NDArray[Any], per: Normalisation) -> NDArray[np.float32]:
     """``(C, Z, Y, X)`` of any type → float32 with zero mean and unit deviation inside the head, channel by channel.
 
     *per* "case" takes one statistic per channel of the whole volume; "slice" one per slice, for pictures, which must
     look the same to the network whether they come alone or as a stack. A constant channel becomes 0.
     """
-    image = image.astype(np.float32)
+    image = values.astype(np.float32)
     if per == "slice" and image.shape[1] > 1:
         return np.concatenate([normalise(image[:, z : z + 1], "case") for z in range(image.shape[1])], axis=1)
     inside = head_mask(image)
     result = np.empty_like(image)
     for channel, out in zip(image, result, strict=True):
-        values = channel[inside]
-        low, high = np.percentile(values, _STATISTICS_PERCENTILES)
-        typical = np.clip(values, low, high)
+        head = channel[inside]
+        low, high = np.percentile(head, _STATISTICS_PERCENTILES)
+        typical = np.clip(head, low, high)
         deviation = float(typical.std())
         if deviation < 1e-6 * max(1.0, abs(float(high))):
             out[...] = 0

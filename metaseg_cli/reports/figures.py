@@ -24,7 +24,7 @@ _MONTAGE = 12
 
 
 def to_rgb(image: NDArray[Any], percentiles: tuple[float, float] = (0.5, 99.8)) -> Rgb:
-    """``(Y, X)`` or ``(C, Y, X)`` → RGB ``(Y, X, 3)``, stretched between *percentiles*; more than three channels: the first."""
+    """``(Y, X)`` or ``(C, Y, X)`` → RGB ``(Y, X, 3)``, stretched between *percentiles*; unless C is 3, the first."""
     planes = image[None] if image.ndim == 2 else image
     planes = planes if planes.shape[0] == 3 else planes[:1]
     planes = planes.astype(np.float32)
@@ -124,7 +124,10 @@ def save_worst_cases(
         rgb, r, _ = enlarged(to_rgb(image), reference, 360)
         _, p, _ = enlarged(to_rgb(image), prediction, 360)
         both = outline(outline(rgb, r, REFERENCE, 2), p, LESION, 1)
-        tiles += [_titled(_fitted(rgb, 380), title), _titled(_fitted(both, 380), "green: reference   orange: prediction")]
+        tiles += [
+            _titled(_fitted(rgb, 380), title),
+            _titled(_fitted(both, 380), "green: reference   orange: prediction"),
+        ]
     _save(path, _grid(tiles, columns=4 if len(tiles) > 2 else 2))
 
 

@@ -42,7 +42,9 @@ def problems_table(problems: Sequence[Problem]) -> list[Any]:
     """Each problem with file, reason and remedy; none gives nothing."""
     if not problems:
         return []
-    table = _table(f"[red]{len(problems)} problem{'s' if len(problems) != 1 else ''}[/red]", "file", "reason", "what to do")
+    table = _table(
+        f"[red]{len(problems)} problem{'s' if len(problems) != 1 else ''}[/red]", "file", "reason", "what to do"
+    )
     for problem in problems[:_SHOWN]:
         table.add_row(escape(str(problem.file)), escape(problem.reason), escape(problem.remedy))
     rest = len(problems) - _SHOWN
@@ -54,21 +56,34 @@ def prepare_summary(result: Any) -> list[Any]:
     regions = ", ".join(f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in result.regions.items())
     notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
     if result.out is None:
-        table = _table(f"{len(result.found)} cases would be read, layout {result.layout}", "case", "patient", "split", ">slices", "first file")
+        table = _table(
+            f"{len(result.found)} cases would be read, layout {result.layout}",
+            "case",
+            "patient",
+            "split",
+            ">slices",
+            "first file",
+        )
         for source in result.found[:_SHOWN]:
             files = next(iter(source.sequences.values()))
-            table.add_row(escape(source.case), escape(source.patient), source.split or "", str(len(files)), escape(str(files[0])))
+            table.add_row(
+                escape(source.case), escape(source.patient), source.split or "", str(len(files)), escape(str(files[0]))
+            )
         return [table, *notes, *problems_table(result.problems)]
     patients = len({case.patient for case in result.cases})
     facts = [
-        ("cases", f"{len(result.cases)} of {patients} patients" + (f" ({result.reused} unchanged)" if result.reused else "")),
+        (
+            "cases",
+            f"{len(result.cases)} of {patients} patients" + (f" ({result.reused} unchanged)" if result.reused else ""),
+        ),
         ("lesions", str(sum(len(case.lesion_voxels) for case in result.cases))),
         ("sequences", ", ".join(result.sequences)),
         ("regions", regions),
         ("folds", str(result.folds)),
         ("layout", result.layout),
     ]
-    last = f"[bold]{escape(str(result.out))}[/bold] is ready. See report.html in it; then: metaseg train --data {escape(str(result.out))}"
+    out = escape(str(result.out))
+    last = f"[bold]{out}[/bold] is ready. See report.html in it; then: metaseg train --data {out}"
     return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", last]
 
 
@@ -83,7 +98,9 @@ def train_summary(result: Any) -> list[Any]:
             ("lesion recall", _number(result.scores["lesion_recall"])),
             ("threshold", f"{result.threshold:g}, smallest lesion {result.smallest_lesion_voxels} voxels"),
         ]
-        note = ["[dim]on the validation fold, which also chose epoch and threshold: expect a little less elsewhere[/dim]"]
+        note = [
+            "[dim]on the validation fold, which also chose epoch and threshold: expect a little less elsewhere[/dim]"
+        ]
     else:
         note = ["[yellow]no validation case: nobody knows how good this model is[/yellow]"]
     facts += [("speed", f"{result.images_per_second:.1f} images/s"), ("model", str(result.model))]
@@ -100,8 +117,19 @@ def evaluate_summary(result: Any) -> list[Any]:
                 m = metrics[name]
                 table.add_row(name, _number(m["mean"]), f"{m['ci95'][0]:.3f} – {m['ci95'][1]:.3f}", str(m["n"]))
         parts += [table, ""]
-        worst = _table("Patients, worst first (voxels pooled)", "patient", ">Dice", ">precision", ">recall", ">found", ">missed", ">false")
-        rows = sorted(((p, r[region]) for p, r in result.patients.items() if region in r), key=lambda row: row[1]["dice"])
+        worst = _table(
+            "Patients, worst first (voxels pooled)",
+            "patient",
+            ">Dice",
+            ">precision",
+            ">recall",
+            ">found",
+            ">missed",
+            ">false",
+        )
+        rows = sorted(
+            ((p, r[region]) for p, r in result.patients.items() if region in r), key=lambda row: row[1]["dice"]
+        )
         for patient, scores in rows[:_SHOWN]:
             worst.add_row(
                 escape(patient),
@@ -133,7 +161,8 @@ def lesion_table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
 
 def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> list[Any]:
     """What ``metaseg predict`` prints of its ``predictions.json``: one scan with its lesions, a batch as one table."""
-    scans, parts = document["scans"], []
+    scans: list[dict[str, Any]] = document["scans"]
+    parts: list[Any] = []
     if len(scans) == 1:
         scan = scans[0]
         count = len(scan["lesions"])
@@ -157,7 +186,10 @@ def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> li
 def demo_summary(result: Any) -> list[Any]:
     """What ``metaseg demo`` prints."""
     facts = [
-        ("Dice per patient", f"{result.scores['dice']:.3f}, on {result.patients} phantom patients that training has not seen"),
+        (
+            "Dice per patient",
+            f"{result.scores['dice']:.3f}, on {result.patients} phantom patients that training has not seen",
+        ),
         ("lesion F1", _number(result.scores["lesion_f1"])),
         ("lesion recall", _number(result.scores["lesion_recall"])),
         ("took", f"{result.seconds:.0f} s"),
@@ -166,4 +198,9 @@ def demo_summary(result: Any) -> list[Any]:
         ("scan to try", str(result.scan)),
     ]
     runs = escape(str(result.out / "runs"))
-    return ["", _facts("The demo is done", facts), "", f"Now look at it in the browser: [bold]metaseg serve-ui --runs {runs}[/bold]"]
+    return [
+        "",
+        _facts("The demo is done", facts),
+        "",
+        f"Now look at it in the browser: [bold]metaseg serve-ui --runs {runs}[/bold]",
+    ]

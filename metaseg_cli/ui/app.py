@@ -72,14 +72,19 @@ def main() -> None:
         st.caption(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}")
         if card.validation:
             st.caption(
-                f"On its validation cases: Dice {card.validation['dice']:.2f}, lesion F1 {card.validation['lesion_f1']:.2f}"
+                f"On its validation cases: Dice {card.validation['dice']:.2f}, "
+                f"lesion F1 {card.validation['lesion_f1']:.2f}"
             )
         st.header("Display")
-        threshold = st.slider("Threshold", 0.05, 0.95, float(card.threshold), 0.05, help="Probability from which a voxel counts.")
+        threshold = st.slider(
+            "Threshold", 0.05, 0.95, float(card.threshold), 0.05, help="Probability from which a voxel counts."
+        )
         opacity = st.slider("Opacity", 0.0, 1.0, 0.4, 0.05, help="Of the coloured overlay; the outline stays.")
     uploads = st.file_uploader("Upload scans", type=_FORMATS, accept_multiple_files=True)
     if not uploads:
-        st.write("Drop a PNG, JPEG or TIFF slice, or a NIfTI, NRRD or MHA volume, of the kind the model was trained on.")
+        st.write(
+            "Drop a PNG, JPEG or TIFF slice, or a NIfTI, NRRD or MHA volume, of the kind the model was trained on."
+        )
         return
     names = [upload.name for upload in uploads]
     upload = uploads[names.index(st.selectbox("Scan", names))] if len(uploads) > 1 else uploads[0]

@@ -75,7 +75,9 @@ def main() -> None:
     x = torch.randn(arguments.batch, 1, arguments.size, arguments.size)
     target = (torch.rand_like(x) > 0.99).float()
     peers = {"attention-unet": monai_attention, "nested-unet": monai_nested}
-    print(f"{arguments.batch} × 1 × {arguments.size}², widths {WIDTHS}, {torch.get_num_threads()} threads; ms per image")
+    print(
+        f"{arguments.batch} × 1 × {arguments.size}², widths {WIDTHS}, {torch.get_num_threads()} threads; ms per image"
+    )
     for name, peer in peers.items():
         if arguments.only not in name:
             continue
@@ -85,10 +87,14 @@ def main() -> None:
                 steps: dict[tuple[str, str], Callable[[], None]] = {}
                 for layout in (torch.contiguous_format, torch.channels_last):
                     for who, model in (("metaseg", ours(name, arguments.norm)), ("monai", peer())):
-                        model = model.to(memory_format=layout)
+                        model.to(memory_format=layout)
                         image = x.to(memory_format=layout)
                         bf16 = precision == "bf16"
-                        step = inference(model, image, bf16) if kind == "inference" else training_step(model, image, target, bf16)
+                        step = (
+                            inference(model, image, bf16)
+                            if kind == "inference"
+                            else training_step(model, image, target, bf16)
+                        )
                         steps[who, str(layout).removeprefix("torch.")] = step
                 for step in steps.values():
                     step()

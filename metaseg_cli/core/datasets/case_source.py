@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCases:
-    """What a folder holds. ``layout`` names how it was read; ``notes`` say what was assumed (patients from names, …)."""
+    """What a folder holds; ``layout`` names how it was read, ``notes`` say what was assumed."""
 
     layout: str
     cases: tuple[CaseSource, ...]

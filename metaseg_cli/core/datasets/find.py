@@ -33,5 +33,7 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
             raise InputError("the folder is empty", where=root, remedy=_EXPECTED)
         suffixes = ", ".join(f"{n} {s or 'without suffix'}" for s, n in Counter(p.suffix for p in files).most_common(5))
         names = ", ".join(str(p.relative_to(root)) for p in sorted(files)[:3])
-        raise InputError(f"no image with a mask was found (there are {suffixes}; {names} …)", where=root, remedy=_EXPECTED)
+        raise InputError(
+            f"no image with a mask was found (there are {suffixes}; {names} …)", where=root, remedy=_EXPECTED
+        )
     return found

@@ -7,7 +7,9 @@ from pathlib import Path
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_MASK_WORDS = r"masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
+_MASK_WORDS = (
+    "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
+)
 _IMAGE_WORDS = r"images?|imgs?|scans?|orig(?:inal)?|raw|data"
 _MASK_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_MASK_WORDS})$", re.IGNORECASE)
 _MASK_START = re.compile(r"^(?:masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", re.IGNORECASE)

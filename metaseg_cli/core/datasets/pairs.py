@@ -21,8 +21,8 @@ from metaseg_cli.core.datasets.names import (
 
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
 _MASK_FOLDERS = {
-    "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation", "segmentations", "segmentation",
-    "segs", "seg",
+    "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",
+    "segmentations", "segmentation", "segs", "seg",
 }  # fmt: skip
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -76,8 +76,8 @@ def find(root: Path) -> FoundCases:
         notes.append(f"patients were read from the file names: {len({c.patient for c in cases})} patients")
     if unknown and not in_folders:
         notes.append(
-            "no patient could be read from the names: every file counts as a patient of its own. If several belong to one "
-            "patient, put them in one folder, or the score will flatter"
+            "no patient could be read from the names: every file counts as a patient of its own. If several belong to "
+            "one patient, put them in one folder, or the score will flatter"
         )
     return FoundCases(layout="pairs", cases=tuple(_unique(cases, pairs)), problems=tuple(problems), notes=tuple(notes))
 
@@ -114,19 +114,27 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
             split = next((_SPLITS[f.lower()] for f in place if f.lower() in _SPLITS), None)
             pairs.append(_Pair(files[0], own[0], place, split))
         elif not own:
-            problems += [Problem(file=f, reason="no mask of this name", remedy="add one, or remove the image") for f in files]
+            problems += [
+                Problem(file=f, reason="no mask of this name", remedy="add one, or remove the image") for f in files
+            ]
         else:
             names = ", ".join(p.name for p in [*files, *own])
             problems.append(
-                Problem(file=files[0], reason=f"it is not clear what belongs together: {names}", remedy="give each image one mask")
+                Problem(
+                    file=files[0],
+                    reason=f"it is not clear what belongs together: {names}",
+                    remedy="give each image one mask",
+                )
             )
     for files in masks.values():
-        problems += [Problem(file=f, reason="no image of this name", remedy="add it, or remove the mask") for f in files]
+        problems += [
+            Problem(file=f, reason="no image of this name", remedy="add it, or remove the mask") for f in files
+        ]
     return sorted(pairs, key=lambda p: natural(str(p.image))), problems
 
 
 def _patient_folders(pairs: list[_Pair]) -> bool:
-    """Whether folders stand for patients: several of them below any train or test folder, not all with one split name."""
+    """Whether folders stand for patients: every pair lies in one, and they are not just train and test."""
     last = {p.place[-1] if p.place else "" for p in pairs}
     named = {name for name in last if name and name.lower() not in _SPLITS}
     return len(named) > 1 and "" not in last and not (last - named)
@@ -150,5 +158,7 @@ def _unique(cases: list[CaseSource], pairs: list[_Pair]) -> list[CaseSource]:
         while unique in taken:
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
-        result.append(CaseSource(case=unique, patient=case.patient, sequences=case.sequences, masks=case.masks, split=case.split))
+        result.append(
+            CaseSource(case=unique, patient=case.patient, sequences=case.sequences, masks=case.masks, split=case.split)
+        )
     return result

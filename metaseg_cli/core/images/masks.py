@@ -57,7 +57,7 @@ def _from_palette(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
     """Palette indices are labels when index 0 is the black background; otherwise black is background by colour."""
     index = np.asarray(picture).astype(np.uint8)
     colours = np.asarray(picture.convert("RGB"))
-    black = (colours.max(axis=-1) == 0)
+    black = colours.max(axis=-1) == 0
     if not index[~black].size or (index[black] == 0).all():
         values = np.unique(index)
         if len(values) == 2 and values[0] == 0:

@@ -47,9 +47,7 @@ def read_picture(path: Path) -> Volume:
         array = _through_tifffile(path)
     else:
         array = _channels(ImageOps.exif_transpose(picture), notes)[:, None]
-    return Volume(
-        array=array, spacing_mm=None, source=path, exif_orientation=orientation, notes=tuple(notes)
-    )
+    return Volume(array=array, spacing_mm=None, source=path, exif_orientation=orientation, notes=tuple(notes))
 
 
 def _is_deep_colour(picture: Image.Image) -> bool:
@@ -66,10 +64,7 @@ def _through_tifffile(path: Path) -> NDArray[Any]:
             array, axes = file.series[0].asarray(), file.series[0].axes
     except (tifffile.TiffFileError, ValueError, OSError) as error:
         raise InputError(f"damaged ({error})", where=path, remedy="copy it again from its source") from error
-    if axes.endswith("S"):
-        array = np.moveaxis(array, -1, 0)[:3]
-    else:
-        array = array[None]
+    array = np.moveaxis(array, -1, 0)[:3] if axes.endswith("S") else array[None]
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4:
@@ -81,7 +76,9 @@ def _channels(picture: Image.Image, notes: list[str]) -> NDArray[Any]:
     """``(C, Y, X)``: grey or red, green, blue."""
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         notes.append("transparency ignored")
-        picture = picture.convert("LA" if picture.mode == "LA" else "RGBA").convert("L" if picture.mode == "LA" else "RGB")
+        picture = picture.convert("LA" if picture.mode == "LA" else "RGBA").convert(
+            "L" if picture.mode == "LA" else "RGB"
+        )
     if picture.mode == "P":
         picture = picture.convert("RGB")
         bands = np.asarray(picture)

@@ -27,4 +27,8 @@ def read_image(path: Path) -> Volume:
     if suffix_of(path) in VOLUMES:
         return read_volume(path)
     formats = ", ".join(s[1:] for s in PICTURES + VOLUMES)
-    raise InputError(f"not a format that metaseg reads ({suffix_of(path) or 'no suffix'})", where=path, remedy=f"convert it to one of {formats}")
+    raise InputError(
+        f"not a format that metaseg reads ({suffix_of(path) or 'no suffix'})",
+        where=path,
+        remedy=f"convert it to one of {formats}",
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, read_image
-from metaseg_cli.core.inference.device import choose_device, choose_precision
+from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.metrics import Lesion, describe_lesions
 from metaseg_cli.core.model_file import ModelCard, load_model_file
@@ -39,10 +39,8 @@ class Model:
     """A network with its card, ready to predict. Made by ``load_model``."""
 
     def __init__(self, network: nn.Module, card: ModelCard, device: torch.device, path: Path) -> None:
-        self.network, self.card, self.device, self.path = network, card, device, path
+        self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
-        if card.dims == 2 and card.norm != "instance":
-            self.network = network.to(memory_format=torch.channels_last)
 
     def predict(
         self, scan: Path | str | NDArray[np.generic] | Mapping[str, Path | str] | Volume, threshold: float | None = None
@@ -68,7 +66,9 @@ class Model:
         ).numpy()
         return values
 
-    def interpret(self, volume: Volume, probabilities: NDArray[np.float32], threshold: float | None = None) -> Prediction:
+    def interpret(
+        self, volume: Volume, probabilities: NDArray[np.float32], threshold: float | None = None
+    ) -> Prediction:
         """Masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean at *threshold*."""
         settings = Postprocessing(
             threshold=self.card.threshold if threshold is None else threshold,
@@ -94,7 +94,9 @@ class Model:
         if array.ndim == 3:
             array = array[:, None]
         if array.ndim != 4:
-            raise InputError(f"an array of shape {array.shape} is not an image", remedy="pass (C, Z, Y, X) or (C, Y, X)")
+            raise InputError(
+                f"an array of shape {array.shape} is not an image", remedy="pass (C, Z, Y, X) or (C, Y, X)"
+            )
         if not np.isfinite(array).all():
             raise InputError("the array holds values that are not finite", remedy="replace NaN and Inf first")
         return Volume(array=array, spacing_mm=None, source=Path("array"))

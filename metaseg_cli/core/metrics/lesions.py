@@ -19,7 +19,7 @@ POLICY = {
 
 @dataclass(frozen=True)
 class Matching:
-    """Which lesions of a reference were found. ``found[i]`` for reference lesion i + 1, ``false[j]`` for prediction j + 1."""
+    """Which lesions were found: ``found[i]`` of reference lesion i + 1, ``false[j]`` of predicted lesion j + 1."""
 
     found: tuple[bool, ...]
     false: tuple[bool, ...]
@@ -119,13 +119,14 @@ def describe_lesions(
     for region in regionprops(labels):
         n = int(region.num_pixels)
         z0, y0, x0, z1, y1, x1 = region.bbox
+        z, y, x = region.centroid
         lesions.append(
             Lesion(
                 number=0,
                 voxels=n,
                 volume_mm3=n * voxel if spacing_mm else None,
                 equivalent_diameter=2 * math.sqrt(n * area / math.pi) if flat else (6 * n * voxel / math.pi) ** (1 / 3),
-                centroid_voxel=tuple(float(c) for c in region.centroid),
+                centroid_voxel=(float(z), float(y), float(x)),
                 box=((z0, z1), (y0, y1), (x0, x1)),
                 confidence=None if probability is None else float(probability[region.slice][region.image].mean()),
             )

@@ -145,5 +145,7 @@ def initialise(model: nn.Module, slope: float) -> None:
 def set_foreground_prior(heads: nn.ModuleList, prior: float) -> None:
     """Let every head start by answering *prior* everywhere (Lin et al. 2017, §4.1), since lesion voxels are rare."""
     for head in heads:
+        assert isinstance(head.weight, Tensor)
+        assert isinstance(head.bias, Tensor)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.constant_(head.bias, -math.log((1 - prior) / prior))

@@ -6,6 +6,7 @@ import difflib
 
 from metaseg_cli.errors import ConfigError
 
+DEFAULT_WIDTHS = (32, 64, 128, 256, 512)
 MODEL_NAMES = ("attention-unet", "nested-unet")
 _ALIASES = {
     "attention-unet": "attention-unet",

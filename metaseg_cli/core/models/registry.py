@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.blocks import (
     LEAKY_SLOPE,
@@ -14,11 +12,10 @@ from metaseg_cli.core.models.blocks import (
     initialise,
     set_foreground_prior,
 )
-from metaseg_cli.core.models.names import model_name
+from metaseg_cli.core.models.names import DEFAULT_WIDTHS, model_name
 from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.errors import ConfigError
 
-DEFAULT_WIDTHS = (32, 64, 128, 256, 512)
 _CLASSES: dict[str, type[AttentionUNet] | type[NestedUNet]] = {
     "attention-unet": AttentionUNet,
     "nested-unet": NestedUNet,
@@ -37,7 +34,7 @@ def build_model(
     strides: Sequence[int | Sequence[int]] | None = None,
     deep_supervision: bool = True,
     foreground_prior: float = 0.01,
-) -> nn.Module:
+) -> AttentionUNet | NestedUNet:
     """Build a network with fresh weights.
 
     *widths* are the channels per level, finest first; *strides* the poolings between them (2 on every axis by

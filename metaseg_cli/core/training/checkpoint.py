@@ -27,7 +27,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError("this run has no checkpoint", where=path.parent, remedy="start it anew without --resume") from None
+        raise InputError(
+            "this run has no checkpoint", where=path.parent, remedy="start it anew without --resume"
+        ) from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise InputError(
             f"the checkpoint cannot be read ({str(error).splitlines()[0]})", where=path, remedy="start the run anew"

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import CaseRecord, Prepared
+from metaseg_cli.core.inference.device import lay_out, memory_format
 from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.losses import build_loss, deep_supervision_loss
 from metaseg_cli.core.model_file import ModelCard, save_model
+from metaseg_cli.core.models.attention_unet import AttentionUNet
+from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.sampling import PatchSampler
@@ -72,7 +75,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a finished training is: its last state, the chosen post-processing and the score with it (None: not validated)."""
+    """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
 
     state: State
     postprocessing: Postprocessing
@@ -288,17 +291,11 @@ class Trainer:
             for record in self.validation
         ]
 
-    def _laid_out(self, model: nn.Module) -> nn.Module:
-        # Measured: batch norm runs faster channels-last, instance norm does not (docs/concepts/performance.md).
-        model = model.to(self.device)
-        if self.plan.dims == 2 and self.card.norm != "instance":
-            model = model.to(memory_format=torch.channels_last)
-        return model
+    def _laid_out(self, model: AttentionUNet | NestedUNet) -> AttentionUNet | NestedUNet:
+        return lay_out(model.to(self.device), self.plan.dims, self.card.norm)
 
     def _image_laid_out(self, image: Tensor) -> Tensor:
-        if self.plan.dims == 2 and self.card.norm != "instance":
-            return image.contiguous(memory_format=torch.channels_last)
-        return image
+        return image.contiguous(memory_format=memory_format(self.plan.dims, self.card.norm))
 
     def _elapsed(self) -> float:
         return self.state.seconds + self.clock() - self.began
@@ -339,7 +336,9 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
                 # As JSON: numpy's states hold integers of 128 bits.
                 "random": json.dumps([self.sampler.state(), self.augment_rng.bit_generator.state]),
-                "state": json.dumps({**vars(state), "seconds": self._elapsed(), "history": [vars(r) for r in state.history]}),
+                "state": json.dumps(
+                    {**vars(state), "seconds": self._elapsed(), "history": [vars(r) for r in state.history]}
+                ),
             },
         )
 

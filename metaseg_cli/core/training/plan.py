@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from metaseg_cli.core.cache import CaseRecord, Prepared
-from metaseg_cli.core.models.names import model_name
+from metaseg_cli.core.models.names import DEFAULT_WIDTHS, model_name
 from metaseg_cli.errors import ConfigError
 
 # One voxel in this many is foreground when the plan knows nothing (Lin et al. 2017).
@@ -16,6 +16,8 @@ _PRIOR = 0.01
 _SMALLEST_MAP = 4  # no pooling to fewer voxels per axis
 _PATCH_2D = 160
 _PATCH_3D = 64
+_VOXELS = {2: 8 * 160 * 160, 3: 2 * 64**3}  # per step
+_SLICES_FOR_3D = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,33 +46,36 @@ def make_plan(
     iterations_per_epoch: int | None = None,
 ) -> Plan:
     """Decide for *cases* of *prepared*; what is given is taken as it is. Raises ConfigError."""
-    name = model_name(model)
+    model_name(model)
     reasons = []
     shape = np.median([case.shape for case in cases], axis=0)
     if dims is None:
-        dims = 3 if prepared.kind == "volumes" and shape[0] >= 16 else 2
-        reasons.append(f"{dims}D: " + ("volumes of enough slices" if dims == 3 else f"{prepared.kind} of few slices" if prepared.kind == "volumes" else "pictures"))
+        dims = 3 if prepared.kind == "volumes" and shape[0] >= _SLICES_FOR_3D else 2
+        reasons.append(f"{dims}D: {prepared.kind} of {int(shape[0])} slices (median)")
     patch = _patch(shape, dims, patch_size)
-    reasons.append(f"patch {'×'.join(map(str, patch[-dims:]))}: median case {'×'.join(str(int(n)) for n in shape)}")
-    given = tuple(widths) if widths else (32, 64, 128, 256, 512)
+    reasons.append(f"patch {_times(patch[-dims:])}: median case {_times(shape)}")
+    given = tuple(widths) if widths else DEFAULT_WIDTHS
     strides = _strides(patch[-dims:], len(given) - 1)
     used = given[: len(strides) + 1]
     if widths and len(used) < len(given):
-        raise ConfigError(f"{len(given)} widths are too many for a patch of {patch}", remedy="name fewer widths")
-    reasons.append(f"{len(used)} levels: down to {'×'.join(str(p // s) for p, s in zip(patch[-dims:], np.prod(strides, axis=0), strict=True))}")
+        raise ConfigError(
+            f"{len(given)} widths are too many for a patch of {_times(patch)}", remedy="name fewer widths"
+        )
+    reasons.append(f"{len(used)} levels: down to {_times(np.array(patch[-dims:]) // np.prod(strides, axis=0))}")
     if batch_size is None:
         # About as many voxels per step whatever the patch: small batches take more steps in the same time.
-        voxels = 8 * 160 * 160 if dims == 2 else 2 * 64**3
+        voxels = _VOXELS[dims]
         batch_size = int(np.clip(voxels // int(np.prod(patch)), 2, 32))
-        reasons.append(f"batch {batch_size}: {voxels // 1000} thousand voxels a step")
+        reasons.append(f"batch {batch_size}: about {voxels // 1000} thousand voxels a step")
     if iterations_per_epoch is None:
-        units = sum(case.shape[0] for case in cases) if dims == 2 else len(cases) * max(1, int(np.prod(np.maximum(1, shape / patch))))
-        iterations_per_epoch = int(np.clip(-(-units // batch_size), 10, 250))
-        reasons.append(f"{iterations_per_epoch} steps an epoch: {units} {'slices' if dims == 2 else 'patches'}")
-    foreground = sum(sum(case.lesion_voxels) for case in cases) / max(1, sum(int(np.prod(case.shape)) for case in cases))
+        patches_per_case = [np.prod(np.maximum(1, np.array(case.shape) / patch)) for case in cases]
+        patches = int(sum(case.shape[0] for case in cases) if dims == 2 else sum(patches_per_case))
+        iterations_per_epoch = int(np.clip(-(-patches // batch_size), 10, 250))
+        reasons.append(f"{iterations_per_epoch} steps an epoch: {patches} {'slices' if dims == 2 else 'patches'}")
+    voxels_of_cases = sum(int(np.prod(case.shape)) for case in cases)
+    foreground = sum(sum(case.lesion_voxels) for case in cases) / max(1, voxels_of_cases)
     prior = float(np.clip(foreground, 1e-4, 0.2)) if foreground else _PRIOR
     reasons.append(f"prior {prior:.4f}: share of foreground voxels")
-    del name
     return Plan(
         dims=dims,
         patch=patch,
@@ -81,6 +86,10 @@ def make_plan(
         foreground_prior=prior,
         reasons=tuple(reasons),
     )
+
+
+def _times(sizes: Iterable[float]) -> str:
+    return "×".join(str(int(size)) for size in sizes)
 
 
 def _patch(shape: np.ndarray, dims: int, given: Sequence[int] | None) -> tuple[int, int, int]:
@@ -105,5 +114,5 @@ def _strides(patch: Sequence[int], most: int) -> tuple[tuple[int, ...], ...]:
         strides.append(step)
         size = [n // s for n, s in zip(size, step, strict=True)]
     if not strides:
-        raise ConfigError(f"a patch of {'×'.join(map(str, patch))} is too small for a U-Net", remedy="use larger images")
+        raise ConfigError(f"a patch of {_times(patch)} is too small for a U-Net", remedy="use larger images")
     return tuple(strides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,14 @@ class CaseProbabilities:
 
 
 def probabilities_of(
-    model: nn.Module, prepared: Prepared, record: CaseRecord, *, dims: int, patch: Sequence[int], device: torch.device, precision: str
+    model: nn.Module,
+    prepared: Prepared,
+    record: CaseRecord,
+    *,
+    dims: int,
+    patch: Sequence[int],
+    device: torch.device,
+    precision: str,
 ) -> CaseProbabilities:
     """Run *model* over one whole prepared case."""
     image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).to(device).float()
@@ -66,7 +74,7 @@ class _Components:
 
     voxels: NDArray[np.int64]  # of each component
     hits: NDArray[np.int64]  # of them on the reference
-    touching: NDArray[np.int64]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
+    touching: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
     reference_voxels: int
     reference_lesions: int
 
@@ -90,9 +98,7 @@ def _components(case: CaseProbabilities, threshold: float) -> list[_Components]:
     return result
 
 
-def _score(
-    cases: Sequence[CaseProbabilities], found: Sequence[list[_Components]], smallest: int
-) -> ValidationScore:
+def _score(cases: Sequence[CaseProbabilities], found: Sequence[list[_Components]], smallest: int) -> ValidationScore:
     pooled: dict[tuple[str, int], Confusion] = {}
     tp = fp = fn = 0
     for case, regions in zip(cases, found, strict=True):
