@@ -25,7 +25,7 @@ def reference() -> str:
         "# Every setting",
         "",
         "Made by `python docs/make_reference.py` from `metaseg_cli/config.py`. In a YAML file for `--config` the names",
-        "are those of the options, without the dashes in front. Every command also takes `--config`, `--quiet`, `--json`.",
+        "are those of the options, without the dashes. Every command also takes `--config`, `--quiet` and `--json`.",
     ]
     for command, kind in COMMANDS.items():
         parts += [

@@ -10,7 +10,7 @@ from torch import nn
 
 from metaseg_cli.core.models import MODEL_NAMES, build_model, model_name
 from metaseg_cli.core.models.attention_unet import AttentionGate
-from metaseg_cli.core.models.blocks import Style
+from metaseg_cli.core.models.blocks import Style, fold_batch_norms
 from metaseg_cli.errors import ConfigError
 
 TINY = (4, 8, 16)
@@ -90,6 +90,18 @@ def test_a_network_runs_in_channels_last(name: str) -> None:
     expected = model(x)
     laid_out = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(laid_out, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+@every_dims
+def test_folding_the_norms_changes_nothing_but_time(name: str, dims: int) -> None:
+    model = tiny(name, dims).train()
+    for _ in range(3):
+        model(image(dims))  # running statistics that differ from the initial ones
+    expected = model.eval()(image(dims))
+    folded = fold_batch_norms(model)
+    assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    torch.testing.assert_close(folded(image(dims)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def _read_channels(paths: Sequence[Path], settings: CacheSettings) -> Volume:
     array = np.concatenate([volume.array for volume in volumes])
     if array.shape[0] != len(settings.channels):
         raise InputError(
-            f"it has {array.shape[0]} channel(s), the data set {len(settings.channels)}: {', '.join(settings.channels)}",
+            f"it has {array.shape[0]} channel(s), the others {len(settings.channels)}: {', '.join(settings.channels)}",
             where=first.source,
             remedy="keep images of one kind in one folder",
         )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaseg_cli.core.models import build_model
+from metaseg_cli.core.models.blocks import fold_batch_norms
 
 WIDTHS = (32, 64, 128, 256, 512)
 
@@ -55,8 +56,9 @@ def training_step(model: nn.Module, x: Tensor, target: Tensor, bf16: bool) -> Ca
 
 
 def inference(model: nn.Module, x: Tensor, bf16: bool) -> Callable[[], None]:
+    model.eval()
+
     def step() -> None:
-        model.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             model(x)
 
@@ -90,11 +92,11 @@ def main() -> None:
                         model.to(memory_format=layout)
                         image = x.to(memory_format=layout)
                         bf16 = precision == "bf16"
-                        step = (
-                            inference(model, image, bf16)
-                            if kind == "inference"
-                            else training_step(model, image, target, bf16)
-                        )
+                        if kind == "training step":
+                            step = training_step(model, image, target, bf16)
+                        else:
+                            # metaseg predict folds the norms into the convolutions
+                            step = inference(fold_batch_norms(model.eval()) if who == "metaseg" else model, image, bf16)
                         steps[who, str(layout).removeprefix("torch.")] = step
                 for step in steps.values():
                     step()

@@ -16,6 +16,7 @@ from metaseg_cli.core.inference.device import choose_device, choose_precision, l
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.metrics import Lesion, describe_lesions
 from metaseg_cli.core.model_file import ModelCard, load_model_file
+from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.preprocessing import normalise
 from metaseg_cli.errors import InputError
@@ -141,4 +142,4 @@ def load_model(path: Path | str, device: str = "auto") -> Model:
     """Load a model file for prediction. Raises ModelFileError."""
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
-    return Model(network, card, chosen, Path(path))
+    return Model(fold_batch_norms(network), card, chosen, Path(path))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from metaseg_cli.errors import ConfigError
 
@@ -90,6 +92,21 @@ class ConvBlock(nn.Sequential):
             norm(style, outputs),
             activation(style),
         )
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Put every batch norm that follows a convolution into that convolution's weights; for prediction only.
+
+    The running statistics are constants then, and a pass over every map is saved.
+    """
+    for block in model.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for i, (layer, following) in enumerate(itertools.pairwise(block)):
+            if isinstance(following, (nn.BatchNorm2d, nn.BatchNorm3d)):
+                block[i] = fuse_conv_bn_eval(layer, following)
+                block[i + 1] = nn.Identity()
+    return model
 
 
 def full_strides(dims: int, levels: int, strides: Sequence[int | Sequence[int]] | None) -> tuple[Stride, ...]:
