@@ -103,7 +103,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         if not isinstance(block, nn.Sequential):
             continue
         for i, (layer, following) in enumerate(itertools.pairwise(block)):
-            if isinstance(following, (nn.BatchNorm2d, nn.BatchNorm3d)):
+            if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and isinstance(following, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 block[i] = fuse_conv_bn_eval(layer, following)
                 block[i + 1] = nn.Identity()
     return model
