@@ -41,6 +41,22 @@ def test_focal_equals_the_papers_formula_in_double_precision(
     torch.testing.assert_close(focal_loss(*pair, gamma=gamma, alpha=alpha).double(), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_losses_equal_those_of_an_independent_library(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from monai.losses import DiceLoss, FocalLoss, TverskyLoss
+
+    logits, target = pair
+    for gamma, alpha in ((2.0, None), (1.5, 0.25)):
+        other = FocalLoss(gamma=gamma, alpha=alpha, use_softmax=False)(logits, target)
+        torch.testing.assert_close(focal_loss(logits, target, gamma, alpha), other, rtol=1e-5, atol=1e-7)
+    dice = DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)(logits, target)
+    torch.testing.assert_close(dice_loss(logits, target), dice)
+    tversky = TverskyLoss(sigmoid=True, batch=True, alpha=0.3, beta=0.7, smooth_nr=1.0, smooth_dr=1.0)
+    per_region = [1 - tversky(logits[:, i : i + 1], target[:, i : i + 1]) for i in range(2)]
+    expected = torch.stack([(1 - index) ** (1 / 1.5) for index in per_region]).mean()
+    torch.testing.assert_close(focal_tversky_loss(logits, target, gamma=1.5), expected)
+
+
 def test_positives_reduction_divides_by_the_foreground(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, target = pair
     total = focal_loss(logits, target) * logits.numel()

@@ -3,7 +3,7 @@
     python tests/benchmarks/networks.py [--rounds 5] [--size 256] [--batch 4] [--only nested] [--norm batch]
 
 Every network runs in both memory formats; the better one counts. Rounds are interleaved, so that a machine that
-slows down slows all of them; medians are printed. MONAI is needed (``pip install monai``).
+slows down slows all of them; medians are printed. MONAI comes with the ``test`` extra.
 """
 
 from __future__ import annotations
