@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from metaseg_cli.config import Setting, settings_of
-from metaseg_cli.errors import ConfigError
+from metaseg_cli.errors import ConfigError, Interrupted
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file of settings; what is typed goes before it.", metavar="FILE")
@@ -50,7 +50,12 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
                     value = _numbers(value, name)
                 if value is not None:
                     typed[name] = value
-            command(typed=typed, **given)
+            try:
+                command(typed=typed, **given)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    "interrupted; what is finished is kept", remedy="run the same command again"
+                ) from None
 
         every = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*parameters, *own)]
         wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]

@@ -91,11 +91,11 @@ def test_a_missing_prediction_counts_as_missed_never_as_absent(tmp_path: Path) -
     assert {p.file.name for p in result.problems} == {"b.png", "extra.png"}
 
 
-def test_masks_of_another_size_are_named(tmp_path: Path) -> None:
+def test_masks_of_another_size_are_named_and_count_as_missed(tmp_path: Path) -> None:
     truth = masks(tmp_path / "truth", a=square(3), b=square(3))
     mine = masks(tmp_path / "mine", a=square(3)[:20], b=square(3))
     result = run(predictions=mine, references=truth, out=tmp_path / "out")
-    assert [c.case for c in result.cases] == ["b"]
+    assert {c.case: c.regions["metastasis"]["dice"] for c in result.cases} == {"a": 0.0, "b": 1.0}
     assert "size" in result.problems[0].reason
 
 

@@ -165,6 +165,16 @@ def test_a_discs_diameter_in_a_picture_is_its_diameter() -> None:
     assert describe_lesions(disc, (5.0, 0.5, 0.5))[0].equivalent_diameter == pytest.approx(20, abs=0.5)
 
 
+def test_a_picture_without_a_slice_axis_is_described_like_one_slice() -> None:
+    mask, _ = masks(5, (30, 40), 0.05)
+    probability = np.random.default_rng(2).random(mask.shape)
+    assert describe_lesions(mask, None, probability) == describe_lesions(mask[None], None, probability[None])
+
+
+def test_nothing_to_describe_is_no_lesion() -> None:
+    assert describe_lesions(np.zeros((3, 8, 8)), (1.0, 1.0, 1.0), np.zeros((3, 8, 8))) == []
+
+
 def test_volumes_are_ml_with_spacing_and_voxels_without() -> None:
     r, p = np.ones((10, 10, 10)), np.zeros((10, 10, 10))
     assert score(r, p, (1.0, 1.0, 1.0))["volume_ml_reference"] == pytest.approx(1.0)
@@ -181,6 +191,11 @@ def test_patients_pool_by_adding_their_counts() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(InputError, match="shape"):
         score(np.zeros((3, 3)), np.zeros((3, 4)))
+
+
+def test_channels_are_not_taken_for_an_axis_of_the_image() -> None:
+    with pytest.raises(InputError, match="4 axes"):
+        score(np.zeros((1, 2, 3, 3)), np.zeros((1, 2, 3, 3)))
 
 
 def test_unknown_protocols_are_refused() -> None:
@@ -204,3 +219,9 @@ def test_the_interval_is_that_of_an_independent_resampling() -> None:
 
     other = bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
     assert (low, high) == pytest.approx((other.low, other.high), abs=0.01)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+def test_a_value_without_a_number_is_never_dropped_from_a_mean(missing: float | None) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap_mean([0.5, missing], ["a", "b"])

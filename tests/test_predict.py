@@ -101,6 +101,16 @@ def test_scans_of_one_name_from_two_folders_do_not_collide(trained: Path, scan: 
     assert sorted(s.mask.name for s in result.scans) == ["one_scan_mask.png", "two_scan_mask.png"]
 
 
+def test_a_folder_means_its_scans_not_its_masks(trained: Path, raw: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path / "a", raw / "train" / "patient001")
+    assert sorted(s.source.name for s in result.scans) == [f"patient001_{i:02d}.png" for i in (1, 2, 3, 4)]
+    for kind, ending in (("images", ""), ("masks", "_mask")):
+        (tmp_path / "pairs" / kind).mkdir(parents=True)
+        shutil.copy(raw / "train" / "patient001" / f"patient001_01{ending}.png", tmp_path / "pairs" / kind / "one.png")
+    result = run(trained, tmp_path / "b", tmp_path / "pairs")
+    assert [str(s.source.relative_to(tmp_path)) for s in result.scans] == ["pairs/images/one.png"]
+
+
 def test_probabilities_are_written_when_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
     result = run(trained, tmp_path, scan, probabilities=True)
     with Image.open(tmp_path / "patient001_02_probability.png") as picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,41 +152,79 @@ def _folders(predictions: Path, references: Path, problems: list[Problem], progr
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
-    truth = _by_stem(references)
-    found = _by_stem(predictions)
+    true_masks, found_masks = _masks_in(references), _masks_in(predictions)
+    repeated = _repeated(true_masks) | _repeated(found_masks)
+    truth, found = _by_name(references, true_masks, repeated), _by_name(predictions, found_masks, repeated)
     if not truth:
         raise InputError("no mask in this folder", where=references, remedy="name a folder of masks")
     for stem in sorted(set(found) - set(truth)):
-        problems.append(Problem(file=found[stem], reason="no reference of this name", remedy="it was not scored"))
+        problems.append(Problem(file=found[stem][0], reason="no reference of this name", remedy="it was not scored"))
     progress.start("evaluating", len(truth))
-    for stem, path in sorted(truth.items()):
+    for stem, paths in sorted(truth.items()):
+        path = paths[0]
         try:
+            path = _the_mask(paths)
             reference = read_mask(path)
-            r = reference.array[0] > 0
-            if stem in found:
-                prediction = read_mask(found[stem])
-                p = prediction.array[0] > 0
-                if p.shape != r.shape:
-                    raise InputError(
-                        f"its size {p.shape} is not the reference's {r.shape}", where=found[stem], remedy="resample it"
-                    )
-            else:
-                problems.append(
-                    Problem(file=path, reason="no prediction of this name", remedy="it was counted as wholly missed")
-                )
-                p = np.zeros_like(r)
-            yield _scored(stem, stem, {"metastasis": (r, p)}, reference.spacing_mm, None)
         except MetasegError as error:
             where = error.where if isinstance(error.where, Path) else path
             problems.append(Problem(file=where, reason=error.what, remedy=error.remedy))
+            progress.advance(1, stem)
+            continue
+        r = reference.array[0] > 0
+        p = np.zeros_like(r)
+        try:
+            if stem not in found:
+                raise InputError("no prediction of this name", where=path, remedy="predict it")
+            mine = _the_mask(found[stem])
+            predicted = read_mask(mine).array[0] > 0
+            if predicted.shape != r.shape:
+                raise InputError(
+                    f"its size {predicted.shape} is not the reference's {r.shape}", where=mine, remedy="resample it"
+                )
+            p = predicted
+        except MetasegError as error:
+            # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
+            where = error.where if isinstance(error.where, Path) else path
+            remedy = f"{error.remedy}; the case was counted as wholly missed"
+            problems.append(Problem(file=where, reason=error.what, remedy=remedy))
+        yield _scored(stem, stem, {"metastasis": (r, p)}, reference.spacing_mm, None)
         progress.advance(1, stem)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Mask files under *folder* by what their stems have in common with those of another tool."""
+def _masks_in(folder: Path) -> list[Path]:
+    """Mask files anywhere under *folder*, without what ``predict`` writes beside them."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_image_file(p) and not p.name.startswith(".")]
-    masks = [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
-    return {stem_of(p).removesuffix("_mask"): p for p in masks}
+    return [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
+
+
+def _name(path: Path) -> str:
+    """What the stem has in common with that of another tool's mask."""
+    return stem_of(path).removesuffix("_mask")
+
+
+def _repeated(masks: list[Path]) -> set[str]:
+    """Names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
+    places = {(path.parent, _name(path)) for path in masks}
+    return {name for name, count in Counter(name for _, name in places).items() if count > 1}
+
+
+def _by_name(folder: Path, masks: list[Path], repeated: set[str]) -> dict[str, list[Path]]:
+    """*masks* by name; by folder and name where the name alone would mix up several cases."""
+    result: dict[str, list[Path]] = {}
+    for path in masks:
+        name = _name(path)
+        key = (path.relative_to(folder).parent / name).as_posix() if name in repeated else name
+        result.setdefault(key, []).append(path)
+    return result
+
+
+def _the_mask(paths: list[Path]) -> Path:
+    """The mask among files of one name: ``a_mask.tif`` beside its scan ``a.tif``. Raises InputError when unclear."""
+    masks = [p for p in paths if stem_of(p).endswith("_mask")] or paths
+    if len(masks) > 1:
+        names = ", ".join(p.name for p in masks)
+        raise InputError(f"several masks of one name ({names})", where=masks[0], remedy="keep one; it was not scored")
+    return masks[0]
 
 
 def _scored(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any
 import metaseg_cli
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
-from metaseg_cli.core.datasets import Problem
+from metaseg_cli.core.datasets import Problem, scans_in
 from metaseg_cli.core.images import is_image_file, read_image, stem_of, suffix_of, write_mask, write_volume
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures
 
-_MASK_ENDINGS = ("_mask", "_overlay", "_probability")
+_OUR_ENDINGS = ("_mask", "_overlay", "_probability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +91,7 @@ def _scans(inputs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     problems: list[Problem] = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(
-                p
-                for p in path.rglob("*")
-                if p.is_file()
-                and is_image_file(p)
-                and not p.name.startswith(".")
-                and not stem_of(p).endswith(_MASK_ENDINGS)
-            )
+            inside = [p for p in scans_in(path) if not stem_of(p).endswith(_OUR_ENDINGS)]
             if not inside:
                 problems.append(Problem(file=path, reason="no image in this folder", remedy="name a folder with scans"))
             scans += inside
@@ -241,11 +234,5 @@ def _write_tables(result: PredictResult) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(row for scan in result.scans for row in lesion_rows(scan.source, scan.prediction))
-    _write(result.out / "lesions.csv", text.getvalue())
-    _write(result.out / "predictions.json", json.dumps(as_document(result), indent=1, allow_nan=False))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text_whole(result.out / "lesions.csv", text.getvalue())
+    write_text_whole(result.out / "predictions.json", json.dumps(as_document(result), indent=1, allow_nan=False))

@@ -1,4 +1,4 @@
-"""Start the bundled Streamlit app and stay with it until it ends."""
+"""Start the bundled Streamlit app."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "METASEG_UI_MODEL": model, "METASEG_UI_RUNS": str(config.runs.resolve())}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(APP), *flags], env=environment, stdout=subprocess.DEVNULL
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+    command = [sys.executable, "-m", "streamlit", "run", str(APP), *flags]
+    if os.name == "posix":
+        # Become Streamlit instead of starting it: whoever ends this process ends the app, however they do it.
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Streamlit's greeting; ours is enough
+        os.execve(sys.executable, command, environment)
+    return subprocess.call(command, env=environment, stdout=subprocess.DEVNULL)
 
 
 def _free_or_raise(host: str, port: int) -> None:

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import platform
 import signal
 import threading
@@ -30,6 +29,7 @@ from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.engine import EpochRecord, Trainer
 from metaseg_cli.core.training.plan import Plan, make_plan
+from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
 
@@ -81,8 +81,8 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
     log = _Log(run / "log.txt", progress)
     card = _card(prepared, training, validation, plan, config)
     if config.resume is None:
-        _write(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
-        _write(run / "environment.json", json.dumps(_environment(device, precision), indent=1))
+        write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
+        write_text_whole(run / "environment.json", json.dumps(_environment(device, precision), indent=1))
     log.say(f"run {run}")
     log.say(
         f"{card.name}, {plan.dims}D, on {device} in {precision}: {len(training)} cases train, "
@@ -125,7 +125,7 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
         images_per_second=sum(r.images_per_second for r in state.history[-5:]) / max(1, len(state.history[-5:])),
         validation_cases=len(validation),
     )
-    _write(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
     return result
 
 
@@ -215,14 +215,8 @@ def _write_history(run: Path, history: list[EpochRecord]) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(dataclasses.asdict(record) for record in history)
-    _write(run / "history.csv", text.getvalue())
+    write_text_whole(run / "history.csv", text.getvalue())
     figures.save_curves(run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 class _Log:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import metaseg_cli
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError
 
 FORMAT = 1
@@ -78,13 +78,8 @@ def patient_hash(dataset_id: str, patient: str) -> str:
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write weights and *card*; the file appears whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        metadata = {_KEY: json.dumps({"format": FORMAT, **dataclasses.asdict(card)})}
-        save_file(weights, str(temporary), metadata=metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = {_KEY: json.dumps({"format": FORMAT, **dataclasses.asdict(card)})}
+    write_whole(path, lambda to: save_file(weights, str(to), metadata=metadata))
 
 
 def read_card(path: Path) -> ModelCard:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from skimage.morphology import remove_small_objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,7 @@ def to_mask(probability: NDArray[np.float32], settings: Postprocessing) -> NDArr
     """``(Z, Y, X)`` probabilities → mask: the threshold, then components below the smallest size are dropped."""
     mask: NDArray[np.bool_] = probability >= settings.threshold
     if settings.smallest_lesion_voxels > 1 and mask.any():
-        labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        mask = (sizes >= settings.smallest_lesion_voxels)[labels]
+        mask = remove_small_objects(mask, max_size=settings.smallest_lesion_voxels - 1, connectivity=3)
     return mask
 
 

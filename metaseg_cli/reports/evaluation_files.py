@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import metaseg_cli
 from metaseg_cli.core.metrics import POLICY, Confusion, Matching, bootstrap_mean
+from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.reports import figures
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ class CaseScore:
 
 
 def summarise(cases: Sequence[CaseScore]) -> dict[str, dict[str, Any]]:
-    """Region → metric → mean over cases, bootstrap 95 % interval over patients, number of cases."""
+    """Region → metric → mean over cases, bootstrap 95 % interval over patients, number of cases.
+
+    Some cases may have a spacing and others none: a volume in ml then averages the former, one in px the latter.
+    """
     summary: dict[str, dict[str, Any]] = {}
     for region in cases[0].regions:
-        patients = [case.patient for case in cases]
         summary[region] = {}
-        for metric in cases[0].regions[region]:
-            values = [case.regions[region][metric] for case in cases]
-            mean, (low, high) = bootstrap_mean(values, patients)
+        for metric in _in_order(case.regions[region] for case in cases):
+            having = [case for case in cases if metric in case.regions[region]]
+            values = [case.regions[region][metric] for case in having]
+            mean, (low, high) = bootstrap_mean(values, [case.patient for case in having])
             summary[region][metric] = {"mean": mean, "ci95": [low, high], "n": len(values)}
     return summary
 
@@ -70,9 +73,11 @@ def write(
         "notes": list(notes),
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
     }
-    _whole(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False))
-    _whole(out / "cases.csv", _csv(_case_rows(cases)))
-    _whole(out / "lesions.csv", _csv(_lesion_rows(cases), ["case", "patient", "region", "side", "lesion", "matched"]))
+    write_text_whole(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False))
+    write_text_whole(out / "cases.csv", _csv(_case_rows(cases)))
+    write_text_whole(
+        out / "lesions.csv", _csv(_lesion_rows(cases), ["case", "patient", "region", "side", "lesion", "matched"])
+    )
     figures.save_worst_cases(out / "worst_cases.png", pictures)
 
 
@@ -103,9 +108,14 @@ def _lesion_rows(cases: Iterable[CaseScore]) -> list[dict[str, Any]]:
     return rows
 
 
+def _in_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every key of *rows* once, in the order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns) or list(rows[0]))
+    writer = csv.DictWriter(text, list(columns) or _in_order(rows))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -118,9 +128,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

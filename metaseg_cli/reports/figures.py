@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+
+from metaseg_cli.core.whole_file import write_whole
 
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -159,7 +160,7 @@ def save_curves(path: Path, history: dict[str, Sequence[float]]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-    _whole(path, lambda to: figure.savefig(to, format="png"))
+    write_whole(path, lambda to: figure.savefig(to, format="png"))
 
 
 def _grid(tiles: Sequence[Rgb], columns: int, gap: int = 6) -> Rgb:
@@ -194,13 +195,4 @@ def _font(size: int) -> Any:
 
 
 def _save(path: Path, rgb: Rgb) -> None:
-    _whole(path, lambda to: Image.fromarray(rgb).save(to, format="PNG"))
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda to: Image.fromarray(rgb).save(to, format="PNG"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from metaseg_cli.core.whole_file import write_text_whole
 
 
 def write_prepare_report(
@@ -31,6 +32,4 @@ def write_prepare_report(
         columns=list(cases[0]) if cases else [],
         pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text_whole(path, text)

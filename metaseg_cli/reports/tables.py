@@ -17,7 +17,9 @@ _MANY = 40
 
 def _table(title: str, *columns: str) -> Table:
     """A plain table; columns named with a leading > are right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+    )
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return table
@@ -111,7 +113,8 @@ def evaluate_summary(result: Any) -> list[Any]:
     """What ``metaseg evaluate`` prints: the summary, then the patients, worst first."""
     parts: list[Any] = []
     for region, metrics in result.summary.items():
-        table = _table(f"{escape(region)}, {result.what}", "metric", ">mean", ">95 % interval", ">n")
+        parts.append(f"[bold]{escape(region)}[/bold], {escape(result.what)}")
+        table = _table("", "metric", ">mean", ">95 % interval", ">n")
         for name in ("dice", "iou", "precision", "recall", "lesion_f1", "lesion_recall", "lesion_precision"):
             if name in metrics:
                 m = metrics[name]

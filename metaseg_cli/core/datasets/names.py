@@ -6,6 +6,11 @@ import re
 from pathlib import Path
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
+MASK_FOLDERS = {
+    "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",
+    "segmentations", "segmentation", "segs", "seg", "labelstr",
+}  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MASK_WORDS = (
     "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
@@ -33,6 +38,13 @@ def image_files(folder: Path) -> list[Path]:
     files = [p for p in folder.rglob("*") if suffix(p) and p.is_file()]
     visible = [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
     return sorted(visible, key=lambda p: natural(str(p.relative_to(folder))))
+
+
+def scans_in(folder: Path) -> list[Path]:
+    """The images under *folder* that are no masks: neither in a masks folder nor named as the mask of another one."""
+    files = [p for p in image_files(folder) if not any(part.lower() in MASK_FOLDERS for part in p.parent.parts)]
+    images = {(p.parent, image_key(stem(p))) for p in files if mask_key(stem(p), certain=False) is None}
+    return [p for p in files if (p.parent, mask_key(stem(p), certain=False)) not in images]
 
 
 def natural(text: str) -> tuple[tuple[int, str | int], ...]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
 from metaseg_cli.core.datasets.names import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
     PICTURES,
     image_files,
     image_key,
@@ -19,11 +21,6 @@ from metaseg_cli.core.datasets.names import (
     suffix,
 )
 
-_IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
-_MASK_FOLDERS = {
-    "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",
-    "segmentations", "segmentation", "segs", "seg",
-}  # fmt: skip
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
@@ -98,9 +95,9 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
     masks: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
     for path in image_files(root):
         folders = path.relative_to(root).parts[:-1]
-        place = tuple(f for f in folders if f.lower() not in _IMAGE_FOLDERS | _MASK_FOLDERS)
-        in_masks = any(f.lower() in _MASK_FOLDERS for f in folders)
-        in_images = any(f.lower() in _IMAGE_FOLDERS for f in folders)
+        place = tuple(f for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
+        in_masks = any(f.lower() in MASK_FOLDERS for f in folders)
+        in_images = any(f.lower() in IMAGE_FOLDERS for f in folders)
         key = None if in_images and not in_masks else mask_key(stem(path), certain=in_masks)
         if key is not None:
             masks[place, key].append(path)

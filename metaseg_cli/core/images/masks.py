@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from metaseg_cli.core.images.pictures import open_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
+from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
@@ -125,27 +125,17 @@ def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:
         shown = mask * np.uint8(255) if mask.max(initial=0) <= 1 else mask
         if mask.max(initial=0) > 1 and suffix_of(path) in _LOSSY:
             raise InputError("JPEG cannot hold several labels", where=path, remedy="use PNG images")
-        _whole(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
+        write_whole(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
     else:
-        _whole(path, lambda to: save_volume(to, mask, like))
+        write_whole(path, lambda to: save_volume(to, mask, like))
 
 
 def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
     """Write numbers 0 … 1 ``(Z, Y, X)``: float in TIFF and volumes, 16 bits (0 … 65535) in PNG."""
     if suffix_of(path) == ".png":
         scaled = np.round(array * 65535).astype(np.uint16)
-        _whole(path, lambda to: save_picture(to, list(scaled), like.exif_orientation))
+        write_whole(path, lambda to: save_picture(to, list(scaled), like.exif_orientation))
     elif is_picture(path):
-        _whole(path, lambda to: save_picture(to, list(array), like.exif_orientation))
+        write_whole(path, lambda to: save_picture(to, list(array), like.exif_orientation))
     else:
-        _whole(path, lambda to: save_volume(to, array.astype(np.float32), like))
-
-
-def _whole(path: Path, write: Any) -> None:
-    """Call *write* with a temporary name beside *path*, then rename."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(path, lambda to: save_volume(to, array.astype(np.float32), like))

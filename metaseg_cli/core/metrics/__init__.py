@@ -44,13 +44,16 @@ def score(
 ) -> dict[str, float]:
     """Every metric of two masks ``(Z, Y, X)`` or ``(Y, X)``; non-zero is foreground, *spacing_mm* in the same order.
 
-    Raises InputError when the shapes differ, ConfigError for a protocol that does not exist.
+    Raises InputError when the shapes differ or have other than 2 or 3 axes, ConfigError for a protocol that does not
+    exist.
     """
     if reference.shape != prediction.shape:
         raise InputError(
             f"reference {reference.shape} and prediction {prediction.shape} differ in shape",
             remedy="bring them onto one grid",
         )
+    if reference.ndim not in (2, 3):
+        raise InputError(f"masks with {reference.ndim} axes", remedy="give (Y, X) or (Z, Y, X), one channel at a time")
     if protocol not in (None, "default"):
         raise ConfigError(f"unknown protocol {protocol!r}", remedy="take default")
     if reference.ndim == 3 and reference.shape[0] == 1:

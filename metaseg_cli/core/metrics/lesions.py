@@ -107,29 +107,38 @@ def describe_lesions(
     spacing_mm: tuple[float, float, float] | None = None,
     probability: NDArray[np.floating[Any]] | None = None,
 ) -> list[Lesion]:
-    """The lesions of ``(Z, Y, X)``, largest first, numbered from 1 in that order."""
-    from skimage.measure import regionprops  # loads slowly, and only whoever describes lesions needs it
-
-    labels, _ = label_lesions(mask if mask.shape[0] > 1 else mask[0])
-    labels = labels.reshape(mask.shape)
+    """The lesions of ``(Z, Y, X)`` or ``(Y, X)``, largest first, numbered from 1; *spacing_mm* is always (z, y, x)."""
+    if mask.ndim == 2:
+        mask = mask[None]
+        probability = None if probability is None else probability.reshape(mask.shape)
+    labels, count = label_lesions(mask)
+    if not count:
+        return []
+    where = labels.nonzero()
+    owner = labels[where] - 1
+    sizes = np.bincount(owner, minlength=count)
+    centroids = np.stack([np.bincount(owner, weights=axis, minlength=count) / sizes for axis in where], axis=1)
+    confidences = None
+    if probability is not None:
+        confidences = np.bincount(owner, weights=probability[where], minlength=count) / sizes
+    boxes = ndimage.find_objects(labels)
     voxel = math.prod(spacing_mm) if spacing_mm else 1.0
     area = voxel / spacing_mm[0] if spacing_mm else 1.0
     flat = mask.shape[0] == 1
     lesions = []
-    for region in regionprops(labels):
-        n = int(region.num_pixels)
-        z0, y0, x0, z1, y1, x1 = region.bbox
-        z, y, x = region.centroid
+    for number, i in enumerate(np.argsort(-sizes, kind="stable"), start=1):
+        n = int(sizes[i])
+        z, y, x = (float(c) for c in centroids[i])
+        in_z, in_y, in_x = ((int(s.start), int(s.stop)) for s in boxes[i])
         lesions.append(
             Lesion(
-                number=0,
+                number=number,
                 voxels=n,
                 volume_mm3=n * voxel if spacing_mm else None,
                 equivalent_diameter=2 * math.sqrt(n * area / math.pi) if flat else (6 * n * voxel / math.pi) ** (1 / 3),
-                centroid_voxel=(float(z), float(y), float(x)),
-                box=((z0, z1), (y0, y1), (x0, x1)),
-                confidence=None if probability is None else float(probability[region.slice][region.image].mean()),
+                centroid_voxel=(z, y, x),
+                box=(in_z, in_y, in_x),
+                confidence=None if confidences is None else float(confidences[i]),
             )
         )
-    ordered = sorted(lesions, key=lambda lesion: -lesion.voxels)
-    return [Lesion(**{**vars(lesion), "number": i}) for i, lesion in enumerate(ordered, start=1)]
+    return lesions

@@ -12,15 +12,19 @@ def bootstrap_mean(
 ) -> tuple[float, tuple[float, float]]:
     """Mean over cases and its 95 % percentile interval, resampling patients (a patient's cases come and go together).
 
-    Raises ValueError for no values: a mean of nothing has no meaning.
+    Raises ValueError for no values, since a mean of nothing has no meaning, and for None, NaN and infinity: only a
+    metric's policy can say what stands for them in a mean, and leaving them out would flatter it.
     """
     if not len(values):
         raise ValueError("no values")
+    numbers = np.asarray(values, dtype=float)  # None becomes NaN
+    if not np.isfinite(numbers).all():
+        raise ValueError("values that are not finite; put in what the metric's policy says first")
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     count = int(owner.max()) + 1
-    sums = np.bincount(owner, weights=np.asarray(values, dtype=float), minlength=count)
+    sums = np.bincount(owner, weights=numbers, minlength=count)
     sizes = np.bincount(owner, minlength=count)
     drawn = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
-    return float(np.mean(values)), (float(low), float(high))
+    return float(numbers.mean()), (float(low), float(high))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write *state*; a full disk or a kill leaves the checkpoint before it untouched."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda to: torch.save(state, to))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

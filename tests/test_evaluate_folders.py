@@ -1,0 +1,184 @@
+"""Two folders of masks from any tool: which belong together, what is said of the rest, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from metaseg_cli.commands.evaluate import EvaluateResult, evaluate
+from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.progress import Silent
+from metaseg_cli.errors import InputError
+
+
+def square(at: int, size: int = 6) -> np.ndarray:
+    array = np.zeros((32, 32), np.uint8)
+    array[at : at + size, at : at + size] = 1
+    return array
+
+
+def save(path: Path, mask: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name.endswith(".nii.gz"):
+        image = sitk.GetImageFromArray(np.stack([mask, mask]))
+        image.SetSpacing((0.5, 0.5, 2.0))
+        sitk.WriteImage(image, str(path))
+    else:
+        Image.fromarray(mask * 255).save(path)
+
+
+def run(folder: Path) -> EvaluateResult:
+    """*folder* holds ``mine`` and ``truth``."""
+    config = EvaluateConfig(predictions=folder / "mine", references=folder / "truth", out=folder / "out")
+    return evaluate(config, Silent())
+
+
+def dice(result: EvaluateResult) -> dict[str, float]:
+    return {case.case: case.regions["metastasis"]["dice"] for case in result.cases}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("names", [("a.png", "b.nii.gz"), ("a.nii.gz", "b.png")])
+def test_pictures_and_volumes_may_lie_in_one_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        save(tmp_path / "truth" / name, square(3))
+        save(tmp_path / "mine" / name, square(3))
+    result = run(tmp_path)
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]["metastasis"]
+    assert summary["dice"]["n"] == 2
+    assert summary["volume_px_reference"] == {"mean": 36, "ci95": [36, 36], "n": 1}
+    assert summary["volume_ml_reference"]["mean"] == pytest.approx(2 * 36 * 0.5 / 1000)
+    rows = {row["case"]: row for row in table(tmp_path / "out" / "cases.csv")}
+    picture, volume = sorted(names, key=lambda name: name.endswith(".nii.gz"))
+    assert rows[picture[0]]["volume_ml_reference"] == rows[volume[0]]["volume_px_reference"] == ""
+    assert result.problems == ()
+
+
+def test_masks_of_one_name_in_a_folder_per_patient_are_all_scored(tmp_path: Path) -> None:
+    save(tmp_path / "truth/one/seg.png", square(3))
+    save(tmp_path / "truth/two/seg.png", square(13))
+    save(tmp_path / "mine/one/seg.png", square(3))
+    save(tmp_path / "mine/two/seg_mask.png", square(16))
+    result = run(tmp_path)
+    assert dice(result) == {"one/seg": 1.0, "two/seg": pytest.approx(2 * 9 / 72)}
+    assert result.problems == ()
+
+
+def test_predictions_of_one_name_in_two_folders_are_never_chosen_by_chance(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", square(3))
+    save(tmp_path / "mine/first/a.png", square(3))
+    save(tmp_path / "mine/second/a.png", square(20))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 0.0}
+    assert len(result.problems) == 3
+
+
+def test_a_scan_beside_its_mask_is_not_taken_for_it(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", np.ones((32, 32), np.uint8))
+    save(tmp_path / "truth/a_mask.png", square(3))
+    save(tmp_path / "mine/a.png", square(3))
+    save(tmp_path / "mine/a_overlay.png", square(9))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 1.0}
+    assert result.problems == ()
+
+
+def test_two_masks_of_one_name_are_a_problem_not_a_choice(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "truth" / name, square(3))
+        save(tmp_path / "mine" / name, square(3))
+    save(tmp_path / "truth/a.nii.gz", square(9))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 0.0, "b": 1.0}  # no cheaper than a missing one
+    assert "a.nii.gz, a.png" in result.problems[0].reason
+
+
+def test_a_damaged_prediction_is_named_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "truth" / name, square(3))
+        save(tmp_path / "mine" / name, square(3))
+    (tmp_path / "mine/a.png").write_bytes(b"\x89PNG, but no more")
+    result = run(tmp_path)
+    assert dice(result) == {"a": 0.0, "b": 1.0}  # no cheaper than a missing one
+    assert [p.file for p in result.problems] == [tmp_path / "mine/a.png"]
+
+
+def test_empty_masks_on_both_sides_are_right_and_finite(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", square(3) * 0)
+    save(tmp_path / "mine/a.png", square(3) * 0)
+    assert dice(run(tmp_path)) == {"a": 1.0}
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((tmp_path / "out/metrics.json").read_text(), parse_constant=refuse)
+    assert table(tmp_path / "out/lesions.csv") == []
+
+
+def test_every_lesion_has_its_row(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", square(2) + square(12))
+    save(tmp_path / "mine/a.png", square(3) + square(22))
+    run(tmp_path)
+    rows = table(tmp_path / "out/lesions.csv")
+    assert [(r["side"], r["lesion"], r["matched"]) for r in rows] == [
+        ("reference", "1", "1"),
+        ("reference", "2", "0"),
+        ("prediction", "1", "1"),
+        ("prediction", "2", "0"),
+    ]
+
+
+def test_odd_names_survive_the_tables(tmp_path: Path) -> None:
+    name = 'a, "b" [c\nd'
+    save(tmp_path / "truth" / f"{name}.png", square(3))
+    save(tmp_path / "mine" / f"{name}_mask.png", square(3))
+    run(tmp_path)
+    for file in ("cases.csv", "lesions.csv"):
+        assert {row["case"] for row in table(tmp_path / "out" / file)} == {name}
+
+
+def test_nothing_temporary_is_left(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", square(3))
+    save(tmp_path / "mine/a.png", square(3))
+    run(tmp_path)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "metrics.json",
+        "cases.csv",
+        "lesions.csv",
+        "worst_cases.png",
+    }
+
+
+def test_a_folder_without_masks_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "mine/a.png", square(3))
+    (tmp_path / "truth").mkdir()
+    with pytest.raises(InputError, match="truth: no mask"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_summary_prints_whatever_the_folders_are_called(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from metaseg_cli.reports.tables import evaluate_summary
+
+    folder = tmp_path / "run[" / "1]"  # reads as the end of a Rich style
+    save(folder / "truth/a.png", square(3))
+    save(folder / "mine/a.png", square(3))
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in evaluate_summary(run(folder)):
+        console.print(part)
+    text = console.export_text()
+    assert "run[/1]" in text.replace("\n", "").replace(" ", "")
+    assert max(map(len, text.splitlines())) <= 80
