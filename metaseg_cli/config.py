@@ -27,6 +27,7 @@ class Setting:
     option: str | None = None  # another name on the command line; for a positional, an option that means the same
     panel: str | None = None
     shown_default: str | None = None
+    auto: bool = False  # a number, or the word auto for None
 
 
 def settings_of(config: type) -> dict[str, tuple[Any, Setting, Any]]:
@@ -264,7 +265,13 @@ class EvaluateConfig:
     ] = None
     threshold: Annotated[
         float | None,
-        Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own"),
+        Setting(
+            help="Probability from which a voxel counts, or auto.",
+            auto=True,
+            least=0,
+            most=1,
+            shown_default="auto: the model's own",
+        ),
     ] = None
     device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto"
 
@@ -287,7 +294,13 @@ class PredictConfig:
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
     threshold: Annotated[
         float | None,
-        Setting(help="Probability from which a voxel counts.", least=0, most=1, shown_default="the model's own"),
+        Setting(
+            help="Probability from which a voxel counts, or auto.",
+            auto=True,
+            least=0,
+            most=1,
+            shown_default="auto: the model's own",
+        ),
     ] = None
     probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True

@@ -45,7 +45,8 @@ def layered(config: type[Config], file_values: dict[str, Any], typed: dict[str, 
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             raise ConfigError(f"unknown setting {key!r}", remedy=f"did you mean {near[0]!r}?")
-    converted = {key: _converted(value, known[key][0], key) for key, value in file_values.items()}
+    plain = {key: None if known[key][1].auto and value == "auto" else value for key, value in file_values.items()}
+    converted = {key: _converted(value, known[key][0], key) for key, value in plain.items()}
     return config(**{**converted, **typed})
 
 

@@ -29,6 +29,7 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
     """Give a command one option per field of *config*; it receives those that were typed as the dict ``typed``."""
     settings = settings_of(config)
     number_lists = {name for name, (kind, _, _) in settings.items() if kind == tuple[int, ...]}
+    autos = {name for name, (_, setting, _) in settings.items() if setting.auto}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "typed"]
@@ -48,6 +49,8 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
                     value = (*typed.get(name, ()), *value) or None
                 if isinstance(value, str) and name in number_lists:
                     value = _numbers(value, name)
+                if isinstance(value, str) and name in autos:
+                    value = _number_or_auto(value, name)
                 if value is not None:
                     typed[name] = value
             try:
@@ -71,7 +74,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     base = next(o for o in options if o is not type(None))
     is_list = typing.get_origin(base) is tuple
     numbers = is_list and typing.get_args(base)[0] is int
-    typer_kind = str if numbers else list[typing.get_args(base)[0]] if is_list else base  # type: ignore[misc]
+    typer_kind = str if numbers or setting.auto else list[typing.get_args(base)[0]] if is_list else base  # type: ignore[misc]
     empty: Any = None
     flag = "--" + name.replace("_", "-")
     off = base is bool and bool(default)  # only the direction that changes something is offered
@@ -80,7 +83,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     details = [", ".join(setting.choices)] if setting.choices else []
     details += [f"default: {shown}"] if shown and base is not bool else []
     help_text = ("Switch off: " if off else "") + setting.help + (f" ({'; '.join(details)})" if details else "")
-    metavar = "N,N,…" if numbers else _METAVARS.get(base)
+    metavar = "N,N,…" if numbers else "X|auto" if setting.auto else _METAVARS.get(base)
     option = typer.Option(
         option_name,
         help=help_text,
@@ -107,6 +110,14 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramet
 
 def _is_missing(default: Any) -> bool:
     return default is dataclasses.MISSING
+
+
+def _number_or_auto(text: str, name: str) -> float | None:
+    """A number, or None for ``auto``, which leaves the default."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise ConfigError(f"--{name.replace('_', '-')} {text!r} is neither a number nor auto") from None
 
 
 def _numbers(text: str, name: str) -> tuple[int, ...]:

@@ -103,6 +103,9 @@ def test_a_bad_file_in_a_batch_gives_exit_code_one_and_the_rest_is_done(
         (("predict", "scan.png"), "metaseg train"),
         (("predict",), "nothing to predict"),
         (("train", "--config", "nowhere.yaml"), "no such file"),
+        (("predict", "scan.png", "--threshold", "low"), "neither a number nor auto"),
+        (("predict", "scan.png", "--threshold", "7"), "at most 1"),
+        (("predict", "scan.png", "--threshold", "auto"), "metaseg train"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_one(

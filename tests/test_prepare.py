@@ -133,6 +133,27 @@ def test_a_second_run_reads_only_what_changed(few: Path, tmp_path: Path) -> None
         assert all(file["cases"][r.case]["image"].shape == (1, 1, 32, 40) for r in result.cases)
 
 
+def test_a_slice_that_cannot_be_read_is_said_by_every_run(raw: Path, tmp_path: Path) -> None:
+    shutil.copytree(raw / "train", tmp_path / "raw")
+    (tmp_path / "raw" / "patient001" / "patient001_02.png").write_bytes(b"broken")
+    for reused in (0, 5):
+        result = run(tmp_path / "raw", tmp_path / "out")
+        assert result.reused == reused
+        assert [p.file.name for p in result.problems] == ["patient001_02.png"]
+        assert next(r.shape[0] for r in result.cases if r.case == "patient001") == 3
+
+
+def test_slices_of_another_size_become_a_case_of_their_own(raw: Path, tmp_path: Path) -> None:
+    shutil.copytree(raw / "train", tmp_path / "raw")
+    for ending in ("", "_mask"):
+        path = tmp_path / "raw" / "patient001" / f"patient001_03{ending}.png"
+        with Image.open(path) as opened:
+            cut = np.asarray(opened)[:50]
+        picture(path, cut)
+    shapes = {r.case: r.shape for r in run(tmp_path / "raw", tmp_path / "out").cases if r.patient == "patient001"}
+    assert shapes == {"patient001": (3, 64, 64), "patient001_size2": (1, 50, 64)}
+
+
 def test_a_removed_file_leaves_the_folder(few: Path, tmp_path: Path) -> None:
     run(few, tmp_path / "out")
     for kind in ("images", "masks"):

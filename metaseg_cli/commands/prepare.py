@@ -170,13 +170,12 @@ def _cache(
 ) -> tuple[list[CaseRecord], list[Problem], list[str], int]:
     """Write what is new or changed; take the rest from the shards that are there."""
     kept = reusable_cases(config.out)
-    records = [r for source in found.cases for r in kept.get(case_key(source, settings), ())]
-    reused = len(records)
+    done = [each for source in found.cases for each in kept.get(case_key(source, settings), ())]
+    reused = len(done)
     fresh = [source for source in found.cases if case_key(source, settings) not in kept]
     if reused:
         progress.say(f"{reused} cases are unchanged and taken from {config.out}")
     problems: list[Problem] = []
-    notes: list[str] = []
     progress.start("preparing", len(fresh))
     for job, written in map_cases(
         write_shard, shard_jobs(config.out, fresh, settings), config.workers or default_workers()
@@ -187,11 +186,11 @@ def _cache(
                 for s in job.sources
             ]
         else:
-            records += [each.record for each in written if each.record]
-            problems += [p for each in written for p in each.problems]
-            notes += [n for each in written for n in each.notes]
+            done += written
         progress.advance(len(job.sources))
-    return sorted(records, key=lambda r: (r.patient, r.case)), problems, notes, reused
+    records = sorted((each.record for each in done if each.record), key=lambda r: (r.patient, r.case))
+    problems += [p for each in done for p in each.problems]
+    return records, problems, [n for each in done for n in each.notes], reused
 
 
 def _with_folds(

@@ -131,7 +131,9 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
 
 def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, shard: str) -> list[WrittenCase]:
     stacks, problems, notes = _read_stacks(source, settings)
-    results: list[WrittenCase] = [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
+    if not stacks:
+        return [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
+    results: list[WrittenCase] = []
     for number, stack in enumerate(stacks, start=1):
         case = source.case if number == 1 else f"{source.case}_size{number}"
         image = normalise(stack.image, settings.normalisation)
@@ -165,7 +167,11 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
         group.attrs["origin_mm"] = stack.geometry.origin_mm
         group.attrs["direction"] = stack.geometry.direction
         group.attrs["sources"] = json.dumps(stack.files)
-        results.append(WrittenCase(record=record))
+        # What was wrong with some of its files stays with the case: a later run that takes it from here says it too.
+        said = WrittenCase(record=record, problems=tuple(problems), notes=tuple(notes))
+        results.append(said if number == 1 else WrittenCase(record=record))
+        group.attrs["problems"] = json.dumps([[str(p.file), p.reason, p.remedy] for p in results[-1].problems])
+        group.attrs["notes"] = json.dumps(results[-1].notes)
     return results
 
 
@@ -292,18 +298,25 @@ def _lesion_index(label: NDArray[np.uint8] | None) -> dict[str, NDArray[Any]]:
     }
 
 
-def reusable_cases(folder: Path) -> dict[str, list[CaseRecord]]:
+def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
     """The cases of all published shards by key; a shard that cannot be read counts as absent."""
-    found: dict[str, list[CaseRecord]] = {}
+    found: dict[str, list[WrittenCase]] = {}
     for shard in sorted((folder / "shards").glob("*.h5")):
         try:
             with h5py.File(shard, "r") as file:
-                records = [_record(json.loads(group.attrs["record"])) for group in file.values()]
+                cases = [_stored(group) for group in file.values()]
         except (OSError, KeyError, ValueError):
             continue
-        for record in records:
-            found.setdefault(record.key, []).append(record)
+        for case in cases:
+            assert case.record is not None
+            found.setdefault(case.record.key, []).append(case)
     return found
+
+
+def _stored(group: h5py.Group) -> WrittenCase:
+    problems = [Problem(file=Path(f), reason=r, remedy=m) for f, r, m in json.loads(group.attrs["problems"])]
+    record = _record(json.loads(group.attrs["record"]))
+    return WrittenCase(record=record, problems=tuple(problems), notes=tuple(json.loads(group.attrs["notes"])))
 
 
 def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
