@@ -66,7 +66,8 @@ def test_metrics_json_has_the_promised_form(trained: Path, prepared: Path, tmp_p
     assert wanted <= set(case["regions"]["metastasis"])
     dice = document["summary"]["metastasis"]["dice"]
     assert dice["n"] == len(document["cases"])
-    assert dice["ci95"][0] <= dice["mean"] <= dice["ci95"][1]
+    low, high = dice["ci95"]
+    assert low <= dice["mean"] <= high
     rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
     assert float(rows[0]["dice"]) == pytest.approx(case["regions"]["metastasis"]["dice"])
     assert (tmp_path / "worst_cases.png").exists()

@@ -212,6 +212,13 @@ def test_the_interval_resamples_patients_not_cases() -> None:
     assert as_two_patients[1] == (0.0, 1.0)
 
 
+def test_one_patient_has_no_interval() -> None:
+    mean, (low, high) = bootstrap_mean([0.2, 0.4], ["a", "a"])
+    assert mean == pytest.approx(0.3)
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
 def test_the_interval_is_that_of_an_independent_resampling() -> None:
     values = np.random.default_rng(0).normal(0.7, 0.1, 40)
     _, (low, high) = bootstrap_mean(values, [str(i) for i in range(40)])

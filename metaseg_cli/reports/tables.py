@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,10 @@ def _number(value: Any, digits: int = 3) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.3f} – {high:.3f}" if math.isfinite(low) else "one patient"
 
 
 def problems_table(problems: Sequence[Problem]) -> list[Any]:
@@ -118,7 +123,7 @@ def evaluate_summary(result: Any) -> list[Any]:
         for name in ("dice", "iou", "precision", "recall", "lesion_f1", "lesion_recall", "lesion_precision"):
             if name in metrics:
                 m = metrics[name]
-                table.add_row(name, _number(m["mean"]), f"{m['ci95'][0]:.3f} – {m['ci95'][1]:.3f}", str(m["n"]))
+                table.add_row(name, _number(m["mean"]), _interval(*m["ci95"]), str(m["n"]))
         parts += [table, ""]
         worst = _table(
             "Patients, worst first (voxels pooled)",

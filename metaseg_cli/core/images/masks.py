@@ -95,7 +95,7 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
         return array.astype(np.uint8)
     lossless = suffix_of(path) not in _LOSSY
     if not lossless and high < _NOISE:
-        notes.append(f"nothing above compression noise (at most {high} of 255): empty mask")
+        notes.append(f"nothing above compression noise (below {_NOISE} of 255): empty mask")
         return np.zeros(array.shape, np.uint8)
     if lossless and high <= _SMALL_LABEL:
         return array.astype(np.uint8)
@@ -112,7 +112,7 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
     top = np.iinfo(array.dtype).max if array.dtype in (np.uint8, np.uint16) else high
     if high < top / 4:
         top = high
-    notes.append(f"mask with {len(values)} grey levels (compressed?): threshold at half of {top}")
+    notes.append(f"mask with many grey levels (compressed?): threshold at half of {top}")
     return (array * 2.0 >= top).astype(np.uint8)
 
 

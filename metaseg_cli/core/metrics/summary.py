@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ def bootstrap_mean(
     values: Sequence[float], patients: Sequence[str], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
     """Mean over cases and its 95 % percentile interval, resampling patients (a patient's cases come and go together).
+
+    One patient says nothing of others: the interval is then NaN to NaN.
 
     Raises ValueError for no values, since a mean of nothing has no meaning, and for None, NaN and infinity: only a
     metric's policy can say what stands for them in a mean, and leaving them out would flatter it.
@@ -22,6 +25,8 @@ def bootstrap_mean(
         raise ValueError("values that are not finite; put in what the metric's policy says first")
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     count = int(owner.max()) + 1
+    if count == 1:
+        return float(numbers.mean()), (math.nan, math.nan)
     sums = np.bincount(owner, weights=numbers, minlength=count)
     sizes = np.bincount(owner, minlength=count)
     drawn = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
