@@ -12,8 +12,8 @@ from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError
 
-_TRAINING_PATIENTS = 24
-_TEST_PATIENTS = 6
+_TRAINING_PATIENTS = 72
+_TEST_PATIENTS = 12
 _SLICES = 8
 _WIDTHS = (16, 32, 64, 128)
 _MARK = ".metaseg-demo"
@@ -57,7 +57,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1
     )
     progress.say("Preparing …")
-    prepare(PrepareConfig(raw=raw, out=out / "prepared", workers=1), progress)
+    prepare(PrepareConfig(raw=raw, out=out / "prepared", folds=10, workers=1), progress)
     progress.say(f"Training for {config.minutes:g} minute(s) …")
     trained = train(
         TrainConfig(
@@ -65,9 +65,13 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
             model=config.model,
             out=out / "runs",
             max_minutes=config.minutes,
-            epochs=50,
+            # Fewer and longer epochs than by default, and steps as large as they may be: a minute is short.
+            steps_per_epoch=60,
+            learning_rate=3e-3,
+            warmup_steps=20,
             widths=_WIDTHS,
-            patch=(128,),
+            patch=(96,),
+            batch_size=16,
             seed=config.seed,
         ),
         progress,

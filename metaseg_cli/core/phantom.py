@@ -214,7 +214,8 @@ def _metastases(
         return ()
     rough = _noise(rng, settings.shape, spacing, 7.0)
     for _ in range(int(rng.integers(settings.lesions[0], settings.lesions[1] + 1))):
-        diameter = float(np.exp(rng.uniform(*np.log(settings.diameter_mm))))
+        smallest, largest = settings.diameter_mm
+        diameter = smallest + (largest - smallest) * float(rng.beta(1.3, 2.2))  # half of them below 10 of 2 … 25 mm
         centre = inside[rng.integers(len(inside))]
         cz, cy, cx = float(z[centre[0], 0, 0]), float(y[0, centre[1], 0]), float(x[0, 0, centre[2]])
         cz += float(rng.uniform(-0.5, 0.5)) * min(spacing[0], diameter)
