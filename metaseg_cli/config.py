@@ -335,7 +335,7 @@ class DemoConfig:
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
     model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
-    minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.25
+    minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.5
     seed: Annotated[int, Setting(help="Seed of phantoms and training.", least=0)] = 0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError
 
-_TRAINING_PATIENTS = 72
+_TRAINING_PATIENTS = 80
 _TEST_PATIENTS = 12
 _SLICES = 8
 _WIDTHS = (16, 32, 64, 128)
