@@ -240,6 +240,20 @@ class TrainConfig:
         check(self)
 
 
+# Settings that several commands share.
+Device = Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")]
+Threshold = Annotated[
+    float | None,
+    Setting(
+        help="Probability from which a voxel counts, or auto.",
+        auto=True,
+        least=0,
+        most=1,
+        shown_default="auto: the model's own",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score a model on prepared cases that it has not seen, or one folder of masks against another."""
@@ -263,17 +277,8 @@ class EvaluateConfig:
     out: Annotated[
         Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
     ] = None
-    threshold: Annotated[
-        float | None,
-        Setting(
-            help="Probability from which a voxel counts, or auto.",
-            auto=True,
-            least=0,
-            most=1,
-            shown_default="auto: the model's own",
-        ),
-    ] = None
-    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    threshold: Threshold = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         check(self)
@@ -292,20 +297,11 @@ class PredictConfig:
         str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
     ] = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
-    threshold: Annotated[
-        float | None,
-        Setting(
-            help="Probability from which a voxel counts, or auto.",
-            auto=True,
-            least=0,
-            most=1,
-            shown_default="auto: the model's own",
-        ),
-    ] = None
+    threshold: Threshold = None
     probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
-    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         check(self)
