@@ -16,7 +16,7 @@ import metaseg_cli
 from metaseg_cli import config as settings
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.errors import Interrupted, MetasegError
-from metaseg_cli.options import ConfigFile, Json, Quiet, options_from
+from metaseg_cli.options import ConfigFile, Json, NumbersMayFollow, Quiet, options_from
 from metaseg_cli.terminal import TerminalProgress
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def _main(
     pass
 
 
-@app.command()
+@app.command(cls=NumbersMayFollow)
 @options_from(settings.PrepareConfig)
 def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Read a folder of images and masks, check it, and cache it for training.
@@ -60,11 +60,11 @@ def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
         _print_json(result)
     elif not quiet:
         _print(*tables.prepare_summary(result))
-    if result.problems:
+    if any(problem.left_out for problem in result.problems):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=NumbersMayFollow)
 @options_from(settings.TrainConfig)
 def train(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Train a network on a prepared folder.

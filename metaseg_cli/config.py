@@ -7,6 +7,7 @@ reference page lists them.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Setting:
     panel: str | None = None
     shown_default: str | None = None
     auto: bool = False  # a number, or the word auto for None
+    several: bool = False  # a text that may be typed as several numbers: --spacing 6.5 0.8 0.8
 
 
 def settings_of(config: type) -> dict[str, tuple[Any, Setting, Any]]:
@@ -59,6 +61,15 @@ def check(config: object) -> None:
                 )
 
 
+Cluster = Annotated[
+    str | None,
+    Setting(
+        help="Dask cluster that does the work: its scheduler's address (tcp://host:8786) or scheduler file.",
+        shown_default="this computer",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Read a folder of images and masks, check it, and cache it for training."""
@@ -66,8 +77,22 @@ class PrepareConfig:
     raw: Annotated[Path, Setting(help="Folder with images and masks.", positional=True)]
     out: Annotated[Path, Setting(help="Prepared folder to write.")] = Path("prepared")
     layout: Annotated[
-        str, Setting(help="How the folder is laid out; auto finds out.", choices=("auto", "pairs", "decathlon"))
+        str,
+        Setting(
+            help="How the folder is laid out; auto finds out.",
+            choices=("auto", "nnunet", "decathlon", "bids", "brats", "dicom", "pairs"),
+        ),
     ] = "auto"
+    manifest: Annotated[
+        Path | None,
+        Setting(help="Table of the cases (CSV or TSV: case, patient, mask, one column per sequence) instead."),
+    ] = None
+    write_manifest: Annotated[
+        Path | None, Setting(help="Write a table of what was found, to complete by hand, and stop.")
+    ] = None
+    sequences: Annotated[
+        str | None, Setting(help="Sequences to use, such as t1c,t2f.", shown_default="all that are found")
+    ] = None
     labels: Annotated[
         str | None,
         Setting(
@@ -78,17 +103,45 @@ class PrepareConfig:
     region: Annotated[
         tuple[str, ...], Setting(help="A region and its label values, such as ET=3 or TC=1,3; repeatable.")
     ] = ()
+    spacing: Annotated[
+        str,
+        Setting(help="Voxel size of volumes: auto (the median), native (as they are), or Z Y X in mm.", several=True),
+    ] = "auto"
     folds: Annotated[int, Setting(help="Folds for validation; a patient is never split.", least=2, most=100)] = 5
     seed: Annotated[int, Setting(help="Seed of the split into folds.", least=0)] = 0
     workers: Annotated[
         int | None, Setting(help="Processes that read cases.", least=1, shown_default="one per processor")
     ] = None
-    strict: Annotated[bool, Setting(help="Fail when any file has a problem.")] = False
-    dry_run: Annotated[bool, Setting(help="Only show what would be read.")] = False
+    cluster: Cluster = None
+    strict: Annotated[bool, Setting(help="Fail when any file has a problem or is doubtful.")] = False
+    dry_run: Annotated[bool, Setting(help="Only show what would be read, and why.")] = False
 
     def __post_init__(self) -> None:
         check(self)
         self.regions()
+        self.spacing_mm()
+        if self.manifest is not None and self.layout != "auto":
+            raise ConfigError("--manifest and --layout exclude each other", remedy="leave one out")
+
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """The voxel size (z, y, x) that was asked for; None for auto and native."""
+        if self.spacing in ("auto", "native"):
+            return None
+        try:
+            sizes = [float(part) for part in re.split(r"[,\sx×]+", self.spacing.strip())]
+        except ValueError:
+            sizes = []
+        if len(sizes) not in (1, 3) or not all(0.05 <= size <= 50 for size in sizes):
+            raise ConfigError(
+                f"--spacing {self.spacing!r} is no voxel size",
+                remedy="take auto, native, or three numbers in mm, as in --spacing 1 1 1",
+            )
+        z, y, x = sizes * 3 if len(sizes) == 1 else sizes
+        return (z, y, x)
+
+    def chosen_sequences(self) -> tuple[str, ...]:
+        """The names given with ``--sequences``; empty for all."""
+        return tuple(part.strip() for part in (self.sequences or "").split(",") if part.strip())
 
     def regions(self) -> dict[str, tuple[int, ...]]:
         """Region name → label values; an empty tuple means every non-zero label."""
@@ -229,6 +282,15 @@ class TrainConfig:
     lesion_share: Annotated[
         float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")
     ] = 0.5
+    drop_sequence: Annotated[
+        float,
+        Setting(
+            help="Chance of each sequence to be taken away in training, where there are several; never all.",
+            least=0,
+            most=0.9,
+            panel="Optimisation",
+        ),
+    ] = 0.15
     augment: Annotated[
         bool,
         Setting(
@@ -279,6 +341,10 @@ class EvaluateConfig:
     ] = None
     threshold: Threshold = None
     device: Device = "auto"
+    workers: Annotated[
+        int | None, Setting(help="Processes that score folders.", least=1, shown_default="one per processor")
+    ] = None
+    cluster: Cluster = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -291,7 +357,12 @@ class PredictConfig:
     """Segment scans: pictures, volumes, or folders of them."""
 
     inputs: Annotated[
-        tuple[Path, ...], Setting(help="Scans or folders of scans.", positional=True, option="input")
+        tuple[str, ...],
+        Setting(
+            help="Scans, folders of scans, DICOM folders or ZIPs; or the sequences of one case, as in t1c=a.nii.gz.",
+            positional=True,
+            option="input",
+        ),
     ] = ()
     model: Annotated[
         str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
@@ -302,6 +373,7 @@ class PredictConfig:
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"
+    cluster: Cluster = None
 
     def __post_init__(self) -> None:
         check(self)

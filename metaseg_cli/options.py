@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from metaseg_cli.config import Setting, settings_of
 from metaseg_cli.errors import ConfigError, Interrupted
@@ -23,6 +24,32 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 _TOO, _OFF = "__too", "__off"  # parameters that stand for a field of another name
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+class NumbersMayFollow(TyperCommand):
+    """A command whose lists of numbers may be typed apart: ``--spacing 6.5 0.8 0.8`` as well as ``6.5,0.8,0.8``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the numbers that follow an option whose metavar announces several."""
+        lists = {
+            name for p in self.params if "N,N" in (p.metavar or "") or "Z Y X" in (p.metavar or "") for name in p.opts
+        }
+        joined: list[str] = []
+        for arg in args:
+            before = joined[-2] if len(joined) > 1 else ""
+            if before in lists and _is_number(arg) and all(_is_number(n) for n in joined[-1].split(",")):
+                joined[-1] += f",{arg}"
+            else:
+                joined.append(arg)
+        return super().parse_args(ctx, joined)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not text.startswith("-")
 
 
 def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -84,6 +111,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     details += [f"default: {shown}"] if shown and base is not bool else []
     help_text = ("Switch off: " if off else "") + setting.help + (f" ({'; '.join(details)})" if details else "")
     metavar = "N,N,…" if numbers else "X|auto" if setting.auto else _METAVARS.get(base)
+    metavar = "auto|native|Z Y X" if setting.several else metavar
     option = typer.Option(
         option_name,
         help=help_text,

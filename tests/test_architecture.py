@@ -29,7 +29,7 @@ ALLOWED = {
     "core.augmentation": set(),
     "core.metrics": set(),
     "core.postprocessing": set(),
-    "core.preprocessing": set(),
+    "core.preprocessing": {"core.images"},
     "core.phantom": {"core.images"},
     "core.executor": set(),
     "core.cache": {"core.images", "core.datasets", "core.preprocessing"},

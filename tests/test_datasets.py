@@ -112,7 +112,7 @@ def test_decathlon_follows_its_list(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "training": [entry, gone]}))
     found = find_cases(tmp_path)
     assert found.layout == "decathlon"
-    assert [(c.case, list(c.sequences)) for c in found.cases] == [("a", ["MRI"])]
+    assert [(c.case, list(c.sequences)) for c in found.cases] == [("a", ["mri"])]
     assert [p.file.name for p in found.problems] == ["b.nii.gz"]
 
 

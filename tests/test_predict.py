@@ -21,7 +21,8 @@ from metaseg_cli.errors import ConfigError, InputError
 
 
 def run(trained: Path, out: Path, *inputs: Path, **settings: object) -> PredictResult:
-    return predict(PredictConfig(inputs=inputs, model=str(trained), out=out, **settings), Silent())
+    config = PredictConfig(inputs=tuple(map(str, inputs)), model=str(trained), out=out, **settings)
+    return predict(config, Silent(), keep=True)
 
 
 @pytest.fixture

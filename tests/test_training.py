@@ -202,7 +202,7 @@ def test_volumes_train_in_three_dimensions(tmp_path: Path) -> None:
     card = read_card(run.model)
     assert card.dims == 3
     scan = tmp_path / "raw" / "imagesTr" / "phantom_001.nii.gz"
-    result = predict(PredictConfig(inputs=(scan,), model=str(run.run), out=tmp_path / "p"), Silent())
+    result = predict(PredictConfig(inputs=(str(scan),), model=str(run.run), out=tmp_path / "p"), Silent(), keep=True)
     assert result.problems == ()
     assert result.scans[0].prediction.mask.shape == (18, 32, 32)
 

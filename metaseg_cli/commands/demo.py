@@ -81,7 +81,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         EvaluateConfig(model=trained.run, data=out / "prepared", split="test", out=out / "evaluation"), progress
     )
     scan = _scan_with_lesions(raw / "test")
-    predicted = predict(PredictConfig(inputs=(scan,), model=str(trained.run), out=out / "predictions"), progress)
+    predicted = predict(PredictConfig(inputs=(str(scan),), model=str(trained.run), out=out / "predictions"), progress)
     overlay = predicted.scans[0].overlay
     assert overlay is not None
     return DemoResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +88,13 @@ def _unseen(
     prepared: Prepared, card: ModelCard, path: Path, config: EvaluateConfig
 ) -> tuple[list[CaseRecord], tuple[str, ...]]:
     """The cases to score: never one that the model was trained on."""
+    made = card.preprocessing != json.loads(json.dumps(prepared.preprocessing.record()))
+    if card.sequences == prepared.sequences and made:
+        raise InputError(
+            "the folder was prepared another way than the model's (voxel size, or pictures against volumes)",
+            where=prepared.folder,
+            remedy="prepare it with the --spacing of the model's own folder",
+        )
     if card.sequences != prepared.sequences or set(card.regions) != set(prepared.regions):
         raise InputError(
             f"the model wants {', '.join(card.sequences)} → {', '.join(card.regions)}, the folder holds "
@@ -139,7 +147,7 @@ def _with_model(
     progress.start("evaluating", len(records))
     for record in records:
         image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
-        probabilities = model.probabilities(image)
+        probabilities = model.probabilities(image, torch.from_numpy(prepared.present(record)))
         reference = region_masks(prepared.label(record), prepared.regions)
         prediction = np.stack([to_mask(p, settings) for p in probabilities])
         regions = dict(zip(prepared.regions, zip(reference, prediction, strict=True), strict=True))

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import metaseg_cli
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
-from metaseg_cli.core.datasets import Problem, scans_in
-from metaseg_cli.core.images import is_image_file, read_image, stem_of, suffix_of, write_mask, write_volume
+from metaseg_cli.core.datasets import KNOWN, CaseSource, Problem, scan_of, scans_under, sequence_name
+from metaseg_cli.core.executor import Failure, map_cases
+from metaseg_cli.core.images import (
+    Volume,
+    is_dicom,
+    is_image_file,
+    is_picture,
+    stem_of,
+    suffix_of,
+    turn_to_canonical,
+    turned,
+    write_mask,
+    write_volume,
+)
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
-from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import InputError, MetasegError
@@ -27,14 +43,17 @@ _OUR_ENDINGS = ("_mask", "_overlay", "_probability")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedScan:
-    """What was found in one scan, and where it was written."""
+    """What was found in one scan, and where it was written. ``prediction`` is kept on demand only: it is large."""
 
     source: Path
+    sequences: dict[str, str]
     mask: Path
     overlay: Path | None
     probability: tuple[Path, ...]
-    prediction: Prediction
+    spacing_mm: tuple[float, float, float] | None
+    lesions: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +68,54 @@ class PredictResult:
     problems: tuple[Problem, ...] = field(default=())
 
 
-def predict(config: PredictConfig, progress: Progress) -> PredictResult:
-    """Run ``metaseg predict``. One bad scan never stops the others; raises only where nothing can be done at all."""
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One case to predict, as it travels to a worker."""
+
+    source: CaseSource
+    name: str
+    model: Path
+    changed: float  # of the model file: a worker must not go on with an older one
+    config: PredictConfig
+    keep: bool
+
+
+def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) -> PredictResult:
+    """Run ``metaseg predict``. One bad scan never stops the others; raises only where nothing can be done at all.
+
+    With *keep* every scan's arrays stay in the result.
+    """
     path = find_model(config.model)
-    scans, problems = _scans(config.inputs)
-    model = load_model(path, config.device)
-    progress.say(f"model {path}: {model.card.name}, {model.card.dims}D, {', '.join(model.card.sequences)}")
+    sources, problems = _sources(config.inputs)
+    card = read_card(path)
+    progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
     config.out.mkdir(parents=True, exist_ok=True)
+    if config.cluster is not None:  # another computer has another working folder
+        path, config = path.resolve(), dataclasses.replace(config, out=config.out.resolve())
+        sources = [_absolute(source) for source in sources]
+    elif sources:
+        _model(path, path.stat().st_mtime, config.device)  # what is wrong with it is said once, not for every scan
+    changed = path.stat().st_mtime
+    names = _output_names(sources)
+    jobs = [
+        _Job(source=source, name=name, model=path, changed=changed, config=config, keep=keep)
+        for source, name in zip(sources, names, strict=True)
+    ]
     done: list[PredictedScan] = []
-    names = _output_names(scans)
-    progress.start("predicting", len(scans))
-    for scan in scans:
-        try:
-            done.append(_predict_one(model, scan, names[scan], config))
-        except MetasegError as error:
-            problems.append(Problem(file=scan, reason=error.what, remedy=error.remedy))
-        except OSError as error:
-            problems.append(Problem(file=scan, reason=f"not written: {error.strerror}", remedy="check --out"))
-        progress.advance(1, scan.name)
+    progress.start("predicting", len(jobs))
+    for job, one in map_cases(_predict_one, jobs, 1, config.cluster):
+        if isinstance(one, Failure):
+            problems.append(Problem(file=job.source.first_file, reason=one.reason, remedy="predict it again"))
+        elif isinstance(one, Problem):
+            problems.append(one)
+        else:
+            done.append(one)
+        progress.advance(1, job.name)
     result = PredictResult(
         model=path,
-        card=model.card,
+        card=card,
         out=config.out,
-        threshold=model.card.threshold if config.threshold is None else config.threshold,
+        threshold=card.threshold if config.threshold is None else config.threshold,
         scans=tuple(done),
         problems=tuple(problems),
     )
@@ -85,87 +129,189 @@ def at_threshold(model: Model, prediction: Prediction, threshold: float) -> Pred
     return model.interpret(prediction.source, prediction.probabilities, threshold)
 
 
-def _scans(inputs: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
-    """The image files that *inputs* mean, in order and once each; folders stand for the images under them."""
-    scans: list[Path] = []
+# -- what is to be predicted -----------------------------------------------------------------------------------------
+
+
+def _sources(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
+    """The cases that *inputs* mean, in order and once each.
+
+    ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders stand for the scans under them.
+    """
+    sources: list[CaseSource] = []
     problems: list[Problem] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = [p for p in scans_in(path) if not stem_of(p).endswith(_OUR_ENDINGS)]
+    named: dict[str, tuple[Path, ...]] = {}
+    for text in inputs:
+        sequence, sign, rest = str(text).partition("=")
+        path = Path(text)
+        if sign and not path.exists() and sequence.isidentifier():
+            path = Path(rest)
+            if path.exists():
+                named[sequence_name(sequence)] = (path,)
+            else:
+                problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
+        elif path.is_dir():
+            try:
+                inside = _in_folder(path)
+            except MetasegError as error:
+                problems.append(Problem(file=path, reason=error.what, remedy=error.remedy))
+                continue
             if not inside:
                 problems.append(Problem(file=path, reason="no image in this folder", remedy="name a folder with scans"))
-            scans += inside
-        elif path.exists() and not is_image_file(path):
+            sources += inside
+        elif not path.exists():
+            problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
+        elif not is_image_file(path) and suffix_of(path) != ".zip" and not is_dicom(path):
             problems.append(
                 Problem(
                     file=path,
                     reason="not an image format that metaseg reads",
-                    remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA",
+                    remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, DICOM",
                 )
             )
-        elif not path.exists():
-            problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         else:
-            scans.append(path)
-    return list(dict.fromkeys(scans)), problems
+            sources.append(scan_of(path))
+    if named:
+        first = next(iter(named.values()))[0]
+        sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
+    unique = {tuple(sorted(map(str, source.files))): source for source in reversed(sources)}
+    return list(reversed(unique.values())), problems
 
 
-def _output_names(scans: Sequence[Path]) -> dict[Path, str]:
-    """One stem per scan; scans of the same name from several folders get their folder's name in front."""
-    stems: dict[str, list[Path]] = {}
-    for scan in scans:
-        stems.setdefault(stem_of(scan).lower(), []).append(scan)
-    names: dict[Path, str] = {}
+def _in_folder(folder: Path) -> list[CaseSource]:
+    """The cases under *folder*; the only one of a DICOM folder is named after the folder."""
+    inside = scans_under(folder, _OUR_ENDINGS)
+    if len(inside) == 1 and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
+        return [dataclasses.replace(inside[0], case=folder.resolve().name)]
+    return inside
+
+
+def _absolute(source: CaseSource) -> CaseSource:
+    sequences = {name: tuple(p.resolve() for p in files) for name, files in source.sequences.items()}
+    return dataclasses.replace(source, sequences=sequences)
+
+
+def _output_names(sources: Sequence[CaseSource]) -> list[str]:
+    """One stem per case; cases of the same name from several folders get their folder's name in front."""
+    count: dict[str, int] = {}
+    for source in sources:
+        count[source.case.lower()] = count.get(source.case.lower(), 0) + 1
+    names: list[str] = []
     taken: set[str] = set()
-    for group in stems.values():
-        for scan in group:
-            name = stem_of(scan) if len(group) == 1 else f"{scan.resolve().parent.name}_{stem_of(scan)}"
-            number, unique = 2, name
-            while unique.lower() in taken:
-                unique, number = f"{name}_{number}", number + 1
-            taken.add(unique.lower())
-            names[scan] = unique
+    for source in sources:
+        alone = count[source.case.lower()] == 1
+        name = source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}"
+        number, unique = 2, name
+        while unique.lower() in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken.add(unique.lower())
+        names.append(unique)
     return names
 
 
-def _predict_one(model: Model, scan: Path, name: str, config: PredictConfig) -> PredictedScan:
-    mask = config.out / f"{name}_mask{suffix_of(scan)}"
+def _scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[Path, ...]]:
+    """What of *source* the model takes, by the names of the sequences. Raises InputError rather than guess."""
+    known = {name: source.sequences[name] for name in card.sequences if name in source.sequences}
+    if known:
+        missing = [name for name in card.sequences if name not in known]
+        if missing and not card.presence:
+            raise InputError(f"{', '.join(missing)} is missing", where=source.first_file, remedy="name its file too")
+        return known
+    if len(source.sequences) > 1:
+        raise InputError(
+            f"it has the sequences {', '.join(source.sequences)}, the model wants {', '.join(card.sequences)}",
+            where=source.first_file.parent,
+            remedy=f"say which is meant, as in {card.sequences[0]}=FILE",
+        )
+    (name, files), wanted = next(iter(source.sequences.items())), card.sequences[0]
+    if name in KNOWN and wanted in KNOWN:
+        raise InputError(
+            f"by its name it is {name}, the model wants {', '.join(card.sequences)}",
+            where=files[0],
+            remedy=f"if the name is wrong, insist with {wanted}={files[0]}",
+        )
+    if len(card.sequences) == 1 and not source.slices:
+        return {wanted: files}
+    return files[0]  # a picture in colour, or a file whose channels are the sequences
+
+
+# -- one case --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _model(path: Path, changed: float, device: str) -> Model:
+    """The model, loaded once in each process."""
+    del changed
+    return load_model(path, device)
+
+
+def _predict_one(job: _Job) -> PredictedScan | Problem:
+    scan = job.source.first_file
+    try:
+        return _predicted(job)
+    except MetasegError as error:
+        where = error.where if isinstance(error.where, Path) else scan
+        return Problem(file=where, reason=error.what, remedy=error.remedy)
+    except OSError as error:
+        return Problem(file=scan, reason=f"not written: {error.strerror}", remedy="check --out")
+
+
+def _predicted(job: _Job) -> PredictedScan:
+    config, source, name = job.config, job.source, job.name
+    first = source.first_file
+    # A picture or volume comes back as what it was; a DICOM series as NIfTI.
+    suffix = suffix_of(first) if is_image_file(first) else ".nii.gz"
+    mask = config.out / f"{name}_mask{suffix}"
     overlay = config.out / f"{name}_overlay.png"
     if not config.overwrite:
         for path in (mask, *((overlay,) if config.overlay else ())):
             if path.exists():
-                raise InputError(f"{path} exists already", where=scan, remedy="pass --overwrite, or another --out")
-    image = read_image(scan)
-    prediction = model.predict(image, config.threshold)
+                raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
+    model = _model(job.model, job.changed, config.device)
+    scan = _scan_for(model.card, source)
+    prediction = model.predict(scan, config.threshold)
+    image = prediction.source
     probabilities: list[Path] = []
     if config.probabilities:
         for region, probability in zip(model.card.regions, prediction.probabilities, strict=True):
             ending = f"_{region}" if len(model.card.regions) > 1 else ""
-            suffix = ".png" if suffix_of(scan) in (".jpg", ".jpeg", ".bmp") else suffix_of(scan)
-            path = config.out / f"{name}_probability{ending}{suffix}"
+            to = ".png" if suffix in (".jpg", ".jpeg", ".bmp") else suffix
+            path = config.out / f"{name}_probability{ending}{to}"
             write_volume(path, probability, image)
             probabilities.append(path)
     if config.overlay:
         _save_overlay(overlay, prediction)
     # The mask last: where it stands, the scan is done.
     write_mask(mask, prediction.mask, image)
+    used = scan if isinstance(scan, Mapping) else {next(iter(source.sequences)): (scan,)}
     return PredictedScan(
-        source=scan,
+        source=first if len(source.files) == 1 or is_image_file(first) else first.parent,
+        sequences={n: str(files[0] if len(files) == 1 else files[0].parent) for n, files in used.items()},
         mask=mask,
         overlay=overlay if config.overlay else None,
         probability=tuple(probabilities),
-        prediction=prediction,
-        notes=image.notes,
+        spacing_mm=image.spacing_mm,
+        lesions=tuple(lesion_rows(first, prediction)),
+        notes=prediction.notes,
+        prediction=prediction if job.keep else None,
     )
 
 
 def _save_overlay(path: Path, prediction: Prediction) -> None:
-    numbered = [
-        (lesion.number, *lesion.centroid_voxel, "")
-        for lesions in list(prediction.lesions.values())[:1]
-        for lesion in lesions
-    ]
-    figures.save_overlay(path, prediction.source.array, prediction.mask > 0, numbered)
+    """The picture, a volume's slices as radiologists see them: axial, the patient's right on the left."""
+    image, mask = prediction.source, prediction.mask
+    numbered = [(x.number, x.centroid_voxel) for found in list(prediction.lesions.values())[:1] for x in found]
+    if not is_picture(image.source) and image.shape[0] > 1:
+        turn = turn_to_canonical(image)
+        numbered = [(n, _turned_point(centre, image, turned(image, turn))) for n, centre in numbered]
+        image, mask = turned(image, turn), turn.apply(mask)
+    lesions = [(number, *centre, "") for number, centre in numbered]
+    figures.save_overlay(path, image.array, mask > 0, lesions)
+
+
+def _turned_point(zyx: tuple[float, float, float], before: Volume, after: Volume) -> tuple[float, float, float]:
+    """A voxel's coordinates in the turned volume."""
+    index = np.linalg.inv(after.affine) @ before.affine @ np.array([*zyx[::-1], 1.0])
+    return (float(index[2]), float(index[1]), float(index[0]))
 
 
 def lesion_rows(scan: Path, prediction: Prediction) -> list[dict[str, Any]]:
@@ -206,9 +352,10 @@ def as_document(result: PredictResult) -> dict[str, Any]:
                 "mask": str(scan.mask),
                 "overlay": str(scan.overlay) if scan.overlay else None,
                 "probability": [str(p) for p in scan.probability],
-                "spacing_mm": scan.prediction.source.spacing_mm,
+                "sequences": scan.sequences,
+                "spacing_mm": scan.spacing_mm,
                 "notes": list(scan.notes),
-                "lesions": lesion_rows(scan.source, scan.prediction),
+                "lesions": list(scan.lesions),
             }
             for scan in result.scans
         ],
@@ -233,6 +380,6 @@ def _write_tables(result: PredictResult) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(row for scan in result.scans for row in lesion_rows(scan.source, scan.prediction))
+    writer.writerows(row for scan in result.scans for row in scan.lesions)
     write_text_whole(result.out / "lesions.csv", text.getvalue())
     write_text_whole(result.out / "predictions.json", json.dumps(as_document(result), indent=1, allow_nan=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from metaseg_cli.core.cache import (
     CaseRecord,
     Prepared,
     case_key,
+    doubts,
     open_prepared,
     publish,
     reusable_cases,
@@ -26,25 +28,44 @@ from metaseg_cli.core.cache import (
     write_shard,
     writing,
 )
-from metaseg_cli.core.datasets import CaseSource, FoundCases, Problem, find_cases, split_folds
+from metaseg_cli.core.datasets import (
+    CaseSource,
+    FoundCases,
+    Problem,
+    find_cases,
+    in_order,
+    read_manifest,
+    sequence_name,
+    split_folds,
+    template,
+)
 from metaseg_cli.core.executor import Failure, default_workers, map_cases
-from metaseg_cli.core.images import channels_are_equal, read_image, suffix_of
-from metaseg_cli.core.preprocessing import Normalisation
+from metaseg_cli.core.images import (
+    channels_are_equal,
+    read_geometry,
+    read_image,
+    spacing_text,
+    turn_to_canonical,
+    turned,
+)
+from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.errors import ConfigError, InputError, MetasegError
 from metaseg_cli.reports import figures, pages
 
 _LOOKED_AT = 32  # pictures opened to tell grey from colour before anything is written
 _TILES = 40
-_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+_KEPT_SPACING = 0.1  # how far new cases may move the median before all cases are resampled anew
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareResult:
-    """What was read (``cases``), what was left out (``problems``), what was assumed (``notes``)."""
+    """What was read (``cases``), what was left out or is doubtful (``problems``), what was assumed (``notes``)."""
 
     out: Path | None
     layout: str
+    why: str
     cases: tuple[CaseRecord, ...]
     found: tuple[CaseSource, ...]
     problems: tuple[Problem, ...]
@@ -53,27 +74,22 @@ class PrepareResult:
     regions: dict[str, tuple[int, ...]]
     folds: int
     reused: int
+    spacing_mm: tuple[float, float, float] | None = None
+    manifest: Path | None = None
 
 
 def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
     """Run ``metaseg prepare``. Raises InputError when nothing usable is found, or with *strict* on any problem."""
-    found = find_cases(config.raw, config.layout)
-    progress.say(f"{config.raw}: {len(found.cases)} cases, layout {found.layout}")
-    settings, notes = _settings(found)
+    if config.write_manifest is not None:
+        return _manifest_only(config, config.write_manifest)
+    if config.cluster is not None:  # another computer has another working folder
+        config = dataclasses.replace(config, raw=config.raw.resolve(), out=config.out.resolve())
+    found = _find(config)
+    progress.say(f"{config.raw}: {len(found.cases)} cases, layout {found.layout} ({found.why})")
+    settings, notes, found = _settings(found, config)
     regions = config.regions()
     if config.dry_run:
-        return PrepareResult(
-            out=None,
-            layout=found.layout,
-            cases=(),
-            found=found.cases,
-            problems=found.problems,
-            notes=(*found.notes, *notes),
-            sequences=settings.channels,
-            regions=regions,
-            folds=config.folds,
-            reused=0,
-        )
+        return _result(found, settings, config, notes=(*found.notes, *notes))
     if config.strict and found.problems:
         raise _strict(found.problems)
     with writing(config.out):
@@ -86,12 +102,15 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 where=config.raw,
                 remedy=first.remedy if first else "check the folder",
             )
+        doubtful, same_patient = doubts(records, settings.kind, regions)
+        problems += doubtful
         if config.strict and problems:
             raise _strict(problems)
-        records, fold_notes, fold_problems = _with_folds(records, config)
+        records, fold_notes, fold_problems = _with_folds(records, config, same_patient)
         problems += fold_problems
-        notes += _undeclared_labels(records, regions)
-        notes += [f"{text} ({count} files)" if count > 1 else text for text, count in Counter(case_notes).items()]
+        notes += _about_labels(records, regions)
+        notes += _about_sequences(records, settings)
+        notes += [f"{text} ({count} times)" if count > 1 else text for text, count in Counter(case_notes).items()]
         all_notes = (*found.notes, *notes, *fold_notes)
         folds = max((r.fold for r in records if r.fold is not None), default=0) + 1
         publish(
@@ -102,67 +121,186 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 "id": hashlib.sha256(str(config.raw.resolve()).encode()).hexdigest()[:16],
                 "layout": found.layout,
                 "kind": settings.kind,
-                "normalisation": settings.normalisation,
-                "sequences": settings.channels,
+                "preprocessing": settings.preprocessing.record(),
+                "sequences": settings.sequences,
                 "regions": regions,
                 "folds": folds,
                 "fingerprint": _fingerprint(records),
                 "settings": {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)},
                 "notes": all_notes,
-                "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
+                "problems": [dataclasses.asdict(p) | {"file": str(p.file)} for p in problems],
             },
         )
     prepared = open_prepared(config.out)
     progress.start("drawing the report", None)
     _report(prepared, found, problems, all_notes)
-    return PrepareResult(
+    return dataclasses.replace(
+        _result(found, settings, config, notes=all_notes),
         out=config.out,
-        layout=found.layout,
         cases=prepared.cases,
-        found=found.cases,
         problems=tuple(problems),
-        notes=all_notes,
-        sequences=prepared.sequences,
-        regions=prepared.regions,
         folds=prepared.folds,
         reused=reused,
     )
 
 
-def _settings(found: FoundCases) -> tuple[CacheSettings, list[str]]:
-    """Pictures or volumes, grey or colour: decided on a few files spread over the folder, for all."""
-    cases = found.cases
-    names = tuple(cases[0].sequences)
-    first = next(iter(cases[0].sequences.values()))[0]
-    kind = "pictures" if suffix_of(first) in _PICTURES else "volumes"
-    notes: list[str] = []
-    images = [file for case in cases for files in case.sequences.values() for file in files]
-    sample = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int))]
+def _result(found: FoundCases, settings: CacheSettings, config: PrepareConfig, notes: Sequence[str]) -> PrepareResult:
+    return PrepareResult(
+        out=None,
+        layout=found.layout,
+        why=found.why,
+        cases=(),
+        found=found.cases,
+        problems=found.problems,
+        notes=tuple(notes),
+        sequences=settings.sequences,
+        regions=config.regions(),
+        folds=config.folds,
+        reused=0,
+        spacing_mm=settings.preprocessing.spacing_mm,
+    )
+
+
+def _find(config: PrepareConfig) -> FoundCases:
+    if config.manifest is None:
+        return find_cases(config.raw, config.layout)
+    if not config.raw.is_dir():
+        raise InputError("no such folder", where=config.raw, remedy="name the folder that the manifest's paths are in")
+    found = read_manifest(config.manifest, config.raw)
+    if not found.cases:
+        first = found.problems[0]
+        raise InputError(
+            f"not one case of it can be used; the first: {first.file}: {first.reason}",
+            where=config.manifest,
+            remedy=first.remedy,
+        )
+    return found
+
+
+def _manifest_only(config: PrepareConfig, path: Path) -> PrepareResult:
+    """Write a manifest of what a layout finds, or of the images alone where none fits."""
+    if path.exists():
+        raise InputError("it exists already", where=path, remedy="choose another name for --write-manifest")
+    try:
+        found = find_cases(config.raw, config.layout)
+    except InputError:
+        if not config.raw.is_dir():
+            raise
+        found = FoundCases(layout="unknown", cases=(), why="no layout fits")
+    write_text_whole(path, template(config.raw, found.cases))
+    settings = CacheSettings(kind="volumes", preprocessing=Preprocessing(), sequences=())
+    return dataclasses.replace(_result(found, settings, config, found.notes), manifest=path)
+
+
+def _settings(found: FoundCases, config: PrepareConfig) -> tuple[CacheSettings, list[str], FoundCases]:
+    """Pictures or volumes, their sequences, and the grid of the volumes: decided once, for all cases."""
+    regions = config.regions()
+    foreground = sorted({value for values in regions.values() for value in values}) if all(regions.values()) else []
+    names = {c for case in found.cases for c in (case.channels or case.sequences)}
+    chosen = {sequence_name(name) for name in config.chosen_sequences()}
+    if chosen - names:
+        raise ConfigError(
+            f"--sequences: {', '.join(sorted(chosen - names))} is not there",
+            remedy=f"the folder has {', '.join(in_order(names))}",
+        )
+    slices = [case.slices for case in found.cases]
+    if any(slices) and not all(slices):
+        kinds = Counter("pictures" if s else "volumes" for s in slices)
+        raise InputError(
+            f"pictures ({kinds['pictures']} cases) and volumes ({kinds['volumes']} cases) in one folder",
+            where=config.raw,
+            remedy="prepare them apart",
+        )
+    if all(slices):
+        settings, notes = _settings_of_pictures(found, in_order(chosen or names), tuple(foreground))
+        return settings, notes, found
+    if chosen:
+        kept = [c for c in found.cases if set(c.channels or c.sequences) & chosen]
+        left = len(found.cases) - len(kept)
+        found = dataclasses.replace(
+            found,
+            cases=tuple(kept),
+            notes=(*found.notes, *([f"{left} cases have none of the sequences asked for"] if left else [])),
+        )
+    sequences = in_order(chosen or names)
+    spacing, channels = _grid_of_volumes(found, config)
+    if len(sequences) == 1 and channels > 1 and not found.cases[0].channels:
+        sequences = tuple(f"{sequences[0]}_{i}" for i in range(channels))
+    settings = CacheSettings(
+        kind="volumes",
+        preprocessing=Preprocessing(normalisation="case", oriented=True, spacing_mm=spacing),
+        sequences=sequences,
+        foreground=tuple(foreground),
+    )
+    return settings, [], found
+
+
+def _settings_of_pictures(
+    found: FoundCases, names: tuple[str, ...], foreground: tuple[int, ...]
+) -> tuple[CacheSettings, list[str]]:
+    """Grey or colour, by a few files spread over the folder."""
+    images = [file for case in found.cases for files in case.sequences.values() for file in files]
     channels: list[int] = []
     grey = True
-    for path in sample:
+    for i in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)):
         try:
-            image = read_image(path)
+            image = read_image(images[i])
         except InputError:
             continue  # reported when its case is read
         channels.append(image.array.shape[0])
-        grey = grey and (image.array.shape[0] == 1 or (image.array.shape[0] == 3 and channels_are_equal(image)))
+        grey = grey and channels_are_equal(image)
     count = Counter(channels).most_common(1)[0][0] if channels else 1
-    if len(names) > 1:
-        return CacheSettings(kind=kind, normalisation="case", channels=names, grey=False), notes
-    if kind == "pictures" and grey:
+    notes: list[str] = []
+    sequences = names
+    if len(names) == 1 and grey:
+        sequences = ("grey",)
         if count == 3:
             notes.append("the pictures are grey but saved in colour: read as one channel")
-        sequences: tuple[str, ...] = ("grey",)
-    elif kind == "pictures" and count == 3:
+    elif len(names) == 1 and count == 3:
         sequences = ("red", "green", "blue")
         notes.append("pictures in colour: red, green and blue are three sequences")
-    else:
-        sequences = names if count == 1 else tuple(f"{names[0]}_{i}" for i in range(count))
-    normalisation: Normalisation = "slice" if kind == "pictures" else "case"
-    return CacheSettings(
-        kind=kind, normalisation=normalisation, channels=sequences, grey=kind == "pictures" and grey
-    ), notes
+    settings = CacheSettings(
+        kind="pictures",
+        preprocessing=Preprocessing(normalisation="slice"),
+        sequences=sequences,
+        grey=grey,
+        foreground=foreground,
+    )
+    return settings, notes
+
+
+def _grid_of_volumes(found: FoundCases, config: PrepareConfig) -> tuple[tuple[float, float, float] | None, int]:
+    """The voxel size (z, y, x) that all volumes get, None for their own; and the channels of the first file."""
+    channels = 1
+    spacings: list[tuple[float, float, float]] = []
+    for case in found.cases:
+        if spacings and config.spacing != "auto":
+            break
+        try:
+            grid = read_geometry(next(iter(case.sequences.values())))
+        except InputError:
+            continue  # reported when its case is read
+        if not spacings:
+            channels = grid.array.shape[0]
+        if grid.spacing_mm is not None:
+            spacing = turned(grid, turn_to_canonical(grid)).spacing_mm
+            spacings.append(spacing or grid.spacing_mm)
+    if config.spacing != "auto" or not spacings:
+        return config.spacing_mm(), channels
+    z, y, x = (round(float(s), 4) for s in np.median(spacings, axis=0))
+    return _spacing_before(config, (z, y, x)) or (z, y, x), channels
+
+
+def _spacing_before(config: PrepareConfig, now: tuple[float, float, float]) -> tuple[float, float, float] | None:
+    """The voxel size of an earlier run of auto, where a few new cases have hardly moved the median."""
+    try:
+        listing = json.loads((config.out / "dataset.json").read_text(encoding="utf-8"))
+        was = tuple(listing["preprocessing"]["spacing_mm"])
+        auto = listing["settings"]["spacing"] == "auto"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    near = len(was) == 3 and all(abs(a / b - 1) <= _KEPT_SPACING for a, b in zip(was, now, strict=True))
+    return (was[0], was[1], was[2]) if auto and near else None
 
 
 def _cache(
@@ -170,20 +308,19 @@ def _cache(
 ) -> tuple[list[CaseRecord], list[Problem], list[str], int]:
     """Write what is new or changed; take the rest from the shards that are there."""
     kept = reusable_cases(config.out)
-    done = [each for source in found.cases for each in kept.get(case_key(source, settings), ())]
+    keys = {source.case: case_key(source, settings) for source in found.cases}
+    done = [each for source in found.cases for each in kept.get(keys[source.case], ())]
     reused = len(done)
-    fresh = [source for source in found.cases if case_key(source, settings) not in kept]
+    fresh = [source for source in found.cases if keys[source.case] not in kept]
     if reused:
         progress.say(f"{reused} cases are unchanged and taken from {config.out}")
     problems: list[Problem] = []
     progress.start("preparing", len(fresh))
-    for job, written in map_cases(
-        write_shard, shard_jobs(config.out, fresh, settings), config.workers or default_workers()
-    ):
+    jobs = shard_jobs(config.out, fresh, settings, len(found.cases))
+    for job, written in map_cases(write_shard, jobs, config.workers or default_workers(), config.cluster):
         if isinstance(written, Failure):
             problems += [
-                Problem(file=next(iter(s.sequences.values()))[0], reason=written.reason, remedy="run prepare again")
-                for s in job.sources
+                Problem(file=s.first_file, reason=written.reason, remedy="run prepare again") for s in job.sources
             ]
         else:
             done += written
@@ -194,14 +331,18 @@ def _cache(
 
 
 def _with_folds(
-    records: Sequence[CaseRecord], config: PrepareConfig
+    records: Sequence[CaseRecord], config: PrepareConfig, same_patient: dict[str, str]
 ) -> tuple[list[CaseRecord], list[str], list[Problem]]:
-    """Give every case its fold. A validation folder is fold 0; test cases and cases that only train have none."""
+    """Give every case its fold. A validation folder is fold 0; test cases and cases that only train have none.
+
+    *same_patient* names, for patients who share images, the one with whom they count as one.
+    """
     notes: list[str] = []
     problems: list[Problem] = []
+    who = {r.case: same_patient.get(r.patient, r.patient) for r in records}
     splits: dict[str, set[str | None]] = {}
     for record in records:
-        splits.setdefault(record.patient, set()).add(record.split)
+        splits.setdefault(who[record.case], set()).add(record.split)
     mixed = {patient for patient, names in splits.items() if len(names) > 1}
     for patient in sorted(mixed):
         problems.append(
@@ -211,26 +352,29 @@ def _with_folds(
                 remedy="all of the patient's cases train, so that no score is flattered; move them to one folder",
             )
         )
-    split = {r.case: "train" if r.patient in mixed else r.split for r in records}
+    split = {r.case: "train" if who[r.case] in mixed else r.split for r in records}
+    labelled = [r for r in records if r.labelled]
+    if not labelled:
+        notes.append("no case has a mask: there is nothing to train on")
     if "val" in split.values():
         notes.append("the folder names its own validation cases: they are fold 0, the only one")
         fold = {r.case: 0 if split[r.case] == "val" else None for r in records}
     else:
-        pool = [r for r in records if split[r.case] != "test" and r.labelled]
+        pool = [r for r in labelled if split[r.case] != "test"]
         numbers = split_folds(
-            [r.patient for r in pool], [float(sum(r.lesion_voxels)) for r in pool], config.folds, config.seed
+            [who[r.case] for r in pool], [float(sum(r.lesion_voxels)) for r in pool], config.folds, config.seed
         )
         fold = {r.case: number for r, number in zip(pool, numbers, strict=True)}
         used = len(set(numbers))
         if used == 1:
             notes.append("one patient only: a model cannot be validated on this folder")
             fold = {}
-        elif used < config.folds:
+        elif 0 < used < config.folds:
             notes.append(f"{used} patients: {used} folds instead of {config.folds}")
     return [dataclasses.replace(r, split=split[r.case], fold=fold.get(r.case)) for r in records], notes, problems
 
 
-def _undeclared_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[int, ...]]) -> list[str]:
+def _about_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[int, ...]]) -> list[str]:
     present = sorted({value for r in records for value in r.labels})
     notes = []
     if any(not values for values in regions.values()) and len(present) > 1:
@@ -238,10 +382,22 @@ def _undeclared_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[i
             f"the masks hold the labels {', '.join(map(str, present))}: all count as one region "
             "(--region NAME=1,2 tells them apart)"
         )
-    declared = {value for values in regions.values() for value in values}
-    unused = [value for value in present if declared and value not in declared]
-    if unused:
-        notes.append(f"the masks hold labels in no region: {', '.join(map(str, unused))}; they count as background")
+    absent = [n for n, values in regions.items() if values and not set(values) & set(present)]
+    if absent and present:
+        notes.append(f"no mask holds a label of region {', '.join(absent)}")
+    return notes
+
+
+def _about_sequences(records: Sequence[CaseRecord], settings: CacheSettings) -> list[str]:
+    notes = []
+    for name in settings.sequences:
+        without = [r.case for r in records if name not in r.sequences]
+        if without:
+            some = ", ".join(without[:5]) + (" …" if len(without) > 5 else "")
+            notes.append(f"{name} is missing in {len(without)} of {len(records)} cases, which are kept: {some}")
+    unlabelled = sum(not r.labelled for r in records)
+    if 0 < unlabelled < len(records):
+        notes.append(f"{unlabelled} cases have no mask: they are kept, and neither train nor validate")
     return notes
 
 
@@ -257,6 +413,11 @@ def _fingerprint(records: Sequence[CaseRecord]) -> dict[str, Any]:
         "median_spacing_mm": np.median(spacings, axis=0).tolist() if spacings else None,
         "lesions": len(lesions),
         "lesion_voxels_percentiles": np.percentile(lesions, (0, 10, 50, 90, 100)).tolist() if lesions else None,
+        "sequences": {
+            name: sum(name in r.sequences for r in records)
+            for name in sorted({s for r in records for s in r.sequences})
+        },
+        "unlabelled_cases": sum(not r.labelled for r in records),
         "cases_without_lesion": sum(not r.lesion_voxels for r in records),
     }
 
@@ -268,9 +429,11 @@ def _report(prepared: Prepared, found: FoundCases, problems: Sequence[Problem], 
     for record in shown:
         label = prepared.label(record)
         z = int(label.reshape(len(label), -1).astype(bool).sum(axis=1).argmax()) if label.any() else len(label) // 2
-        image = prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))
+        image = prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0].astype(np.float32)
+        if prepared.kind == "volumes":  # channels of a picture are its colours, sequences are not
+            image = image[int(np.flatnonzero(prepared.present(record))[0])][None]
         title = record.case if len(label) == 1 else f"{record.case} · {z + 1}/{len(label)}"
-        tiles.append((title, image[:, 0].astype(np.float32), label[z] > 0))
+        tiles.append((title, image, label[z] > 0))
     sheet = prepared.folder / "contact_sheet.png"
     figures.save_contact_sheet(sheet, tiles)
     print_ = prepared.fingerprint
@@ -279,17 +442,21 @@ def _report(prepared: Prepared, found: FoundCases, problems: Sequence[Problem], 
         ("patients", str(print_["patients"])),
         ("slices", str(print_["slices"])),
         ("lesions", str(print_["lesions"])),
-        ("layout", found.layout),
+        ("layout", f"{found.layout}: {found.why}"),
         ("sequences", ", ".join(prepared.sequences)),
         ("regions", ", ".join(f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in prepared.regions.items())),
         ("folds", str(prepared.folds)),
     ]
+    if prepared.kind == "volumes":
+        spacing = prepared.preprocessing.spacing_mm
+        facts.append(("voxel size", f"{spacing_text(spacing)} mm" if spacing else "every case's own"))
     rows = [
         {
             "case": r.case,
             "patient": r.patient,
             "size": "×".join(map(str, reversed(r.shape))),
-            "spacing (mm)": "×".join(f"{s:.2f}" for s in reversed(r.spacing_mm)) if r.spacing_mm else "unknown",
+            "spacing (mm)": spacing_text(r.spacing_mm) if r.spacing_mm else "unknown",
+            "sequences": ", ".join(r.sequences),
             "lesions": str(len(r.lesion_voxels)) if r.labelled else "no mask",
             "fold": "–" if r.fold is None else str(r.fold),
             "split": r.split or "",
@@ -301,7 +468,7 @@ def _report(prepared: Prepared, found: FoundCases, problems: Sequence[Problem], 
         title=f"Prepared: {prepared.folder.resolve().name}",
         facts=facts,
         notes=list(notes),
-        problems=[(str(p.file), p.reason, p.remedy) for p in problems],
+        problems=[(str(p.file), p.reason, p.remedy, p.left_out) for p in problems],
         cases=rows,
         pictures=[sheet],
     )

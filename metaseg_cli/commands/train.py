@@ -173,9 +173,11 @@ def _new_run(config: TrainConfig) -> Path:
 def _card(
     prepared: Prepared, training: list[CaseRecord], validation: list[CaseRecord], plan: Plan, config: TrainConfig
 ) -> ModelCard:
+    # Colours of a picture are never missing; sequences of a volume may be, now or when predicting.
+    presence = prepared.kind == "volumes" and len(prepared.sequences) > 1
     return ModelCard(
         name=model_name(config.model),
-        in_channels=len(prepared.sequences),
+        in_channels=len(prepared.sequences) * (2 if presence else 1),
         out_channels=len(prepared.regions),
         dims=plan.dims,
         widths=plan.widths,
@@ -184,7 +186,8 @@ def _card(
         activation=config.activation,
         sequences=prepared.sequences,
         regions=prepared.regions,
-        normalisation=prepared.normalisation,
+        preprocessing=prepared.preprocessing.record(),
+        presence=presence,
         patch=plan.patch,
         deep_supervision=config.deep_supervision,
         foreground_prior=plan.foreground_prior,

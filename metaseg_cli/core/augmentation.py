@@ -29,6 +29,7 @@ class Augmentation:
     blur: tuple[float, float] = (0.5, 1.2)
     low_resolution: tuple[float, float] = (0.5, 1.0)
     each: float = 0.2  # chance of every single intensity change
+    drop_sequence: float = 0.0  # chance of every sequence to be taken away; one always stays
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Parameters:
     noise: Tensor  # (B,) standard deviation
     blur: Tensor  # (B,) sigma in voxels, 0: none
     low_resolution: Tensor  # (B,) factor, 1: none
+    dropped: Tensor  # (B, C) bool; a case of which nothing would be left keeps everything
     seed: int
 
 
@@ -67,6 +69,8 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
                 moved[i] = True
         affine[i, :, :dims] = matrix
 
+    none = np.zeros((b, c), dtype=bool)
+
     def sometimes(low: float, high: float, none: float, size: tuple[int, ...] = (b,)) -> Tensor:
         chosen = rng.random((b,) + (1,) * (len(size) - 1)) < settings.each
         return torch.from_numpy(np.where(chosen, rng.uniform(low, high, size), none)).float()
@@ -80,6 +84,7 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
         noise=sometimes(0.0, settings.noise, 0.0),
         blur=sometimes(*settings.blur, 0.0),
         low_resolution=sometimes(*settings.low_resolution, 1.0),
+        dropped=torch.from_numpy(rng.random((b, c)) < settings.drop_sequence if settings.drop_sequence else none),
         seed=int(rng.integers(2**31)),
     )
 
@@ -117,6 +122,13 @@ def apply(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]
         image[rows] = both[:, : image.shape[1]]
         target[rows] = (both[:, image.shape[1] :] >= 0.5).float()
     return _intensities(image, p), target
+
+
+def drop_sequences(image: Tensor, present: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """*image* ``(B, C, *spatial)`` and *present* ``(B, C)`` without the sequences that *p* takes away; never all."""
+    stays = present & ~p.dropped.to(present.device)
+    stays = torch.where(stays.any(dim=1, keepdim=True), stays, present)
+    return image * stays.to(image).view(*stays.shape, *(1,) * (image.dim() - 2)), stays
 
 
 def _intensities(image: Tensor, p: Parameters) -> Tensor:

@@ -1,4 +1,4 @@
-"""One ``map`` over cases: in this process or in several, results in order, a failing case reported and not fatal."""
+"""One ``map`` over cases: here, in several processes, or on a Dask cluster; a failing case is reported, not fatal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
-from metaseg_cli.errors import MetasegError
+from metaseg_cli.errors import InputError, MetasegError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,13 +31,18 @@ def default_workers() -> int:
 
 
 def map_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, cluster: str | None = None
 ) -> Iterator[tuple[Item, Result | Failure]]:
     """Yield ``(item, function(item))`` in the order of *items*; a MetasegError of one item becomes its Failure.
 
-    *function* and *items* travel to other processes when *workers* is above 1 and must be picklable. A worker that
-    is killed (by lack of memory, say) fails the items it had, with that reason.
+    *function* and *items* travel to other processes when *workers* is above 1, or when *cluster* is the address or
+    scheduler file of a Dask cluster, and must be picklable. A worker that is killed (by lack of memory, say) fails the
+    items it had, with that reason; a cluster gives them to another worker first. Raises InputError when the cluster
+    cannot be reached.
     """
+    if cluster is not None:
+        yield from _on_cluster(function, items, cluster)
+        return
     if workers <= 1 or len(items) <= 1:
         for item in items:
             yield item, _guarded(function, item)
@@ -53,6 +60,37 @@ def map_cases(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _on_cluster(
+    function: Callable[[Item], Result], items: Sequence[Item], cluster: str
+) -> Iterator[tuple[Item, Result | Failure]]:
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise InputError(
+            "--cluster wants dask.distributed", remedy="install it: pip install 'metaseg-cli[cluster]'"
+        ) from None
+    try:
+        where = {"scheduler_file": cluster} if Path(cluster).is_file() else {"address": cluster}
+        client = Client(**where, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers ({str(error).splitlines()[0][:120]})",
+            where=cluster,
+            remedy="start one with dask scheduler, or leave out --cluster",
+        ) from error
+    with client:
+        # Not pure: what a job leaves is a file, and the same job may have to run again.
+        futures = client.map(partial(_guarded, function), items, pure=False, retries=1)
+        try:
+            for item, future in zip(items, futures, strict=True):
+                try:
+                    yield item, future.result()
+                except KilledWorker:
+                    yield item, Failure("several workers died of it, perhaps for lack of memory")
+        finally:
+            client.cancel(futures)
 
 
 def _guarded(function: Callable[[Item], Result], item: Item) -> Result | Failure:

@@ -21,7 +21,7 @@ from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "metaseg"
 
 
@@ -30,7 +30,7 @@ class ModelCard:
     """What a model is and how it wants to be used."""
 
     name: str
-    in_channels: int
+    in_channels: int  # one per sequence, and with presence one more for each
     out_channels: int
     dims: int
     widths: tuple[int, ...]
@@ -39,9 +39,9 @@ class ModelCard:
     activation: str
     sequences: tuple[str, ...]
     regions: dict[str, tuple[int, ...]]
-    normalisation: str
+    preprocessing: dict[str, Any]  # a core.preprocessing.Preprocessing, as JSON has it
     patch: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float] | None = None
+    presence: bool = False  # the network is told which sequences are there, and was trained without some
     deep_supervision: bool = True
     foreground_prior: float = 0.01
     threshold: float = 0.5
@@ -109,7 +109,7 @@ def read_card(path: Path) -> ModelCard:
                 remedy="use the program that wrote it",
             )
         known = {f.name for f in dataclasses.fields(ModelCard)}
-        for name in ("widths", "sequences", "patch", "spacing_mm", "trained_on", "validated_on", "patients"):
+        for name in ("widths", "sequences", "patch", "trained_on", "validated_on", "patients"):
             values[name] = tuple(values[name]) if values.get(name) is not None else None
         values["strides"] = tuple(tuple(s) for s in values["strides"])
         values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}

@@ -16,10 +16,14 @@ from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 
 @dataclass(frozen=True)
 class Batch:
-    """``image (B, C, *patch)`` float32 and ``target (B, R, *patch)`` 0 or 1; in 2D *patch* is ``(Y, X)``."""
+    """``image (B, C, *patch)`` float32 and ``target (B, R, *patch)`` 0 or 1; in 2D *patch* is ``(Y, X)``.
+
+    ``present (B, C)`` tells which sequences a case has.
+    """
 
     image: Tensor
     target: Tensor
+    present: Tensor
     cases: tuple[str, ...]
 
 
@@ -64,7 +68,8 @@ class PatchSampler:
         image, target = torch.stack(images), torch.stack(targets)
         if self.patch[0] == 1:
             image, target = image.squeeze(2), target.squeeze(2)
-        return Batch(image, target, tuple(self.cases[i].case for i, _ in drawn))
+        present = torch.from_numpy(np.stack([self.prepared.present(self.cases[i]) for i, _ in drawn]))
+        return Batch(image, target, present, tuple(self.cases[i].case for i, _ in drawn))
 
     def _around_lesion(self) -> tuple[int, NDArray[np.int64]]:
         case, lesion = self._lesions[self.rng.choice(len(self._lesions), p=self._lesion_weight)]

@@ -15,11 +15,11 @@ def write_prepare_report(
     title: str,
     facts: Sequence[tuple[str, str]],
     notes: Sequence[str],
-    problems: Sequence[tuple[str, str, str]],
+    problems: Sequence[tuple[str, str, str, bool]],
     cases: Sequence[dict[str, str]],
     pictures: Sequence[Path],
 ) -> None:
-    """Write the report of ``metaseg prepare``: *problems* are (file, reason, remedy), *cases* the rows of a table."""
+    """Write the report of ``metaseg prepare``: *problems* are (file, reason, remedy, left out), *cases* table rows."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True)

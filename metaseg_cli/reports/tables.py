@@ -49,34 +49,60 @@ def problems_table(problems: Sequence[Problem]) -> list[Any]:
     """Each problem with file, reason and remedy; none gives nothing."""
     if not problems:
         return []
+    left_out = [p for p in problems if p.left_out]
+    doubtful = [p for p in problems if not p.left_out]
+    parts: list[Any] = []
+    for these, title in (
+        (left_out, f"[red]{len(left_out)} problem{'s' if len(left_out) != 1 else ''}[/red]"),
+        (doubtful, f"[yellow]{len(doubtful)} thing{'s' if len(doubtful) != 1 else ''} to look at[/yellow]"),
+    ):
+        if these:
+            table = _table(title, "file", "reason", "what to do")
+            for problem in these[:_SHOWN]:
+                table.add_row(escape(str(problem.file)), escape(problem.reason), escape(problem.remedy))
+            rest = len(these) - _SHOWN
+            parts += ["", table, *([f"… and {rest} more"] if rest > 0 else [])]
+    return parts
+
+
+def _dry_run_table(result: Any) -> Table:
     table = _table(
-        f"[red]{len(problems)} problem{'s' if len(problems) != 1 else ''}[/red]", "file", "reason", "what to do"
+        f"{len(result.found)} cases would be read, layout {result.layout} ({escape(result.why)})",
+        "case",
+        "patient",
+        "split",
+        "sequences",
+        ">files",
+        "mask",
+        "first file",
     )
-    for problem in problems[:_SHOWN]:
-        table.add_row(escape(str(problem.file)), escape(problem.reason), escape(problem.remedy))
-    rest = len(problems) - _SHOWN
-    return ["", table, *([f"… and {rest} more"] if rest > 0 else [])]
+    for source in result.found[:_MANY]:
+        mask = source.masks[0].name if source.masks else "none"
+        table.add_row(
+            escape(source.case),
+            escape(source.patient),
+            source.split or "",
+            escape(", ".join(source.channels or source.sequences)),
+            str(sum(len(files) for files in source.sequences.values())),
+            escape(mask if len(source.masks) < 2 else f"{mask} …"),
+            escape(str(source.first_file)),
+        )
+    if len(result.found) > _MANY:
+        table.add_row("…")
+    return table
 
 
 def prepare_summary(result: Any) -> list[Any]:
     """What ``metaseg prepare`` prints."""
     regions = ", ".join(f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in result.regions.items())
     notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
+    if result.manifest is not None:
+        return [
+            f"Wrote {escape(str(result.manifest))}: one line per case, to complete by hand.",
+            f"Then: metaseg prepare RAW --manifest {escape(str(result.manifest))}",
+        ]
     if result.out is None:
-        table = _table(
-            f"{len(result.found)} cases would be read, layout {result.layout}",
-            "case",
-            "patient",
-            "split",
-            ">slices",
-            "first file",
-        )
-        for source in result.found[:_SHOWN]:
-            files = next(iter(source.sequences.values()))
-            table.add_row(
-                escape(source.case), escape(source.patient), source.split or "", str(len(files)), escape(str(files[0]))
-            )
-        return [table, *notes, *problems_table(result.problems)]
+        return [_dry_run_table(result), *notes, *problems_table(result.problems)]
     patients = len({case.patient for case in result.cases})
     facts = [
         (
@@ -87,8 +113,10 @@ def prepare_summary(result: Any) -> list[Any]:
         ("sequences", ", ".join(result.sequences)),
         ("regions", regions),
         ("folds", str(result.folds)),
-        ("layout", result.layout),
+        ("layout", f"{result.layout} ({result.why})"),
     ]
+    if result.spacing_mm:
+        facts.append(("voxel size", "×".join(f"{s:.2f}" for s in reversed(result.spacing_mm)) + " mm"))
     out = escape(str(result.out))
     last = f"[bold]{out}[/bold] is ready. See report.html in it; then: metaseg train --data {out}"
     return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", last]

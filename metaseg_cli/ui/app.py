@@ -46,8 +46,8 @@ def predicted(name: str, content: bytes, model: str, changed: float) -> PredictR
     with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
         scan = Path(folder) / Path(name).name
         scan.write_bytes(content)
-        config = PredictConfig(inputs=(scan,), model=model, out=Path(folder) / "out", overlay=False)
-        return predict(config, Silent())
+        config = PredictConfig(inputs=(str(scan),), model=model, out=Path(folder) / "out", overlay=False)
+        return predict(config, Silent(), keep=True)
 
 
 def main() -> None:

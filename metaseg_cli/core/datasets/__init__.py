@@ -1,8 +1,25 @@
-"""Find the cases of a folder, whatever its layout, by names alone; and split patients into folds."""
+"""Find the cases of a folder, whatever its layout, by names and headers alone; and split patients into folds."""
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
 from metaseg_cli.core.datasets.find import LAYOUTS, find_cases
 from metaseg_cli.core.datasets.folds import split_folds
-from metaseg_cli.core.datasets.names import scans_in
+from metaseg_cli.core.datasets.manifest import read_manifest, template
+from metaseg_cli.core.datasets.scans import scan_of, scans_under
+from metaseg_cli.core.datasets.sequence_names import GENERIC, KNOWN, in_order, sequence_name
 
-__all__ = ["LAYOUTS", "CaseSource", "FoundCases", "Problem", "find_cases", "scans_in", "split_folds"]
+__all__ = [
+    "GENERIC",
+    "KNOWN",
+    "LAYOUTS",
+    "CaseSource",
+    "FoundCases",
+    "Problem",
+    "find_cases",
+    "in_order",
+    "read_manifest",
+    "scan_of",
+    "scans_under",
+    "sequence_name",
+    "split_folds",
+    "template",
+]

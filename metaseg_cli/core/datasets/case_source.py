@@ -10,33 +10,49 @@ from pathlib import Path
 class CaseSource:
     """One imaging visit, found but not yet read.
 
-    ``sequences`` maps a sequence name to its files: one volume or picture, or the pictures of consecutive slices
-    in order. A picture in colour holds several channels under the one name ``image``. ``masks`` has one entry per
-    slice file, or one for a volume; it is empty for an unlabelled case. ``split`` is "train", "val" or "test" when
-    a folder's name said so.
+    ``sequences`` maps a sequence name to its files. A case of *slices* has one picture per slice, in order, and in
+    ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
+    or the files of one) and at most one mask. ``channels`` names the sequences inside one file of several channels.
+    A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val" or "test" when the
+    folder's layout said so.
     """
 
     case: str
     patient: str
     sequences: dict[str, tuple[Path, ...]]
     masks: tuple[Path, ...] = ()
+    channels: tuple[str, ...] = ()
+    slices: bool = False
     split: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the case; a folder stands for the files in it."""
+        named = [f for files in self.sequences.values() for f in files] + list(self.masks)
+        return [f for p in named for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
+
+    @property
+    def first_file(self) -> Path:
+        """A file to name in messages."""
+        return next(iter(self.sequences.values()))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that was left out or is doubtful: which file, why, and what the user can do."""
+    """Something that was left out, or is only doubtful: which file, why, and what the user can do."""
 
     file: Path
     reason: str
     remedy: str
+    left_out: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCases:
-    """What a folder holds; ``layout`` names how it was read, ``notes`` say what was assumed."""
+    """What a folder holds; ``layout`` names how it was read and ``why``, ``notes`` say what was assumed."""
 
     layout: str
     cases: tuple[CaseSource, ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    why: str = ""

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
-from metaseg_cli.core.datasets import decathlon, pairs
+from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
 from metaseg_cli.core.datasets.case_source import FoundCases
 from metaseg_cli.errors import ConfigError, InputError
 
 # The more particular ones first: the first that fits is taken.
-LAYOUTS: dict[str, ModuleType] = {"decathlon": decathlon, "pairs": pairs}
+LAYOUTS: dict[str, ModuleType] = {
+    "nnunet": nnunet,
+    "decathlon": decathlon,
+    "bids": bids,
+    "brats": brats,
+    "dicom": dicom,
+    "pairs": pairs,
+}
 
-_EXPECTED = """expected, for example, images/case7.png beside masks/case7.png, patient3/slice_07.png beside \
-patient3/slice_07_mask.png, or imagesTr/case.nii.gz with labelsTr/case.nii.gz and a dataset.json"""
+_EXPECTED = (
+    "lay it out as one of these, or list the files in a table (--write-manifest cases.csv makes one to complete, "
+    "--manifest cases.csv reads it): images/case7.png beside masks/case7.png, patient3/slice_07.png beside "
+    "patient3/slice_07_mask.png, case7-t1c.nii.gz beside case7-seg.nii.gz (BraTS), imagesTr with labelsTr (nnU-Net, "
+    "Decathlon), sub-01/anat (BIDS), folders of DICOM files"
+)
 
 
 def find_cases(root: Path, layout: str = "auto") -> FoundCases:
@@ -25,15 +37,27 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
         raise InputError("a file, not a folder", where=root, remedy="name the folder with images and masks")
     if layout != "auto" and layout not in LAYOUTS:
         raise ConfigError(f"unknown layout {layout!r}", remedy=f"take auto or one of {', '.join(LAYOUTS)}")
-    chosen = [layout] if layout != "auto" else [name for name, module in LAYOUTS.items() if module.looks_like(root)]
-    found = LAYOUTS[chosen[0]].find(root) if chosen else None
+    name, why = layout, "chosen with --layout"
+    if layout == "auto":
+        reasons = ((name, module.looks_like(root)) for name, module in LAYOUTS.items())
+        name, why = next(((name, reason) for name, reason in reasons if reason), ("", ""))
+    found = LAYOUTS[name].find(root) if name else None
     if found is None or not found.cases:
-        files = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
-        if not files:
-            raise InputError("the folder is empty", where=root, remedy=_EXPECTED)
-        suffixes = ", ".join(f"{n} {s or 'without suffix'}" for s, n in Counter(p.suffix for p in files).most_common(5))
-        names = ", ".join(str(p.relative_to(root)) for p in sorted(files)[:3])
-        raise InputError(
-            f"no image with a mask was found (there are {suffixes}; {names} …)", where=root, remedy=_EXPECTED
+        raise _nothing(root, found)
+    return dataclasses.replace(found, why=why)
+
+
+def _nothing(root: Path, found: FoundCases | None) -> InputError:
+    files = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    if not files:
+        return InputError("the folder is empty", where=root, remedy=_EXPECTED)
+    if found is not None and found.problems:
+        first = found.problems[0]
+        return InputError(
+            f"laid out as {found.layout}, but no case can be used; the first: {first.file}: {first.reason}",
+            where=root,
+            remedy=first.remedy,
         )
-    return found
+    suffixes = ", ".join(f"{n} {s or 'without suffix'}" for s, n in Counter(p.suffix for p in files).most_common(5))
+    names = ", ".join(str(p.relative_to(root)) for p in sorted(files)[:3])
+    return InputError(f"no image with a mask was found (there are {suffixes}; {names} …)", where=root, remedy=_EXPECTED)

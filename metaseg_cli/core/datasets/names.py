@@ -12,6 +12,10 @@ MASK_FOLDERS = {
     "segmentations", "segmentation", "segs", "seg", "labelstr",
 }  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 _MASK_WORDS = (
     "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
 )
@@ -45,6 +49,11 @@ def scans_in(folder: Path) -> list[Path]:
     files = [p for p in image_files(folder) if not any(part.lower() in MASK_FOLDERS for part in p.parent.parts)]
     images = {(p.parent, image_key(stem(p))) for p in files if mask_key(stem(p), certain=False) is None}
     return [p for p in files if (p.parent, mask_key(stem(p), certain=False)) not in images]
+
+
+def split_of(folders: tuple[str, ...]) -> str | None:
+    """ "train", "val" or "test" when one of *folders* is named so."""
+    return next((_SPLITS[f.lower()] for f in folders if f.lower() in _SPLITS), None)
 
 
 def natural(text: str) -> tuple[tuple[int, str | int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,10 @@ from metaseg_cli.core.datasets.names import (
     mask_key,
     natural,
     numbered,
+    split_of,
     stem,
     suffix,
 )
-
-_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,7 @@ def _case(name: str, patient: str, pairs: list[_Pair]) -> CaseSource:
         patient=patient,
         sequences={"image": tuple(p.image for p in pairs)},
         masks=tuple(p.mask for p in pairs),
+        slices=suffix(pairs[0].image) in PICTURES,
         split=pairs[0].split,
     )
 
@@ -108,8 +106,7 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
     for (place, key), files in images.items():
         own = masks.pop((place, key), [])
         if len(own) == 1 and len(files) == 1:
-            split = next((_SPLITS[f.lower()] for f in place if f.lower() in _SPLITS), None)
-            pairs.append(_Pair(files[0], own[0], place, split))
+            pairs.append(_Pair(files[0], own[0], place, split_of(place)))
         elif not own:
             problems += [
                 Problem(file=f, reason="no mask of this name", remedy="add one, or remove the image") for f in files
@@ -133,7 +130,7 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
 def _patient_folders(pairs: list[_Pair]) -> bool:
     """Whether folders stand for patients: every pair lies in one, and they are not just train and test."""
     last = {p.place[-1] if p.place else "" for p in pairs}
-    named = {name for name in last if name and name.lower() not in _SPLITS}
+    named = {name for name in last if name and split_of((name,)) is None}
     return len(named) > 1 and "" not in last and not (last - named)
 
 
@@ -155,7 +152,5 @@ def _unique(cases: list[CaseSource], pairs: list[_Pair]) -> list[CaseSource]:
         while unique in taken:
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
-        result.append(
-            CaseSource(case=unique, patient=case.patient, sequences=case.sequences, masks=case.masks, split=case.split)
-        )
+        result.append(dataclasses.replace(case, case=unique))
     return result

@@ -1,21 +1,47 @@
 """Read and write one scan with its geometry."""
 
+from metaseg_cli.core.images.dicom import is_dicom
+from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.formats import is_image_file, is_picture, stem_of, suffix_of
+from metaseg_cli.core.images.geometry import (
+    Turn,
+    brought_onto,
+    describe_difference,
+    on_grid_of,
+    same_grid,
+    size_text,
+    spacing_text,
+    turn_to_canonical,
+    turned,
+)
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
-from metaseg_cli.core.images.reading import read_image
+from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
 from metaseg_cli.core.images.volume import Volume
 
 __all__ = [
+    "Turn",
     "Volume",
     "as_grey",
+    "brought_onto",
     "channels_are_equal",
+    "describe_difference",
+    "is_dicom",
     "is_image_file",
     "is_picture",
+    "on_grid_of",
+    "padding_value",
+    "read_geometry",
     "read_image",
     "read_mask",
+    "read_scan",
+    "same_grid",
+    "size_text",
+    "spacing_text",
     "stem_of",
     "suffix_of",
+    "turn_to_canonical",
+    "turned",
     "write_mask",
     "write_volume",
 ]

@@ -6,17 +6,18 @@ from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_MORE = (".zip", ".dcm", ".dicom", ".ima")
 
 
 def suffix_of(path: Path) -> str:
     """The suffix in lower case; ``.nii.gz`` counts as one."""
     name = path.name.lower()
-    return next((s for s in VOLUMES if name.endswith(s)), path.suffix.lower())
+    return next((s for s in VOLUMES + PICTURES + _MORE if name.endswith(s)), path.suffix.lower())
 
 
 def stem_of(path: Path) -> str:
-    """The name without ``suffix_of``."""
-    return path.name[: len(path.name) - len(suffix_of(path))]
+    """The name without ``suffix_of``; a folder's whole name."""
+    return path.name if path.is_dir() else path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def is_picture(path: Path) -> bool:
@@ -25,5 +26,5 @@ def is_picture(path: Path) -> bool:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether the name is that of a format read here."""
+    """Whether the name is that of a picture or volume file; DICOM files are told by ``is_dicom``."""
     return suffix_of(path) in PICTURES + VOLUMES

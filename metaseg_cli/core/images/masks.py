@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from metaseg_cli.core.images.formats import is_picture, suffix_of
+from metaseg_cli.core.images.dicom import is_dicom
+from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
+from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import open_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.volume import Volume
@@ -24,12 +26,24 @@ _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
 
 
-def read_mask(path: Path) -> Volume:
+def read_mask(path: Path, image: Volume | None = None) -> Volume:
     """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
-    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood. Raises InputError.
+    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, and DICOM SEG and
+    RTSTRUCT, whose overlapping segments make several layers ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
+    Raises InputError.
     """
     notes: list[str] = []
+    if path.is_file() and not is_image_file(path) and is_dicom(path):
+        kind = modality_of(path)
+        if kind == "RTSTRUCT":
+            if image is None:
+                raise InputError(
+                    "contours, which need the image they were drawn on", where=path, remedy="convert them to a mask"
+                )
+            return read_rtstruct(path, image)
+        if kind == "SEG":
+            return read_seg(path)
     if is_picture(path) and path.exists() and path.stat().st_size:
         picture = open_picture(path)
         if picture.mode == "P":

@@ -6,9 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiftiForms:
+    """The two matrices a NIfTI file places its voxels by (4×4, RAS+, row-major), with their codes.
+
+    Kept only where one matrix cannot stand for both: they disagree, are sheared, or are absent. Written back as they
+    were, so that every reader, whichever matrix it believes, sees a mask on its scan.
+    """
+
+    qform: tuple[float, ...]
+    qform_code: int
+    sform: tuple[float, ...]
+    sform_code: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +32,8 @@ class Volume:
 
     ``array`` is ``(C, Z, Y, X)``; a picture has Z = 1. ``spacing_mm`` is ``(z, y, x)``, or None when the file
     does not say (a PNG). ``origin_mm`` (x, y, z) and ``direction`` (row-major 3×3) are in ITK's LPS patient
-    coordinates. ``exif_orientation`` is what the file's EXIF tag said; ``array`` is already turned upright.
-    ``notes`` are sentences on what had to be assumed while reading.
+    coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is what the file's EXIF
+    tag said; ``array`` is already turned upright. ``notes`` are sentences on what had to be assumed while reading.
     """
 
     array: NDArray[Any]
@@ -27,6 +42,7 @@ class Volume:
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = IDENTITY
     exif_orientation: int = 1
+    nifti_forms: NiftiForms | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -34,3 +50,12 @@ class Volume:
         """``(Z, Y, X)``."""
         _, z, y, x = self.array.shape
         return (z, y, x)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4×4: voxel index (x, y, z, 1) → patient coordinates (L, P, S, 1) in mm."""
+        matrix = np.eye(4)
+        spacing = self.spacing_mm or (1.0, 1.0, 1.0)
+        matrix[:3, :3] = np.array(self.direction).reshape(3, 3) * np.array(spacing[::-1])
+        matrix[:3, 3] = self.origin_mm
+        return matrix

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, read_image
+from metaseg_cli.core.images import (
+    Volume,
+    as_grey,
+    brought_onto,
+    channels_are_equal,
+    read_scan,
+)
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.metrics import Lesion, describe_lesions
 from metaseg_cli.core.model_file import ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
-from metaseg_cli.core.preprocessing import normalise
+from metaseg_cli.core.preprocessing import Placement, Preprocessing, preprocess
 from metaseg_cli.errors import InputError
+
+Files = Path | str | Sequence[Path]  # one file or folder, or the files of a DICOM series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +35,15 @@ class Prediction:
     """What a model found in one scan, on the scan's own grid.
 
     ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions, ``probabilities``
-    ``(R, Z, Y, X)`` float32, ``lesions`` the connected lesions of each region.
+    ``(R, Z, Y, X)`` float32, ``lesions`` the connected lesions of each region. ``source`` is the scan (the first
+    sequence, whose grid everything has), ``notes`` say what was missing or assumed.
     """
 
     mask: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     lesions: dict[str, list[Lesion]]
     source: Volume
+    notes: tuple[str, ...] = ()
 
 
 class Model:
@@ -42,21 +52,40 @@ class Model:
     def __init__(self, network: nn.Module, card: ModelCard, device: torch.device, path: Path) -> None:
         self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
+        self.preprocessing = Preprocessing.from_record(card.preprocessing)
 
     def predict(
-        self, scan: Path | str | NDArray[np.generic] | Mapping[str, Path | str] | Volume, threshold: float | None = None
+        self, scan: Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume, threshold: float | None = None
     ) -> Prediction:
         """Segment *scan*: a file, an array ``(C, Z, Y, X)`` or ``(C, Y, X)``, or a file per sequence name.
 
-        *threshold* replaces the one in the model file. Raises InputError when the scan cannot be read or its
-        channels are not those the model was trained on.
+        An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file.
+        Raises InputError when the scan cannot be read or its channels are not those the model was trained on.
         """
-        volume = self._fitted(self._volume(scan))
-        image = torch.from_numpy(normalise(volume.array, "slice" if self.card.normalisation == "slice" else "case"))
-        return self.interpret(volume, self.probabilities(image), threshold)
+        volume, present = self._volume(scan)
+        image, placement = preprocess(volume, self.preprocessing)
+        whole = np.zeros((len(self.card.sequences), *image.shape[1:]), np.float32)
+        whole[present] = image
+        probabilities = self.probabilities(torch.from_numpy(whole), torch.from_numpy(present))
+        prediction = self.interpret(volume, self._in_place(probabilities, placement), threshold)
+        missing = [s for s, there in zip(self.card.sequences, present, strict=True) if not there]
+        if missing:
+            prediction = replace(
+                prediction, notes=(*prediction.notes, f"predicted without {', '.join(missing)}: expect less of it")
+            )
+        return prediction
 
-    def probabilities(self, image: Tensor) -> NDArray[np.float32]:
-        """*image* ``(C, Z, Y, X)``, normalised as in training → ``(R, Z, Y, X)``."""
+    def _in_place(self, probabilities: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+        # Interpolation of values between 0 and 1 may leave the range by rounding.
+        return np.clip(placement.undo(probabilities), 0.0, 1.0)
+
+    def probabilities(self, image: Tensor, present: Tensor | None = None) -> NDArray[np.float32]:
+        """*image* ``(C, Z, Y, X)``, preprocessed as in training → ``(R, Z, Y, X)`` on the same grid.
+
+        *present* ``(C,)`` bool: which sequences are there; None: all.
+        """
+        if self.card.presence and present is None:
+            present = torch.ones(len(self.card.sequences), dtype=torch.bool)
         values: NDArray[np.float32] = predict_probabilities(
             self.network,
             image.to(self.device),
@@ -64,6 +93,7 @@ class Model:
             patch=self.card.patch[-self.card.dims :],
             regions=self.card.out_channels,
             precision=self.precision,
+            present=present if self.card.presence else None,
         ).numpy()
         return values
 
@@ -81,16 +111,26 @@ class Model:
             for region, mask, probability in zip(self.card.regions, masks, probabilities, strict=True)
         }
         return Prediction(
-            mask=to_label_map(masks, self.card.regions), probabilities=probabilities, lesions=lesions, source=volume
+            mask=to_label_map(masks, self.card.regions),
+            probabilities=probabilities,
+            lesions=lesions,
+            source=volume,
+            notes=volume.notes,
         )
 
-    def _volume(self, scan: Path | str | NDArray[np.generic] | Mapping[str, Path | str] | Volume) -> Volume:
-        if isinstance(scan, Volume):
-            return scan
-        if isinstance(scan, (str, Path)):
-            return read_image(Path(scan))
+    # -- what the user has → the model's sequences --------------------------------------------------------------------
+
+    def _volume(
+        self, scan: Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
+    ) -> tuple[Volume, NDArray[np.bool_]]:
+        """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``."""
+        every = np.ones(len(self.card.sequences), dtype=bool)
         if isinstance(scan, Mapping):
             return self._from_sequences(scan)
+        if isinstance(scan, Volume):
+            return self._fitted(scan), every
+        if isinstance(scan, (str, Path)):
+            return self._fitted(read_scan([Path(scan)])), every
         array = np.asarray(scan)
         if array.ndim == 3:
             array = array[:, None]
@@ -100,42 +140,51 @@ class Model:
             )
         if not np.isfinite(array).all():
             raise InputError("the array holds values that are not finite", remedy="replace NaN and Inf first")
-        return Volume(array=array, spacing_mm=None, source=Path("array"))
+        return self._fitted(Volume(array=array, spacing_mm=None, source=Path("array"))), every
 
-    def _from_sequences(self, scans: Mapping[str, Path | str]) -> Volume:
-        missing = [name for name in self.card.sequences if name not in scans]
-        if missing or len(scans) != len(self.card.sequences):
+    def _from_sequences(self, scans: Mapping[str, Files]) -> tuple[Volume, NDArray[np.bool_]]:
+        wanted = self.card.sequences
+        unknown = [name for name in scans if name not in wanted]
+        missing = [name for name in wanted if name not in scans]
+        if unknown or len(missing) == len(wanted) or (missing and not self.card.presence):
             raise InputError(
-                f"the model wants the sequences {', '.join(self.card.sequences)}, got {', '.join(scans)}",
-                remedy="name one file per sequence",
+                f"the model wants the sequences {', '.join(wanted)}, got {', '.join(scans)}",
+                remedy="name one file per sequence, as in t1c=a.nii.gz",
             )
-        volumes = [read_image(Path(scans[name])) for name in self.card.sequences]
-        if len({volume.shape for volume in volumes}) > 1:
-            raise InputError("the sequences differ in size", remedy="bring them onto one grid first")
-        first = volumes[0]
-        return Volume(
-            array=np.concatenate([volume.array for volume in volumes]),
-            spacing_mm=first.spacing_mm,
-            source=first.source,
-            origin_mm=first.origin_mm,
-            direction=first.direction,
-        )
+        volumes = {name: read_scan(_files(scans[name])) for name in wanted if name in scans}
+        first = next(iter(volumes.values()))
+        for volume in volumes.values():
+            if volume.array.shape[0] != 1:
+                raise InputError(
+                    f"it has {volume.array.shape[0]} channels", where=volume.source, remedy="name a file of one"
+                )
+        placed = [brought_onto(volume, first) for volume in volumes.values()]
+        notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
+        merged = replace(first, array=np.concatenate([volume.array for volume in placed]), notes=notes)
+        return merged, np.array([name in volumes for name in wanted])
 
     def _fitted(self, volume: Volume) -> Volume:
         """*volume* with the model's channels; a grey picture saved in colour is taken as grey."""
-        wanted = self.card.in_channels
+        wanted = len(self.card.sequences)
         if volume.array.shape[0] != wanted and wanted == 1 and channels_are_equal(volume):
             volume = as_grey(volume)
         has = volume.array.shape[0]
         if has != wanted:
             kinds = {1: "1 channel (grey)", 3: "3 channels (colour)"}
+            remedy = "give it images of the kind it was trained on, or choose another model with --model"
+            if wanted > 1 and self.preprocessing.oriented:
+                remedy = f"name the file of each sequence, as in {self.card.sequences[0]}=a.nii.gz"
             raise InputError(
                 f"the image has {kinds.get(has, f'{has} channels')}, the model wants "
                 f"{kinds.get(wanted, f'{wanted} channels')}: {', '.join(self.card.sequences)}",
                 where=volume.source,
-                remedy="give it images of the kind it was trained on, or choose another model with --model",
+                remedy=remedy,
             )
         return volume
+
+
+def _files(scan: Files) -> list[Path]:
+    return [Path(scan)] if isinstance(scan, (str, Path)) else list(scan)
 
 
 def load_model(path: Path | str, device: str = "auto") -> Model:

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from metaseg_cli.core.models.presence import with_presence
+
 # A 2D slice up to this many pixels goes through the network in one piece.
 _WHOLE_SLICE = 1024 * 1024
 _WHOLE_SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
@@ -21,14 +23,25 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @torch.inference_mode()
 def predict_probabilities(
-    model: nn.Module, image: Tensor, *, dims: int, patch: Sequence[int], regions: int, precision: str = "fp32"
+    model: nn.Module,
+    image: Tensor,
+    *,
+    dims: int,
+    patch: Sequence[int],
+    regions: int,
+    precision: str = "fp32",
+    present: Tensor | None = None,
 ) -> Tensor:
     """*image* ``(C, Z, Y, X)`` normalised, on the model's device → probabilities ``(R, Z, Y, X)`` float32 on the CPU.
+
+    *present* ``(C,)`` goes to models that are told which sequences are there.
 
     A 2D network sees whole slices; pictures above a megapixel, and volumes for a 3D network, go window by window
     (*patch*, half overlapping, Gaussian weights as in Isensee et al. 2021).
     """
     model.eval()
+    if present is not None:
+        image = with_presence(image[None], present[None].to(image.device))[0]
     if dims == 2:
         return _slices(model, image, regions, precision)
     return torch.sigmoid(_windows(model, image, tuple(patch), regions, precision)).cpu()

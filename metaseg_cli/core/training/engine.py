@@ -22,6 +22,7 @@ from metaseg_cli.core.losses import build_loss, deep_supervision_loss
 from metaseg_cli.core.model_file import ModelCard, save_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.presence import with_presence
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.sampling import PatchSampler
@@ -125,7 +126,10 @@ class Trainer:
                 where=prepared.folder,
                 remedy="check the masks, or the label values given to metaseg prepare",
             )
-        self.augment = augmentation.Augmentation(flip_axes=(-1, -2) if plan.dims == 2 else (-1,))
+        self.augment = augmentation.Augmentation(
+            flip_axes=(-1, -2) if plan.dims == 2 else (-1,),
+            drop_sequence=config.drop_sequence if card.presence else 0.0,
+        )
         self.augment_rng = np.random.default_rng([config.seed, 2])
         self.state = State()
         self.clock = clock
@@ -184,10 +188,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.sampler.batch(self.plan.batch_size)
-        image, target = batch.image.to(self.device), batch.target.to(self.device)
+        image, target, present = (t.to(self.device) for t in (batch.image, batch.target, batch.present))
         if config.augment:
             parameters = augmentation.draw(self.augment, tuple(image.shape), self.augment_rng)
             image, target = augmentation.apply(image, target, parameters)
+            image, present = augmentation.drop_sequences(image, present, parameters)
+        if self.card.presence:
+            image = with_presence(image, present)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
@@ -287,6 +294,7 @@ class Trainer:
                 patch=self.plan.patch,
                 device=self.device,
                 precision=self.precision,
+                presence=self.card.presence,
             )
             for record in self.validation
         ]

@@ -52,11 +52,18 @@ def probabilities_of(
     patch: Sequence[int],
     device: torch.device,
     precision: str,
+    presence: bool = False,
 ) -> CaseProbabilities:
     """Run *model* over one whole prepared case."""
     image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).to(device).float()
     probabilities = predict_probabilities(
-        model, image, dims=dims, patch=patch[-dims:], regions=len(prepared.regions), precision=precision
+        model,
+        image,
+        dims=dims,
+        patch=patch[-dims:],
+        regions=len(prepared.regions),
+        precision=precision,
+        present=torch.from_numpy(prepared.present(record)) if presence else None,
     )
     reference = region_masks(prepared.label(record), prepared.regions)
     return CaseProbabilities(record.patient, probabilities.numpy().astype(np.float16), reference)

@@ -1,0 +1,233 @@
+"""From the files of a case to its arrays: read, checked, brought onto one grid."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.core.cache.records import CacheSettings
+from metaseg_cli.core.datasets.case_source import CaseSource, Problem
+from metaseg_cli.core.images import (
+    Volume,
+    as_grey,
+    brought_onto,
+    describe_difference,
+    is_dicom,
+    is_image_file,
+    on_grid_of,
+    padding_value,
+    read_image,
+    read_mask,
+    read_scan,
+    size_text,
+)
+from metaseg_cli.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCase:
+    """A case, or those of its slices that have one size: the image's channels are the sequences that are there."""
+
+    image: Volume
+    label: NDArray[np.uint8] | None
+    sequences: tuple[str, ...]
+    hashes: tuple[str, ...]
+
+
+def read_case(source: CaseSource, settings: CacheSettings) -> tuple[list[ReadCase], list[Problem], list[str]]:
+    """What can be read of a case; several where slices differ in size. Problems say what was left out and why."""
+    problems: list[Problem] = []
+    notes: list[str] = []
+    cases = (_read_slices if source.slices else _read_volumes)(source, settings, problems, notes)
+    return cases, problems, notes
+
+
+def _problem(error: InputError, otherwise: Path) -> Problem:
+    where = error.where if isinstance(error.where, Path) else otherwise
+    return Problem(file=where, reason=error.what, remedy=error.remedy)
+
+
+# -- slices ----------------------------------------------------------------------------------------------------------
+
+
+def _read_slices(
+    source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
+) -> list[ReadCase]:
+    by_shape: dict[tuple[int, ...], list[tuple[Volume, Volume | None]]] = {}
+    for index in range(len(next(iter(source.sequences.values())))):
+        paths = [files[index] for files in source.sequences.values()]
+        mask_path = source.masks[index] if source.masks else None
+        try:
+            image = _channels_of_slice(paths, settings)
+            mask = read_mask(mask_path) if mask_path is not None else None
+            if mask is not None and mask.shape != image.shape:
+                raise InputError(
+                    f"the mask's size ({size_text(mask.shape)}) is not the image's ({size_text(image.shape)}: "
+                    f"{paths[0].name})",
+                    where=mask_path,
+                    remedy="give every image a mask on its own grid",
+                )
+        except InputError as error:
+            problems.append(_problem(error, paths[0]))
+            continue
+        notes += image.notes + (mask.notes if mask is not None else ())
+        by_shape.setdefault(image.array.shape, []).append((image, mask))
+    cases = []
+    for parts in by_shape.values():
+        first = parts[0][0]
+        array = np.concatenate([image.array for image, _ in parts], axis=1)
+        labels = [mask.array[0] for _, mask in parts if mask is not None]
+        if _is_constant(array):
+            problems.append(_constant(first.source, float(array.flat[0])))
+            continue
+        whole = Volume(array=array, spacing_mm=first.spacing_mm, source=first.source)
+        hashes = tuple(_hash(image.array) for image, _ in parts if not _is_constant(image.array))
+        label = np.concatenate(labels, axis=0) if labels else None
+        cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=hashes))
+    return cases
+
+
+def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume:
+    volumes = [read_image(path) for path in paths]
+    if settings.grey or len(volumes) > 1:
+        volumes = [as_grey(volume) for volume in volumes]
+    first = volumes[0]
+    for volume in volumes[1:]:
+        if volume.shape != first.shape:
+            raise InputError(
+                f"its size ({size_text(volume.shape)}) is not that of {first.source.name} ({size_text(first.shape)})",
+                where=volume.source,
+                remedy="bring the sequences of a case onto one grid",
+            )
+    array = np.concatenate([volume.array for volume in volumes])
+    if array.shape[0] != len(settings.sequences):
+        raise InputError(
+            f"it has {array.shape[0]} channel(s), the others {len(settings.sequences)}: "
+            f"{', '.join(settings.sequences)}",
+            where=first.source,
+            remedy="keep images of one kind in one folder",
+        )
+    return Volume(array=array, spacing_mm=first.spacing_mm, source=first.source, notes=first.notes)
+
+
+# -- volumes ---------------------------------------------------------------------------------------------------------
+
+
+def _read_volumes(
+    source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
+) -> list[ReadCase]:
+    scans: dict[str, Volume] = {}
+    for name, files in source.sequences.items():
+        if not source.channels and name not in settings.sequences:
+            continue
+        try:
+            scan = read_scan(files)
+            notes += scan.notes
+            scans |= _named_channels(scan, name, source, settings)
+        except InputError as error:
+            problems.append(_problem(error, files[0]))
+    for name in [n for n, scan in scans.items() if _is_constant(scan.array)]:
+        scan = scans.pop(name)
+        problems.append(_constant(scan.source, float(scan.array.flat[0])))
+    scans = {name: scans[name] for name in settings.sequences if name in scans}
+    if not scans:
+        return []
+    try:
+        base, label = _mask_and_base(source, scans, notes)
+    except InputError as error:
+        problems.append(_problem(error, source.first_file))
+        return []
+    kept: dict[str, Volume] = {}
+    for name, scan in scans.items():
+        try:
+            kept[name] = brought_onto(scan, base)
+            notes += kept[name].notes[len(scan.notes) :]
+        except InputError as error:
+            problems.append(_problem(error, scan.source))
+    image = Volume(
+        array=np.concatenate([scan.array for scan in kept.values()]),
+        spacing_mm=base.spacing_mm,
+        source=base.source,
+        origin_mm=base.origin_mm,
+        direction=base.direction,
+    )
+    hashes = tuple(_hash(scans[name].array) for name in kept)
+    return [ReadCase(image=image, label=label, sequences=tuple(kept), hashes=hashes)]
+
+
+def _named_channels(scan: Volume, name: str, source: CaseSource, settings: CacheSettings) -> dict[str, Volume]:
+    """A file of several channels as one volume per sequence. Raises InputError when their number differs."""
+    channels = scan.array.shape[0]
+    names = source.channels or ((name,) if channels == 1 else tuple(f"{name}_{i}" for i in range(channels)))
+    if len(names) != channels or not set(names) & set(settings.sequences):
+        raise InputError(
+            f"it has {channels} channel(s), the others {len(settings.sequences)}: {', '.join(settings.sequences)}",
+            where=scan.source,
+            remedy="keep images of one kind in one folder",
+        )
+    parts = {}
+    for number, each in enumerate(names):
+        if each in settings.sequences:
+            fields = {**vars(scan), "array": scan.array[number : number + 1]}
+            parts[each] = Volume(**fields)
+    return parts
+
+
+def _mask_and_base(
+    source: CaseSource, scans: dict[str, Volume], notes: list[str]
+) -> tuple[Volume, NDArray[np.uint8] | None]:
+    """The sequence whose grid the case has, and the label map on it. Raises InputError when the mask fits none."""
+    first = next(iter(scans.values()))
+    if not source.masks:
+        return first, None
+    path = source.masks[0]
+    for scan in scans.values():
+        mask = read_mask(path, scan)
+        placed = on_grid_of(mask, scan)
+        if placed is not None:
+            notes += mask.notes
+            padding = padding_value(path) if not is_image_file(path) and is_dicom(path) else 0
+            return scan, _one_layer(placed.array, padding, notes)
+    raise InputError(
+        f"the mask does not lie on its image's grid: {describe_difference(mask, first)}",
+        where=path,
+        remedy="resample the mask onto the image, or mend its header where the voxels match one another",
+    )
+
+
+def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDArray[np.uint8]:
+    """``(L, Z, Y, X)`` → ``(Z, Y, X)``: later segments over earlier ones; padding is no label."""
+    label = layers[0].copy()
+    for layer in layers[1:]:
+        label[layer > 0] = layer[layer > 0]
+    if padding:
+        label[label == padding] = 0
+        notes.append(f"padding value {padding} in masks: read as background")
+    if len(layers) > 1:
+        notes.append("segments overlap: the one of the higher number was kept where they do")
+    return label
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _is_constant(array: NDArray[Any]) -> bool:
+    first = array.flat[0]
+    return bool((array == first).all())
+
+
+def _constant(path: Path, value: float) -> Problem:
+    return Problem(file=path, reason=f"constant: every voxel is {value:g}", remedy="replace or remove it")
+
+
+def _hash(array: NDArray[Any]) -> str:
+    digest = hashlib.sha256(str(array.shape).encode())
+    numbers = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, order="C")
+    digest.update(numbers.data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""What is written down of a case and of the way it was made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from metaseg_cli.core.datasets.case_source import Problem
+from metaseg_cli.core.preprocessing import Preprocessing
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Everything that decides what a case looks like in the cache; another value means another cache."""
+
+    kind: str  # "pictures" or "volumes"
+    preprocessing: Preprocessing
+    sequences: tuple[str, ...]
+    grey: bool = False  # pictures in colour whose channels agree are stored as one channel
+    foreground: tuple[int, ...] = ()  # label values that are lesion; none named: every one but 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRecord:
+    """One case of the prepared folder, as ``dataset.json`` lists it. Shapes and spacings are those in the cache."""
+
+    case: str
+    patient: str
+    file: str  # one of its images, to name in messages
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    source_spacing_mm: tuple[float, float, float] | None
+    sequences: tuple[str, ...]  # those that are there
+    lesion_voxels: tuple[int, ...]
+    labels: tuple[int, ...]
+    content: str  # hash of the images' numbers; recognises a case whatever it is called
+    images: tuple[str, ...]  # hash of each image that is not constant; recognises a part of a case
+    key: str
+    shard: str
+    labelled: bool = True
+    split: str | None = None
+    fold: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, values: dict[str, Any]) -> CaseRecord:
+        """The inverse of ``record`` after a way through JSON."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenCase:
+    """What a worker reports of one case: its record (None when nothing of it was usable), problems and notes."""
+
+    record: CaseRecord | None
+    problems: tuple[Problem, ...] = field(default=())
+    notes: tuple[str, ...] = ()

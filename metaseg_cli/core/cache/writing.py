@@ -1,0 +1,254 @@
+"""Writing a prepared folder: shards by many processes, then the index, each whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from metaseg_cli.core.cache.case_reading import ReadCase, read_case
+from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
+from metaseg_cli.core.datasets.case_source import CaseSource, Problem
+from metaseg_cli.core.preprocessing import preprocess
+from metaseg_cli.errors import InputError
+
+_POINTS_PER_LESION = 64
+_SHARD_BYTES = 16 * 2**20  # of source files; small enough to spread over workers, large enough not to litter
+_SHARD_CASES = 64
+_SHARDS = 16  # at least, so that several workers have something to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """The cases that one worker puts into one shard."""
+
+    folder: Path
+    sources: tuple[CaseSource, ...]
+    settings: CacheSettings
+
+
+def case_key(source: CaseSource, settings: CacheSettings) -> str:
+    """Changes when a file of the case, its order or a setting does."""
+    files = [(os.path.abspath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in source.files if f.exists()]
+    named = [(name, [os.path.abspath(f) for f in paths]) for name, paths in source.sequences.items()]
+    identity = [SCHEMA, asdict(settings), source.case, source.patient, source.split, named, source.channels, files]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def shard_jobs(folder: Path, sources: Sequence[CaseSource], settings: CacheSettings, total: int) -> list[ShardJob]:
+    """Group *sources*, those of *total* that are new, into shards of about 16 MB of files and 1/16 of all cases.
+
+    Nothing here depends on the number of workers or on what a killed run left: the shards come out the same.
+    """
+    most = max(1, min(_SHARD_CASES, -(-total // _SHARDS)))
+    jobs: list[ShardJob] = []
+    group: list[CaseSource] = []
+    size = 0
+    for source in sources:
+        group.append(source)
+        size += sum(f.stat().st_size for f in source.files if f.exists())
+        if size >= _SHARD_BYTES or len(group) >= most:
+            jobs.append(ShardJob(folder=folder, sources=tuple(group), settings=settings))
+            group, size = [], 0
+    if group:
+        jobs.append(ShardJob(folder=folder, sources=tuple(group), settings=settings))
+    return jobs
+
+
+def write_shard(job: ShardJob) -> list[WrittenCase]:
+    """Read, check, normalise and store the cases of *job*; the shard appears whole or not at all."""
+    shards = job.folder / "shards"
+    name = hashlib.sha256("".join(case_key(s, job.settings) for s in job.sources).encode()).hexdigest()[:16] + ".h5"
+    # The host too: on a cluster two machines may have the same process number.
+    temporary = shards / f".writing-{socket.gethostname()}-{os.getpid()}-{name}"
+    written: list[WrittenCase] = []
+    try:
+        with h5py.File(temporary, "w") as file:
+            for source in job.sources:
+                try:
+                    written += _write_case(file, source, job.settings, name)
+                except InputError as error:
+                    where = error.where if isinstance(error.where, Path) else source.first_file
+                    problem = Problem(file=where, reason=error.what, remedy=error.remedy)
+                    written.append(WrittenCase(record=None, problems=(problem,)))
+            empty = len(file) == 0
+        if not empty:
+            temporary.replace(shards / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, shard: str) -> list[WrittenCase]:
+    cases, problems, notes = read_case(source, settings)
+    if not cases:
+        return [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
+    files = [_describe(f) for f in source.files]
+    results: list[WrittenCase] = []
+    for number, case in enumerate(cases, start=1):
+        name = source.case if number == 1 else f"{source.case}_size{number}"
+        group = file.create_group(name)
+        record = _store(group, case, source, settings, shard)
+        # What was wrong with some of its files stays with the case: a later run that takes it from here says it too.
+        own = number == 1
+        results.append(
+            WrittenCase(record=record, problems=tuple(problems) if own else (), notes=tuple(notes) if own else ())
+        )
+        group.attrs["record"] = json.dumps(record.record())
+        group.attrs["sources"] = json.dumps(files)
+        group.attrs["problems"] = json.dumps(
+            [[str(p.file), p.reason, p.remedy, p.left_out] for p in results[-1].problems]
+        )
+        group.attrs["notes"] = json.dumps(results[-1].notes)
+    return results
+
+
+def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: CacheSettings, shard: str) -> CaseRecord:
+    """The case's arrays and geometry into *group*."""
+    present, placement = preprocess(case.image, settings.preprocessing, keep=case.label)
+    z, y, x = placement.shape
+    # A sequence that is missing is 0, which is the mean of every other one.
+    stored = np.zeros((z, len(settings.sequences), y, x), np.float16)
+    for channel, sequence in zip(present, case.sequences, strict=True):
+        stored[:, settings.sequences.index(sequence)] = channel
+    label = placement.label(case.label) if case.label is not None else np.zeros((z, y, x), np.uint8)
+    # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
+    group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **hdf5plugin.LZ4())
+    group.create_dataset("label", data=label, chunks=(1, y, x), **hdf5plugin.LZ4())
+    foreground = np.isin(label, settings.foreground) if settings.foreground else label > 0
+    lesions = _lesion_index(foreground)
+    for field_name, values in lesions.items():
+        group.create_dataset(f"lesions/{field_name}", data=values)
+    group.attrs["patient"] = source.patient
+    group.attrs["sequences"] = list(settings.sequences)
+    group.attrs["sequences_present"] = list(case.sequences)
+    group.attrs["spacing_mm"] = placement.spacing_mm or ()
+    group.attrs["source_shape"] = case.image.shape
+    group.attrs["source_affine_lps"] = case.image.affine
+    group.attrs["crop"] = placement.box  # (z, y, x) start and stop, after turning to the canonical orientation
+    group.attrs["turn"] = json.dumps(asdict(placement.turn)) if placement.turn else ""
+    return CaseRecord(
+        case=group.name.removeprefix("/"),
+        patient=source.patient,
+        file=str(source.first_file),
+        shape=placement.shape,
+        spacing_mm=placement.spacing_mm,
+        source_spacing_mm=case.image.spacing_mm,
+        sequences=case.sequences,
+        lesion_voxels=tuple(int(v) for v in lesions["voxels"]),
+        labels=tuple(int(v) for v in np.unique(label) if v),
+        content=hashlib.sha256("".join(case.hashes).encode()).hexdigest()[:16],
+        images=case.hashes,
+        key=case_key(source, settings),
+        shard=shard,
+        labelled=case.label is not None,
+        split=source.split,
+    )
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"file": str(path), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """What sampling needs of each lesion: its voxels, box and up to 64 of its points, spread evenly over it.
+
+    ``voxels (n,)``, ``boxes (n, 6)`` as z0 z1 y0 y1 x0 x1, ``points (m, 4)`` as lesion z y x.
+    """
+    voxels, boxes, points = [], [], []
+    components, _ = ndimage.label(foreground, structure=np.ones((3, 3, 3))) if foreground.any() else (foreground, 0)
+    for number, box in enumerate(ndimage.find_objects(components.astype(np.int32, copy=False))):
+        coordinates = np.argwhere(components[box] == number + 1) + [s.start for s in box]
+        spread = np.linspace(0, len(coordinates) - 1, min(len(coordinates), _POINTS_PER_LESION)).astype(int)
+        voxels.append(len(coordinates))
+        boxes.append([edge for s in box for edge in (s.start, s.stop)])
+        points.append(np.column_stack([np.full(len(spread), number), coordinates[spread]]))
+    return {
+        "voxels": np.asarray(voxels, np.int64),
+        "boxes": np.asarray(boxes, np.int32).reshape(-1, 6),
+        "points": np.concatenate([np.zeros((0, 4), np.int64), *points]).astype(np.int32),
+    }
+
+
+def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
+    """The cases of all published shards by key; a shard that cannot be read counts as absent."""
+    found: dict[str, list[WrittenCase]] = {}
+    for shard in sorted((folder / "shards").glob("*.h5")):
+        try:
+            with h5py.File(shard, "r") as file:
+                cases = [_stored(group) for group in file.values()]
+        except (OSError, KeyError, ValueError, TypeError):
+            continue
+        for case in cases:
+            assert case.record is not None
+            found.setdefault(case.record.key, []).append(case)
+    return found
+
+
+def _stored(group: h5py.Group) -> WrittenCase:
+    problems = [
+        Problem(file=Path(f), reason=r, remedy=m, left_out=left)
+        for f, r, m, left in json.loads(group.attrs["problems"])
+    ]
+    record = CaseRecord.from_record(json.loads(group.attrs["record"]))
+    return WrittenCase(record=record, problems=tuple(problems), notes=tuple(json.loads(group.attrs["notes"])))
+
+
+def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
+    """Write index and ``dataset.json`` and drop the shards that nothing links to any more."""
+    index = folder / ".dataset.h5"
+    with h5py.File(index, "w") as file:
+        cases = file.create_group("cases")
+        for record in records:
+            cases[record.case] = h5py.ExternalLink(f"shards/{record.shard}", record.case)
+        file.attrs["schema"] = SCHEMA
+    listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
+    text = folder / ".dataset.json"
+    text.write_text(json.dumps(listing, indent=1), encoding="utf-8")
+    index.replace(folder / "dataset.h5")
+    text.replace(folder / "dataset.json")
+    linked = {record.shard for record in records}
+    for shard in (folder / "shards").glob("*.h5"):
+        if shard.name not in linked:
+            shard.unlink()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only one who writes *folder*, and clear away what a killed writer left. Raises InputError when busy."""
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
+    with lock.open("a+", encoding="utf-8") as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however the process ends
+        except ImportError:
+            pass  # Windows: two at once are not told apart
+        except OSError:
+            handle.seek(0)
+            raise InputError(
+                f"another metaseg prepare is writing it (process {handle.read().strip() or 'unknown'})",
+                where=folder,
+                remedy="wait for it, or choose another --out",
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        for leftover in shards.glob(".writing-*"):
+            leftover.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,86 @@
+"""BraTS: the sequences of a case beside one another, told apart by the end of their names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.names import PICTURES, image_files, split_of, stem, suffix
+from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence
+
+# BraTS-MET-00110-000-t1c, BraTS19_CBICA_AAB_1_t1ce, brats_tcia_pat101_0001_flair; in a case's folder t1c alone.
+_NAME = re.compile(
+    r"^(?:(?P<case>.+?)[-_. ])?(?P<what>t1n|t1ce|t1c|t1gd|t1w|t1|t2w|t2f|t2|flair|seg|segmentation)$", re.IGNORECASE
+)
+_VISIT = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$|^(BraTS\d\d_.+)_\d+$", re.IGNORECASE)
+
+
+def looks_like(root: Path) -> str | None:
+    """Why *root* is laid out so, or None."""
+    groups, _ = _groups(root)
+    whole = [g for g in groups.values() if len(g) > 1 and any(w != "seg" for w in g)]
+    if not whole:
+        return None
+    names = in_order({w for g in whole for w in g if w != "seg"})
+    return f"{len(whole)} cases have files that end in {', '.join(names)} or seg"
+
+
+def find(root: Path) -> FoundCases:
+    """Cases by what stands before the sequence in the file names; a visit's number at the end is not the patient's."""
+    groups, others = _groups(root)
+    cases: list[CaseSource] = []
+    problems: list[Problem] = []
+    for (folder, case), files in groups.items():
+        twice = [paths for paths in files.values() if len(paths) > 1]
+        for paths in twice:
+            problems.append(
+                Problem(
+                    file=paths[1],
+                    reason=f"a second file of one sequence beside {paths[0].name}",
+                    remedy="keep one; the first was read",
+                )
+            )
+        sequences: dict[str, tuple[Path, ...]] = {name: (files[name][0],) for name in in_order(set(files) - {"seg"})}
+        if not sequences:
+            problems.append(
+                Problem(file=files["seg"][0], reason="a mask without any sequence", remedy="add them, or remove it")
+            )
+            continue
+        match = _VISIT.match(case)
+        cases.append(
+            CaseSource(
+                case=case,
+                patient=next(filter(None, match.groups())) if match else case,
+                sequences=sequences,
+                masks=tuple(files["seg"][:1]) if "seg" in files else (),
+                split=split_of((*folder.relative_to(root).parts,)),
+            )
+        )
+    problems += [
+        Problem(file=p, reason="its name ends in no known sequence", remedy="rename it, or list it in a manifest")
+        for p in others
+    ]
+    notes = []
+    patients = len({c.patient for c in cases})
+    if patients < len(cases):
+        notes.append(f"{len(cases)} visits of {patients} patients, by their names: a patient's visits share a fold")
+    return FoundCases(layout="brats", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes))
+
+
+def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], list[Path]]:
+    """(folder, case) → what ("seg" or a sequence) → files; and the volumes that fit no case."""
+    groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others = []
+    for path in image_files(root):
+        if suffix(path) in PICTURES:
+            continue
+        match = _NAME.match(stem(path))
+        if not match:
+            others.append(path)
+            continue
+        what = match["what"].lower()
+        name = "seg" if what.startswith("seg") else str(known_sequence(what))
+        groups[path.parent, match["case"] or path.parent.name][name].append(path)
+    return groups, others

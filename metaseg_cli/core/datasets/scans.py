@@ -1,0 +1,54 @@
+"""Scans to predict: what the files and folders given on a command line mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from metaseg_cli.core.datasets import bids, brats, dicom, nnunet
+from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.datasets.description import read_description
+from metaseg_cli.core.datasets.names import PICTURES, scans_in, stem, suffix
+from metaseg_cli.core.datasets.sequence_names import known_sequence
+
+
+def scan_of(path: Path) -> CaseSource:
+    """One file as a case; its sequence is what its name ends in, or ``image``."""
+    name = stem(path) if suffix(path) or path.suffix in (".zip", ".dcm") else path.name
+    ending = re.split(r"[-_. ]", name)[-1]
+    sequence = None if suffix(path) in PICTURES else known_sequence(ending)
+    return CaseSource(case=name, patient=name, sequences={sequence or "image": (path,)}, slices=is_picture(path))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name is that of a picture."""
+    return suffix(path) in PICTURES
+
+
+def scans_under(folder: Path, exclude: Sequence[str] = ()) -> list[CaseSource]:
+    """The visits to predict under *folder*: masks, and names that end in one of *exclude*, are no scans.
+
+    Raises InputError for a broken dataset.json.
+    """
+    if bids.looks_like(folder):
+        return list(bids.find(folder).cases)
+    files = [p for p in scans_in(folder) if not stem(p).endswith(tuple(exclude))]
+    cases: list[CaseSource] = []
+    numbered = nnunet.numbered_channels(folder)
+    description = next((p for p in (folder / "dataset.json", folder.parent / "dataset.json") if p.exists()), None)
+    if numbered and description is not None:
+        names = nnunet.channel_names(read_description(description), description)
+        for case, channels in sorted(numbered.items()):
+            sequences: dict[str, tuple[Path, ...]] = {names[n]: (p,) for n, p in sorted(channels.items()) if n in names}
+            if sequences:
+                cases.append(CaseSource(case=case, patient=case, sequences=sequences))
+    elif brats.looks_like(folder):
+        cases += brats.find(folder).cases
+    used = {f for case in cases for f in case.files}
+    cases += [scan_of(p) for p in files if p not in used]
+    if dicom.looks_like(folder):
+        cases += dicom.find(folder).cases
+    return [
+        CaseSource(case=c.case, patient=c.patient, sequences=c.sequences, slices=c.slices) for c in cases
+    ]  # without their masks

@@ -1,0 +1,221 @@
+"""Where voxels lie in the patient: turning grids to one orientation and back, comparing and matching them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.core.images.volume import Volume
+from metaseg_cli.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """How an array ``(…, Z, Y, X)`` is turned: its new axes are ``axes`` of the old ones, then ``flipped`` reversed."""
+
+    axes: tuple[int, int, int]
+    flipped: tuple[int, ...]
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """*array* ``(…, Z, Y, X)`` turned; a view."""
+        lead = array.ndim - 3
+        turned = array.transpose(*range(lead), *(lead + a for a in self.axes))
+        return np.flip(turned, tuple(lead + a for a in self.flipped))
+
+    def undo(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of ``apply``; a view."""
+        lead = array.ndim - 3
+        straight = np.flip(array, tuple(lead + a for a in self.flipped))
+        return straight.transpose(*range(lead), *(lead + int(a) for a in np.argsort(self.axes)))
+
+
+def turn_to_canonical(volume: Volume) -> Turn:
+    """The turn after which x runs to the patient's left, y to the back and z to the head, as nearly as axes allow."""
+    direction = np.array(volume.direction).reshape(3, 3)
+    # best[j]: the index axis (0 x, 1 y, 2 z) that runs most along patient axis j
+    best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(direction[j, p[j]]) for j in range(3)))
+    axes = tuple(2 - best[2 - a] for a in range(3))
+    flipped = tuple(a for a in range(3) if direction[2 - a, best[2 - a]] < 0)
+    return Turn(axes=(axes[0], axes[1], axes[2]), flipped=flipped)
+
+
+def turned(volume: Volume, turn: Turn) -> Volume:
+    """*volume* after *turn*, every voxel where it was in the patient."""
+    affine = volume.affine
+    columns = [affine[:3, 2 - turn.axes[2 - k]] for k in range(3)]
+    origin = affine[:3, 3].copy()
+    spacing = volume.spacing_mm or (1.0, 1.0, 1.0)
+    size = [volume.shape[turn.axes[2 - k]] for k in range(3)]
+    for axis in turn.flipped:
+        k = 2 - axis
+        origin += columns[k] * (size[k] - 1)
+        columns[k] = -columns[k]
+    new_spacing = tuple(spacing[a] for a in turn.axes)
+    direction = np.column_stack([c / s for c, s in zip(columns, reversed(new_spacing), strict=True)])
+    return dataclasses.replace(
+        volume,
+        array=turn.apply(volume.array),
+        spacing_mm=None if volume.spacing_mm is None else (new_spacing[0], new_spacing[1], new_spacing[2]),
+        origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
+        direction=tuple(float(v) for v in direction.ravel()),
+        nifti_forms=None,
+    )
+
+
+def corners_mm(volume: Volume) -> NDArray[np.float64]:
+    """The patient coordinates of the eight corner voxels' centres, ``(8, 3)``, in order of their indices."""
+    z, y, x = volume.shape
+    index = np.array([(i, j, k, 1) for k in (0, z - 1) for j in (0, y - 1) for i in (0, x - 1)], dtype=float)
+    return np.asarray((index @ volume.affine.T)[:, :3])
+
+
+def distance_mm(a: Volume, b: Volume) -> float:
+    """How far apart corresponding corner voxels of two grids of one shape lie, at most."""
+    return float(np.linalg.norm(corners_mm(a) - corners_mm(b), axis=1).max())
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Whether every voxel of *a* lies within a tenth of a voxel of *b*'s; pictures are compared by size alone."""
+    if a.shape != b.shape:
+        return False
+    if a.spacing_mm is None or b.spacing_mm is None:
+        return True
+    return distance_mm(a, b) <= 0.1 * min(a.spacing_mm)
+
+
+def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
+    """*mask* on *image*'s grid when its voxels are the image's in another order or in part of it; None otherwise.
+
+    A mask stored in another orientation, or cropped, or of several slices only (DICOM SEG) loses nothing by this.
+    """
+    if same_grid(mask, image):
+        return mask
+    if mask.spacing_mm is None or image.spacing_mm is None:
+        return None
+    to = np.linalg.inv(image.affine) @ mask.affine  # mask index → image index
+    steps = np.round(to[:3, :3])
+    if not (np.abs(steps).sum(axis=0) == 1).all() or not (np.abs(steps).sum(axis=1) == 1).all():
+        return None
+    mine = (np.linalg.inv(image.affine) @ np.column_stack([corners_mm(mask), np.ones(8)]).T)[:3].T  # (8, 3) x y z
+    if np.abs(mine - np.round(mine)).max() > 0.1:
+        return None
+    source = [int(np.abs(steps[j]).argmax()) for j in range(3)]  # image axis j runs along mask axis source[j]
+    axes = tuple(2 - source[2 - a] for a in range(3))
+    flipped = tuple(a for a in range(3) if steps[2 - a, source[2 - a]] < 0)
+    array = Turn(axes=(axes[0], axes[1], axes[2]), flipped=flipped).apply(mask.array)
+    start = np.round(mine.min(axis=0)).astype(int)[::-1]  # z y x in the image
+    stop = start + array.shape[1:]
+    if (stop <= 0).any() or (start >= np.array(image.shape)).any():
+        return None
+    inside = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(start, stop, image.shape, strict=True))
+    taken = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, start, strict=True))
+    whole = np.zeros((array.shape[0], *image.shape), array.dtype)
+    whole[(slice(None), *inside)] = array[(slice(None), *taken)]
+    if np.count_nonzero(whole) < np.count_nonzero(array):
+        return None  # some of it lies outside the image
+    return dataclasses.replace(
+        image, array=whole, source=mask.source, notes=mask.notes, exif_orientation=mask.exif_orientation
+    )
+
+
+def coverage(volume: Volume, grid: Volume) -> float:
+    """The share of *grid*'s box that lies inside *volume*'s field of view, sampled on 32³ points."""
+    fractions = [(np.arange(32) + 0.5) / 32 * n - 0.5 for n in reversed(grid.shape)]
+    x, y, z = np.meshgrid(*fractions, indexing="ij")
+    points = np.stack([x.ravel(), y.ravel(), z.ravel(), np.ones(x.size)])
+    index = (np.linalg.inv(volume.affine) @ grid.affine @ points)[:3]
+    size = np.array(volume.shape[::-1])[:, None]
+    return float(((index >= -0.5) & (index <= size - 0.5)).all(axis=0).mean())
+
+
+def resampled_onto(volume: Volume, grid: Volume) -> Volume:
+    """*volume* on *grid*'s voxels by linear interpolation; its darkest value where it was not scanned."""
+    import SimpleITK as sitk
+
+    channels = []
+    for channel in volume.array:
+        image = as_itk(channel.astype(np.float32), volume)
+        target = as_itk(np.zeros(grid.shape, np.uint8), grid)
+        fill = float(channel.min())
+        channels.append(sitk.GetArrayFromImage(sitk.Resample(image, target, sitk.Transform(), sitk.sitkLinear, fill)))
+    return dataclasses.replace(
+        volume,
+        array=np.stack(channels),
+        spacing_mm=grid.spacing_mm,
+        origin_mm=grid.origin_mm,
+        direction=grid.direction,
+        nifti_forms=None,
+    )
+
+
+_LEAST_COVERAGE = 0.25  # of a grid's field of view; a scan with less of it misses it
+_WHOLE_COVERAGE = 0.95
+
+
+def brought_onto(volume: Volume, grid: Volume) -> Volume:
+    """*volume* on *grid*, placed by its geometry alone, with a note on what that took. Raises InputError when it
+    misses the grid, or does not say where it lies."""
+    if same_grid(volume, grid):
+        return volume
+    if volume.spacing_mm is None or grid.spacing_mm is None:
+        raise InputError(
+            f"{describe_difference(volume, grid)}, and without spacing it cannot be placed",
+            where=volume.source,
+            remedy="bring the sequences of a case onto one grid first",
+        )
+    share = coverage(volume, grid)
+    if share < _LEAST_COVERAGE:
+        raise InputError(
+            f"its field of view covers only {share:.0%} of {grid.source.name}'s",
+            where=volume.source,
+            remedy="register it first, or leave this sequence out",
+        )
+    note = "a sequence lay on another grid: resampled onto the first one's"
+    if share < _WHOLE_COVERAGE:
+        note = f"a sequence covers {share:.0%} of the first one's field of view: resampled onto it"
+    resampled = resampled_onto(volume, grid)
+    return dataclasses.replace(resampled, notes=(*volume.notes, note))
+
+
+def as_itk(array: NDArray[Any], like: Volume) -> Any:
+    """``(Z, Y, X)`` as a SimpleITK image on *like*'s grid."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    if like.spacing_mm is not None:
+        image.SetSpacing(like.spacing_mm[::-1])
+    image.SetOrigin(like.origin_mm)
+    image.SetDirection(like.direction)
+    return image
+
+
+def describe_difference(a: Volume, b: Volume) -> str:
+    """Why two grids are not the same, in a few words with millimetres; *a* is the one that is wrong."""
+    if a.shape != b.shape:
+        return f"its size ({size_text(a.shape)}) is not {b.source.name}'s ({size_text(b.shape)})"
+    assert a.spacing_mm is not None
+    assert b.spacing_mm is not None
+    if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-2):
+        return (
+            f"its spacing ({spacing_text(a.spacing_mm)} mm) is not {b.source.name}'s ({spacing_text(b.spacing_mm)} mm)"
+        )
+    apart = f"its corners lie up to {distance_mm(a, b):.1f} mm from {b.source.name}'s"
+    ours, theirs = np.array(a.direction).reshape(3, 3), np.array(b.direction).reshape(3, 3)
+    names = ("left and right", "front and back", "top and bottom")
+    mirrored = [names[int(np.abs(theirs[:, k]).argmax())] for k in range(3) if ours[:, k] @ theirs[:, k] < -0.9]
+    return f"{' and '.join(mirrored)} flipped: {apart}" if mirrored else apart
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """``(Z, Y, X)`` as people write sizes: X×Y×Z, or X×Y for one slice."""
+    z, y, x = shape
+    return f"{x}×{y}" if z == 1 else f"{x}×{y}×{z}"
+
+
+def spacing_text(spacing_mm: tuple[float, ...]) -> str:
+    """``(z, y, x)`` as X×Y×Z with two decimals."""
+    return "×".join(f"{s:.2f}" for s in reversed(spacing_mm))
