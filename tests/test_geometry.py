@@ -148,6 +148,15 @@ def test_a_strange_nifti_header_is_said_and_comes_back_for_every_reader(
     np.testing.assert_allclose(read_image(tmp_path / "mask.nii.gz").affine, image.affine, atol=1e-4)
 
 
+def test_a_nifti_beside_its_uncompressed_namesake_is_read_from_itself(tmp_path: Path) -> None:
+    one, other = volume((3, 4, 5), np.eye(3)), volume((3, 4, 5), np.eye(3))
+    other = Volume(**{**vars(other), "array": 3 - other.array})
+    write_mask(tmp_path / "a.nii", one.array[0], one)
+    write_mask(tmp_path / "a.nii.gz", other.array[0], other)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii").array, one.array)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz").array, other.array)
+
+
 def test_a_truly_sheared_nifti_is_refused(tmp_path: Path) -> None:
     sheared = A.copy()
     sheared[0, 1] = 1.0

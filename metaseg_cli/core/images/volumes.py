@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,8 @@ def read_volume(path: Path) -> Volume:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = sitk.ReadImage(str(path))
+        with _without_twin(path) as alone:
+            image = sitk.ReadImage(str(alone))
     except RuntimeError as error:
         if suffix_of(path) in _NIFTI and "orthonormal" in str(error):
             return _sheared_nifti(path)
@@ -55,6 +60,23 @@ def read_volume(path: Path) -> Volume:
         direction=tuple(float(v) for v in matrix.ravel()),
     )
     return _with_forms(volume, path, image) if suffix_of(path) in _NIFTI else volume
+
+
+@contextmanager
+def _without_twin(path: Path) -> Iterator[Path]:
+    """*path*, or a copy of it where ``a.nii`` lies beside ``a.nii.gz``.
+
+    The NIfTI library inside ITK takes the header from the one and the voxels, silently, from the other.
+    """
+    name = path.name[: len(path.name) - len(suffix_of(path))]
+    twins = [path.with_name(name + s) for s in (".nii", ".nii.gz", ".img", ".hdr", ".img.gz", ".hdr.gz")]
+    if suffix_of(path) not in _NIFTI or not any(twin.exists() for twin in twins if twin != path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        yield copy
 
 
 def read_volume_geometry(path: Path) -> Volume:
@@ -103,14 +125,13 @@ def _with_forms(volume: Volume, path: Path, image: Any) -> Volume:
     elif "0" in codes:
         return volume
     else:
-        # Both are there: the same in nearly all files, which the text of the header shows without opening it again.
-        rows = [image.GetMetaData(f"srow_{a}").split() for a in "xyz"]
-        sform = np.eye(4)
-        sform[:3] = np.array(rows, dtype=float)
-        if np.abs((_LPS_OF_RAS @ sform)[:3] - volume.affine[:3]).max() <= 0.05 * min(volume.spacing_mm or (1.0,)):
+        forms = _read_forms(path)  # both are there, and nearly always the same
+        q, s = np.reshape(forms.qform, (4, 4)), np.reshape(forms.sform, (4, 4))
+        if np.abs(q - s)[:3].max() <= 0.05 * min(volume.spacing_mm or (1.0,)):
             return volume
-        apart = float(np.linalg.norm((_LPS_OF_RAS @ sform)[:3, 3] - volume.affine[:3, 3]))
-        note = f"qform and sform disagree (their origins are {apart:.1f} mm apart): placed by the qform; both are kept"
+        taken = "sform" if np.allclose(_LPS_OF_RAS @ s, volume.affine, atol=1e-2) else "qform"
+        apart = float(np.linalg.norm(q[:3, 3] - s[:3, 3]))
+        note = f"qform and sform disagree (origins {apart:.1f} mm apart): placed by the {taken}; both are kept"
     return dataclasses.replace(volume, nifti_forms=_read_forms(path), notes=(*volume.notes, note))
 
 
