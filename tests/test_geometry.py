@@ -197,9 +197,7 @@ def test_a_flipped_mask_is_named_with_its_millimetres() -> None:
 def test_a_sequence_on_another_grid_is_brought_onto_the_first_by_its_geometry() -> None:
     grid = volume((8, 20, 20), np.eye(3), spacing_mm=(2.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0))
     ramp = np.broadcast_to(np.arange(30.0)[:, None, None] - 5, (30, 12, 12))  # its value is its z in mm
-    other = Volume(
-        array=ramp[None], spacing_mm=(1.0, 2.0, 2.0), origin_mm=(-1.0, -1.0, -5.0), source=Path("other")
-    )
+    other = Volume(array=ramp[None], spacing_mm=(1.0, 2.0, 2.0), origin_mm=(-1.0, -1.0, -5.0), source=Path("other"))
     brought = brought_onto(other, grid)
     expected = np.arange(8) * 2.0
     np.testing.assert_allclose(brought.array[0, :, 5, 5], expected, atol=1e-4)
@@ -250,7 +248,7 @@ def test_the_crop_keeps_the_head_and_every_label() -> None:
     scan = Volume(array=padded[None], spacing_mm=(1.0, 1.0, 1.0), source=Path("head"))
     label = np.zeros(padded.shape, np.uint8)
     label[29, 89, 89] = 1
-    image, placement = preprocess(scan, Preprocessing(oriented=True))
+    image, _ = preprocess(scan, Preprocessing(oriented=True))
     assert image.shape[1:] < padded.shape
     assert image.shape[2] < 60
     _, keeping = preprocess(scan, Preprocessing(oriented=True), keep=label)

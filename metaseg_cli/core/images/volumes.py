@@ -37,6 +37,8 @@ def read_volume(path: Path) -> Volume:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise InputError(f"cannot be read ({reason})", where=path, remedy="copy it again from its source") from None
     array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind == "f" and suffix_of(path) in _NIFTI:
+        _check_finite(_raw_nifti(path), path)  # ITK has already, silently, put 0 where they were
     dimension = image.GetDimension()
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -110,6 +112,16 @@ def _check(array: NDArray[Any], path: Path, dimension: int) -> None:
         raise InputError(f"voxels of type {array.dtype} are no image", where=path, remedy="save it as numbers")
     if array.ndim != 4:
         raise InputError(f"it has {dimension} dimensions", where=path, remedy="save one volume of 2, 3 or 4")
+    _check_finite(array, path)
+
+
+def _raw_nifti(path: Path) -> NDArray[Any]:
+    import nibabel
+
+    return np.asanyarray(nibabel.load(path).dataobj)
+
+
+def _check_finite(array: NDArray[Any], path: Path) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise InputError(
