@@ -100,7 +100,7 @@ def evaluate(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fa
         print((result.out / "metrics.json").read_text(encoding="utf-8"))
     elif not quiet:
         _print(*tables.evaluate_summary(result))
-    if result.problems:
+    if any(problem.left_out for problem in result.problems):
         raise typer.Exit(1)
 
 

@@ -342,7 +342,7 @@ class EvaluateConfig:
     threshold: Threshold = None
     device: Device = "auto"
     workers: Annotated[
-        int | None, Setting(help="Processes that score folders.", least=1, shown_default="one per processor")
+        int | None, Setting(help="Processes that score two folders.", least=1, shown_default="one per processor")
     ] = None
     cluster: Cluster = None
 

@@ -104,7 +104,7 @@ def test_a_room_imports_only_what_the_map_allows(path: Path) -> None:
 
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     return set(result.stdout.split())
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
 from metaseg_cli.core.datasets import Problem
-from metaseg_cli.core.images import is_image_file, read_mask, stem_of
+from metaseg_cli.core.executor import Failure, default_workers, map_cases
+from metaseg_cli.core.images import describe_difference, is_dicom, is_image_file, on_grid_of, read_mask, stem_of
 from metaseg_cli.core.metrics import Confusion, confusion, lesion_scores, match_lesions, score
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.progress import Progress
@@ -65,7 +66,7 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
     if config.predictions is not None and config.references is not None:
         out = config.out or Path("evaluation")
         problems: list[Problem] = []
-        cases = _folders(config.predictions, config.references, problems, progress)
+        cases = _folders(config, problems, progress)
         what = f"{config.predictions} against {config.references}"
         return _finish(
             out, what, cases, (), problems, {"predictions": config.predictions, "references": config.references}
@@ -155,8 +156,22 @@ def _with_model(
         progress.advance(1, record.case)
 
 
-def _folders(predictions: Path, references: Path, problems: list[Problem], progress: Progress) -> Iterator[_Scored]:
+@dataclass(frozen=True)
+class _Pair:
+    """A reference and the prediction of its name (none: missed), as they travel to a worker."""
+
+    name: str
+    references: tuple[Path, ...]
+    predictions: tuple[Path, ...]
+
+
+def _folders(config: EvaluateConfig, problems: list[Problem], progress: Progress) -> Iterator[_Scored]:
     """Score masks of equal stem; a reference without prediction counts as wholly missed."""
+    assert config.predictions is not None
+    assert config.references is not None
+    # On a cluster another computer has another working folder.
+    absolute = config.cluster is not None
+    predictions, references = (f.resolve() if absolute else f for f in (config.predictions, config.references))
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
@@ -167,41 +182,58 @@ def _folders(predictions: Path, references: Path, problems: list[Problem], progr
         raise InputError("no mask in this folder", where=references, remedy="name a folder of masks")
     for stem in sorted(set(found) - set(truth)):
         problems.append(Problem(file=found[stem][0], reason="no reference of this name", remedy="it was not scored"))
-    progress.start("evaluating", len(truth))
-    for stem, paths in sorted(truth.items()):
-        path = paths[0]
-        try:
-            path = _the_mask(paths)
-            reference = read_mask(path)
-        except MetasegError as error:
-            where = error.where if isinstance(error.where, Path) else path
-            problems.append(Problem(file=where, reason=error.what, remedy=error.remedy))
-            progress.advance(1, stem)
-            continue
-        r = reference.array[0] > 0
-        p = np.zeros_like(r)
-        try:
-            if stem not in found:
-                raise InputError("no prediction of this name", where=path, remedy="predict it")
-            mine = _the_mask(found[stem])
-            predicted = read_mask(mine).array[0] > 0
-            if predicted.shape != r.shape:
-                raise InputError(
-                    f"its size {predicted.shape} is not the reference's {r.shape}", where=mine, remedy="resample it"
-                )
-            p = predicted
-        except MetasegError as error:
-            # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
-            where = error.where if isinstance(error.where, Path) else path
-            remedy = f"{error.remedy}; the case was counted as wholly missed"
-            problems.append(Problem(file=where, reason=error.what, remedy=remedy))
-        yield _scored(stem, stem, {"metastasis": (r, p)}, reference.spacing_mm, None)
-        progress.advance(1, stem)
+    pairs = [_Pair(stem, tuple(paths), tuple(found.get(stem, ()))) for stem, paths in sorted(truth.items())]
+    workers = config.workers or default_workers()
+    progress.start("evaluating", len(pairs))
+    for pair, result in map_cases(_score_pair, pairs, workers, config.cluster):
+        if isinstance(result, Failure):
+            problems.append(Problem(file=pair.references[0], reason=result.reason, remedy="evaluate again"))
+        else:
+            scored, wrong = result
+            problems += wrong
+            if scored is not None:
+                yield scored
+        progress.advance(1, pair.name)
+
+
+def _score_pair(pair: _Pair) -> tuple[_Scored | None, list[Problem]]:
+    """The pair's score, None when there is no usable reference, and what was wrong with its files."""
+    path = pair.references[0]
+    try:
+        path = _the_mask(list(pair.references))
+        reference = read_mask(path)
+    except MetasegError as error:
+        where = error.where if isinstance(error.where, Path) else path
+        return None, [Problem(file=where, reason=error.what, remedy=error.remedy)]
+    problems: list[Problem] = []
+    r: NDArray[np.bool_] = reference.array.max(axis=0) > 0
+    p = np.zeros_like(r)
+    try:
+        if not pair.predictions:
+            raise InputError("no prediction of this name", where=path, remedy="predict it")
+        mine = _the_mask(list(pair.predictions))
+        predicted = read_mask(mine)
+        placed = on_grid_of(predicted, reference)
+        if placed is None and predicted.shape == reference.shape:
+            # The same voxels under another header: scored as they lie in the files, and said.
+            reason = f"{describe_difference(predicted, reference)}: scored voxel by voxel all the same"
+            problems.append(Problem(file=mine, reason=reason, remedy="mend its header", left_out=False))
+            placed = predicted
+        if placed is None:
+            raise InputError(describe_difference(predicted, reference), where=mine, remedy="resample it")
+        p = placed.array.max(axis=0) > 0
+    except MetasegError as error:
+        # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
+        where = error.where if isinstance(error.where, Path) else path
+        remedy = f"{error.remedy}; the case was counted as wholly missed"
+        problems.append(Problem(file=where, reason=error.what, remedy=remedy))
+    return _scored(pair.name, pair.name, {"metastasis": (r, p)}, reference.spacing_mm, None), problems
 
 
 def _masks_in(folder: Path) -> list[Path]:
     """Mask files anywhere under *folder*, without what ``predict`` writes beside them."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_image_file(p) and not p.name.startswith(".")]
+    visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
+    files = [p for p in visible if is_image_file(p) or is_dicom(p)]
     return [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
 
 

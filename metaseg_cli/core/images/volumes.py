@@ -118,7 +118,8 @@ def _check(array: NDArray[Any], path: Path, dimension: int) -> None:
 def _raw_nifti(path: Path) -> NDArray[Any]:
     import nibabel
 
-    return np.asanyarray(nibabel.load(path).dataobj)
+    image: Any = nibabel.load(path)
+    return np.asanyarray(image.dataobj)
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:
