@@ -17,8 +17,11 @@ from highdicom.sr.coding import Code
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless, generate_uid
 
+from metaseg_cli.commands.prepare import prepare
+from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.datasets import find_cases
 from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask
+from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
 OBLIQUE = np.array([[0.98, 0.17, 0.0], [-0.17, 0.96, 0.2]])
@@ -349,3 +352,9 @@ def test_a_folder_of_patients_becomes_cases_with_their_sequences_and_masks(tmp_p
     assert found.layout == "dicom"
     assert [(c.patient, list(c.sequences)) for c in found.cases] == [("A", ["t1c", "t2f"]), ("B", ["t1c", "t2f"])]
     assert all(len(c.sequences["t1c"]) == 6 and c.masks[0].name == "seg.dcm" for c in found.cases)
+    result = prepare(
+        PrepareConfig(raw=tmp_path, out=tmp_path.parent / "prepared", workers=1, spacing="native"), Silent()
+    )
+    assert result.sequences == ("t1c", "t2f")
+    assert [r.lesion_voxels for r in result.cases] == [(16,), (16,)]
+    assert all(r.source_spacing_mm == pytest.approx((STEP, 0.7, 0.9)) for r in result.cases)

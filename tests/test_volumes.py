@@ -362,3 +362,43 @@ def test_a_cluster_nobody_answers_at_is_an_error_with_a_remedy(visits: Path, tmp
     pytest.importorskip("distributed")
     with pytest.raises(InputError, match="dask scheduler"):
         prepared_from(visits, tmp_path / "out", cluster=str(tmp_path / "no-such-scheduler"))
+
+
+# -- files of several channels ---------------------------------------------------------------------------------------
+
+
+def test_channels_of_one_file_keep_their_names(visits: Path, run: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    entries = []
+    for n in range(4):
+        sequences, label = brain(n)
+        save(raw / "imagesTr" / f"c{n}.nii.gz", np.zeros(SHAPE, np.int16))
+        joined = sitk.JoinSeries([sitk.GetImageFromArray(sequences[s]) for s in ("t2f", "t1c")])
+        sitk.WriteImage(joined, str(raw / "imagesTr" / f"c{n}.nii.gz"))
+        plain = sitk.GetImageFromArray(label)
+        (raw / "labelsTr").mkdir(exist_ok=True)
+        sitk.WriteImage(plain, str(raw / "labelsTr" / f"c{n}.nii.gz"))
+        entries.append({"image": f"./imagesTr/c{n}.nii.gz", "label": f"./labelsTr/c{n}.nii.gz"})
+    description = {"modality": {"0": "FLAIR", "1": "t1gd"}, "training": entries}
+    (raw / "dataset.json").write_text(json.dumps(description))
+    result = prepared_from(raw, tmp_path / "prepared")
+    assert result.sequences == ("t1c", "t2f")
+    trained = train(tiny_training(tmp_path / "prepared", tmp_path / "runs", dims="2", patch=(16,)), Silent()).run
+    sequences, _ = brain(0)
+    for name, array in sequences.items():
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nii.gz"))
+    apart = predicted(trained, tmp_path / "a", *(f"{s}={tmp_path / s}.nii.gz" for s in ("t2f", "t1c"))).scans[0]
+    together = predicted(trained, tmp_path / "b", raw / "imagesTr" / "c0.nii.gz").scans[0]
+    assert apart.prediction is not None
+    assert together.prediction is not None
+    np.testing.assert_array_equal(apart.prediction.probabilities, together.prediction.probabilities)
+    # A model of separate files does not take channels by their position.
+    guessed = predicted(run, tmp_path / "c", raw / "imagesTr" / "c0.nii.gz")
+    assert "does not say which sequences" in guessed.problems[0].reason
+
+
+def test_the_voxel_size_is_typed_as_three_numbers(visits: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "metaseg_cli", "prepare", str(visits), "--json", "--out", str(tmp_path / "p")]
+    for typed in (["--spacing", "3", "2", "2"], ["--spacing", "3,2,2"]):
+        result = subprocess.run([*command, *typed], capture_output=True, check=True, encoding="utf-8")
+        assert json.loads(result.stdout)["spacing_mm"] == [3.0, 2.0, 2.0]

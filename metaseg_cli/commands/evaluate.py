@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +81,10 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
     records, notes = _unseen(prepared, card, path, config)
     threshold = card.threshold if config.threshold is None else config.threshold
     out = config.out or path.parent / "evaluation"
-    scored = _with_model(path, prepared, records, threshold, config.device, progress)
+    failed: list[Problem] = []
+    scored = _with_model(path, prepared, records, threshold, config, failed, progress)
     settings = {"model": path, "data": config.data, "split": config.split, "threshold": threshold}
-    return _finish(out, f"{len(records)} cases, {config.split}, {path}", scored, notes, [], settings)
+    return _finish(out, f"{len(records)} cases, {config.split}, {path}", scored, notes, failed, settings)
 
 
 def _unseen(
@@ -135,25 +137,58 @@ def _same_patient(record: CaseRecord, card: ModelCard, prepared: Prepared) -> bo
     return card.dataset_id == prepared.dataset_id and patient_hash(prepared.dataset_id, record.patient) in card.patients
 
 
-def _with_model(
-    path: Path, prepared: Prepared, records: list[CaseRecord], threshold: float, device: str, progress: Progress
-) -> Iterator[_Scored]:
-    """Predict and score case by case; one case is in memory at a time."""
-    import torch
+@dataclass(frozen=True)
+class _Record:
+    """A prepared case to predict and score, as it travels to a worker."""
 
+    record: CaseRecord
+    folder: Path
+    model: Path
+    changed: float  # of the model file: a worker must not go on with an older one
+    threshold: float
+    device: str
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, model: Path, changed: float, device: str) -> tuple[Prepared, Any]:
+    """Folder and model, opened once in each process."""
     from metaseg_cli.core.inference.predictor import load_model
 
-    model = load_model(path, device)
-    settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=model.card.smallest_lesion_voxels)
-    progress.start("evaluating", len(records))
-    for record in records:
-        image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
-        probabilities = model.probabilities(image, torch.from_numpy(prepared.present(record)))
-        reference = region_masks(prepared.label(record), prepared.regions)
-        prediction = np.stack([to_mask(p, settings) for p in probabilities])
-        regions = dict(zip(prepared.regions, zip(reference, prediction, strict=True), strict=True))
-        yield _scored(record.case, record.patient, regions, record.spacing_mm, image.numpy())
-        progress.advance(1, record.case)
+    del changed
+    return open_prepared(folder), load_model(model, device)
+
+
+def _with_model(
+    path: Path, prepared: Prepared, records: list[CaseRecord], threshold: float, config: EvaluateConfig,
+    problems: list[Problem], progress: Progress,
+) -> Iterator[_Scored]:  # fmt: skip
+    """Predict and score case by case; one case is in memory at a time."""
+    folder = prepared.folder
+    if config.cluster is not None:  # another computer has another working folder
+        path, folder = path.resolve(), folder.resolve()
+    changed = path.stat().st_mtime
+    jobs = [_Record(record, folder, path, changed, threshold, config.device) for record in records]
+    progress.start("evaluating", len(jobs))
+    for job, result in map_cases(_score_record, jobs, 1, config.cluster):
+        if isinstance(result, Failure):
+            problems.append(Problem(file=Path(job.record.file), reason=result.reason, remedy="evaluate again"))
+        else:
+            yield result
+        progress.advance(1, job.record.case)
+
+
+def _score_record(job: _Record) -> _Scored:
+    import torch
+
+    prepared, model = _opened(job.folder, job.model, job.changed, job.device)
+    record = job.record
+    settings = Postprocessing(threshold=job.threshold, smallest_lesion_voxels=model.card.smallest_lesion_voxels)
+    image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
+    probabilities = model.probabilities(image, torch.from_numpy(prepared.present(record)))
+    reference = region_masks(prepared.label(record), prepared.regions)
+    prediction = np.stack([to_mask(p, settings) for p in probabilities])
+    regions = dict(zip(prepared.regions, zip(reference, prediction, strict=True), strict=True))
+    return _scored(record.case, record.patient, regions, record.spacing_mm, image.numpy())
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 "kind": settings.kind,
                 "preprocessing": settings.preprocessing.record(),
                 "sequences": settings.sequences,
+                "file_channels": _file_channels(found, settings),
                 "regions": regions,
                 "folds": folds,
                 "fingerprint": _fingerprint(records),
@@ -233,6 +234,13 @@ def _settings(found: FoundCases, config: PrepareConfig) -> tuple[CacheSettings, 
         foreground=tuple(foreground),
     )
     return settings, [], found
+
+
+def _file_channels(found: FoundCases, settings: CacheSettings) -> tuple[str, ...]:
+    """What the channels of one file hold: by the layout's word, or in their own order where nothing names them."""
+    named = next((case.channels for case in found.cases if case.channels), ())
+    every = {name for case in found.cases for name in case.sequences}
+    return named or (() if set(settings.sequences) <= every else settings.sequences)
 
 
 def _settings_of_pictures(

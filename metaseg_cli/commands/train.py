@@ -187,6 +187,7 @@ def _card(
         sequences=prepared.sequences,
         regions=prepared.regions,
         preprocessing=prepared.preprocessing.record(),
+        file_channels=prepared.file_channels,
         presence=presence,
         patch=plan.patch,
         deep_supervision=config.deep_supervision,

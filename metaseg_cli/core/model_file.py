@@ -41,6 +41,7 @@ class ModelCard:
     regions: dict[str, tuple[int, ...]]
     preprocessing: dict[str, Any]  # a core.preprocessing.Preprocessing, as JSON has it
     patch: tuple[int, int, int]
+    file_channels: tuple[str, ...] = ()  # in which order a file of several channels holds the sequences
     presence: bool = False  # the network is told which sequences are there, and was trained without some
     deep_supervision: bool = True
     foreground_prior: float = 0.01
@@ -109,7 +110,7 @@ def read_card(path: Path) -> ModelCard:
                 remedy="use the program that wrote it",
             )
         known = {f.name for f in dataclasses.fields(ModelCard)}
-        for name in ("widths", "sequences", "patch", "trained_on", "validated_on", "patients"):
+        for name in ("widths", "sequences", "file_channels", "patch", "trained_on", "validated_on", "patients"):
             values[name] = tuple(values[name]) if values.get(name) is not None else None
         values["strides"] = tuple(tuple(s) for s in values["strides"])
         values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}

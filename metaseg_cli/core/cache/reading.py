@@ -27,6 +27,7 @@ class Prepared:
     kind: str
     preprocessing: Preprocessing
     sequences: tuple[str, ...]
+    file_channels: tuple[str, ...]  # what the channels of one file were, where cases came as files of several
     regions: dict[str, tuple[int, ...]]
     folds: int
     dataset_id: str
@@ -95,6 +96,7 @@ def open_prepared(folder: Path) -> Prepared:
         kind=listing["kind"],
         preprocessing=Preprocessing.from_record(listing["preprocessing"]),
         sequences=tuple(listing["sequences"]),
+        file_channels=tuple(listing["file_channels"]),
         regions={name: tuple(values) for name, values in listing["regions"].items()},
         folds=listing["folds"],
         dataset_id=listing["id"],

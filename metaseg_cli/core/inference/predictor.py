@@ -130,7 +130,7 @@ class Model:
         if isinstance(scan, Volume):
             return self._fitted(scan), every
         if isinstance(scan, (str, Path)):
-            return self._fitted(read_scan([Path(scan)])), every
+            return self._fitted(self._in_order(read_scan([Path(scan)]))), every
         array = np.asarray(scan)
         if array.ndim == 3:
             array = array[:, None]
@@ -162,6 +162,19 @@ class Model:
         notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
         merged = replace(first, array=np.concatenate([volume.array for volume in placed]), notes=notes)
         return merged, np.array([name in volumes for name in wanted])
+
+    def _in_order(self, volume: Volume) -> Volume:
+        """A file of several channels with the model's sequences in their order, never by position alone."""
+        channels, wanted = volume.array.shape[0], self.card.sequences
+        if channels == 1 or len(wanted) == 1 or not self.preprocessing.oriented:
+            return volume
+        if len(self.card.file_channels) != channels:
+            raise InputError(
+                f"a file of {channels} channels that does not say which sequences they are",
+                where=volume.source,
+                remedy=f"name a file for each sequence, as in {wanted[0]}=a.nii.gz",
+            )
+        return replace(volume, array=volume.array[[self.card.file_channels.index(name) for name in wanted]])
 
     def _fitted(self, volume: Volume) -> Volume:
         """*volume* with the model's channels; a grey picture saved in colour is taken as grey."""
