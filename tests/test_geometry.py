@@ -27,7 +27,7 @@ from metaseg_cli.core.images.reading import read_geometry
 from metaseg_cli.core.preprocessing import Preprocessing, preprocess, resample, resample_label
 from metaseg_cli.errors import InputError
 
-FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha")
+FORMATS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ORIENTATIONS = [(p, s) for p in itertools.permutations(range(3)) for s in itertools.product((1, -1), repeat=3)]
 
 
@@ -59,13 +59,11 @@ def test_every_orientation_turns_to_canonical_and_back(order: tuple[int, ...], s
     np.testing.assert_array_equal(turn.undo(after.array), before.array)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [f for f in FORMATS if f != ".nii.gz"])  # as .nii
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
 def test_every_orientation_survives_a_file(
     order: tuple[int, ...], signs: tuple[int, ...], suffix: str, tmp_path: Path
 ) -> None:
-    if suffix == ".nii.gz" and order != (0, 1, 2):
-        pytest.skip("as .nii")
     before = volume((3, 4, 5), permutation(order, signs))
     write_mask(tmp_path / f"a{suffix}", before.array[0], before)
     after = read_image(tmp_path / f"a{suffix}")
@@ -73,7 +71,7 @@ def test_every_orientation_survives_a_file(
     np.testing.assert_allclose(after.affine, before.affine, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
     spacing=st.tuples(*[st.floats(0.2, 9)] * 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:
             raise InputError("JPEG cannot hold several labels", where=path, remedy="use PNG images")
         write_whole(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
     else:
-        write_whole(path, lambda to: save_volume(to, mask, like))
+        _save_volume_whole(path, mask, like)
 
 
 def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
@@ -152,4 +153,16 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
     elif is_picture(path):
         write_whole(path, lambda to: save_picture(to, list(array), like.exif_orientation))
     else:
-        write_whole(path, lambda to: save_volume(to, array.astype(np.float32), like))
+        _save_volume_whole(path, array.astype(np.float32), like)
+
+
+def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
+    """Whole or not at all; of formats in two files, a header and its voxels, the header last."""
+    if suffix_of(path) not in (".mhd", ".nhdr"):
+        write_whole(path, lambda to: save_volume(to, array, like))
+        return
+    # The header names its companion, so both are written under their final names, elsewhere.
+    with tempfile.TemporaryDirectory(prefix=".metaseg-", dir=path.parent) as folder:
+        save_volume(Path(folder) / path.name, array, like)
+        for part in sorted(Path(folder).iterdir(), key=lambda p: p.name == path.name):
+            part.replace(path.with_name(part.name))
