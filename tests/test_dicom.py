@@ -287,6 +287,34 @@ def test_an_enhanced_multi_frame_image_is_the_series_it_was_made_of(real_data: P
         np.testing.assert_allclose(frames.affine, series.affine, atol=1e-6)
 
 
+def test_frames_in_any_order_are_put_where_they_say(tmp_path: Path) -> None:
+    """An enhanced MR image whose frames are shuffled and rescaled each by its own slope."""
+    data = pydicom.dcmread(write_series(tmp_path / "one", numbers()[:1])[0])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(data, keyword)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    order = [3, 0, 5, 1, 4, 2]
+    data.NumberOfFrames = len(order)
+    data.PixelData = numbers()[order].tobytes()
+    orientation, measures, shared = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    measures.PixelSpacing, measures.SliceThickness = [0.7, 0.9], 2.5
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    data.SharedFunctionalGroupsSequence = [shared]
+    data.PerFrameFunctionalGroupsSequence = []
+    for z in order:
+        position, values, own = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = [-40.0, 12.0, 30.0 + z * STEP]
+        values.RescaleSlope, values.RescaleIntercept = z + 1, 5
+        own.PlanePositionSequence, own.PixelValueTransformationSequence = [position], [values]
+        data.PerFrameFunctionalGroupsSequence.append(own)
+    data.save_as(tmp_path / "enhanced.dcm")
+    scan = read_image(tmp_path / "enhanced.dcm")
+    np.testing.assert_allclose(scan.array[0], numbers() * (np.arange(6.0) + 1)[:, None, None] + 5)
+    assert scan.spacing_mm == pytest.approx((STEP, 0.7, 0.9))
+    assert scan.origin_mm == pytest.approx((-40, 12, 30))
+
+
 def write_rtstruct(path: Path, scan: Volume, study: str, series: str, rois: dict[str, list[np.ndarray]]) -> None:
     """*rois*: name → contours ``(n, 3)`` in voxel indices x y z."""
     data = Dataset()

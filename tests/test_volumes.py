@@ -19,10 +19,11 @@ import pytest
 import SimpleITK as sitk
 from conftest import tiny_training
 
+from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.commands.predict import PredictResult, predict
 from metaseg_cli.commands.prepare import PrepareResult, prepare
 from metaseg_cli.commands.train import train
-from metaseg_cli.config import PredictConfig, PrepareConfig
+from metaseg_cli.config import EvaluateConfig, PredictConfig, PrepareConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.postprocessing import to_label_map
@@ -356,6 +357,23 @@ def test_a_cluster_that_loses_a_worker_prepares_every_case_as_this_computer_does
     assert content(tmp_path / "far") == content(tmp_path / "near")
     shards = {p.name: p.read_bytes() for p in (tmp_path / "near" / "shards").glob("*.h5")}
     assert {p.name: p.read_bytes() for p in (tmp_path / "far" / "shards").glob("*.h5")} == shards
+
+
+@pytest.mark.filterwarnings("default")
+def test_predict_and_evaluate_on_a_cluster_find_the_same(visits: Path, run: Path, folder: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        far = predicted(run, tmp_path / "far", visits, cluster=address)
+        scores = EvaluateConfig(model=run, data=folder, out=tmp_path / "e1", cluster=address)
+        masks = {"predictions": tmp_path / "far", "references": tmp_path / "far"}
+        far_scores = evaluate(scores, Silent()).headline
+        alike = evaluate(EvaluateConfig(**masks, out=tmp_path / "e2", cluster=address), Silent())
+    near = predicted(run, tmp_path / "near", visits)
+    assert [s.lesions for s in far.scans] == [s.lesions for s in near.scans]
+    assert len(far.scans) == 5
+    assert evaluate(EvaluateConfig(model=run, data=folder, out=tmp_path / "e3"), Silent()).headline == far_scores
+    assert alike.headline["dice"] == 1.0
 
 
 def test_a_cluster_nobody_answers_at_is_an_error_with_a_remedy(visits: Path, tmp_path: Path) -> None:
