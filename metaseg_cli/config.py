@@ -172,7 +172,9 @@ class TrainConfig:
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
     model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
     epochs: Annotated[int, Setting(help="Passes over the training cases.", least=1)] = 50
-    fold: Annotated[int, Setting(help="Fold that validates; the others train.", least=0)] = 0
+    fold: Annotated[
+        str, Setting(help="Fold that validates, the others train; or all: a model for each fold, then their ensemble.")
+    ] = "0"
     out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
     max_minutes: Annotated[
         float | None,
@@ -184,6 +186,12 @@ class TrainConfig:
         int | None, Setting(help="Stop after this many epochs without a better score.", least=1, shown_default="never")
     ] = None
     resume: Annotated[Path | None, Setting(help="Run folder to go on with; its own settings hold.")] = None
+    init: Annotated[
+        Path | None,
+        Setting(help="Model file or run whose weights to start from, sequences and regions matched by name."),
+    ] = None
+    plan_only: Annotated[bool, Setting(help="Show what would be trained, and why, and stop.")] = False
+    tensorboard: Annotated[bool, Setting(help="Write TensorBoard events into the run (wants tensorboard).")] = False
     seed: Annotated[int, Setting(help="Seed of all randomness.", least=0)] = 0
     device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = (
         "auto"
@@ -191,16 +199,34 @@ class TrainConfig:
     precision: Annotated[
         str,
         Setting(
-            help="Number format of the convolutions; auto takes bf16 where the processor has it.",
-            choices=("auto", "fp32", "bf16"),
+            help="Number format of the convolutions; auto measures what is faster here.",
+            choices=("auto", "fp32", "bf16", "fp16"),
             panel="Machine",
         ),
     ] = "auto"
+    compile: Annotated[
+        bool,
+        Setting(help="Compile the network first: a minute that pays on a GPU and in long runs.", panel="Machine"),
+    ] = False
+    accumulate: Annotated[
+        int,
+        Setting(help="Pieces in which a batch goes through the network, to save memory.", least=1, panel="Machine"),
+    ] = 1
 
     dims: Annotated[
         str,
         Setting(help="Dimensions: 2 for slices, 3 for volumes.", choices=("auto", "2", "3"), panel="Network and plan"),
     ] = "auto"
+    context: Annotated[
+        int | None,
+        Setting(
+            help="Neighbour slices on each side that a 2D network sees too.",
+            least=0,
+            most=8,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = None
     patch: Annotated[
         tuple[int, ...],
         Setting(
@@ -225,6 +251,16 @@ class TrainConfig:
             shown_default="32,64,128,256,512",
         ),
     ] = ()
+    foreground_prior: Annotated[
+        float | None,
+        Setting(
+            help="Probability of a lesion that the untrained network answers everywhere.",
+            least=1e-6,
+            most=0.9,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = None
     norm: Annotated[
         str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")
     ] = "batch"
@@ -238,7 +274,9 @@ class TrainConfig:
     loss: Annotated[
         str,
         Setting(
-            help="What is minimised.", choices=("focal", "dice-focal", "dice-ce", "tversky-focal"), panel="Optimisation"
+            help="What is minimised.",
+            choices=("focal", "dice-focal", "dice-ce", "tversky-focal", "component-focal"),
+            panel="Optimisation",
         ),
     ] = "dice-focal"
     focal_gamma: Annotated[
@@ -282,6 +320,24 @@ class TrainConfig:
     lesion_share: Annotated[
         float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")
     ] = 0.5
+    hard_share: Annotated[
+        float,
+        Setting(
+            help="Share of patches around false lesions seen on training cases after the last epoch.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+        ),
+    ] = 0.1
+    paste: Annotated[
+        float,
+        Setting(
+            help="Chance of a patch without lesion to get the lesions of another patch.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+        ),
+    ] = 0.1
     drop_sequence: Annotated[
         float,
         Setting(
@@ -300,6 +356,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if str(self.fold) != "all" and not str(self.fold).isdecimal():
+            raise ConfigError(f"--fold {self.fold!r} is neither a number nor all", remedy="take 0, 1, … or all")
+        if self.lesion_share + self.hard_share > 1:
+            raise ConfigError("--lesion-share and --hard-share add up to more than 1", remedy="lower one of them")
 
 
 # Settings that several commands share.

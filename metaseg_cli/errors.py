@@ -18,6 +18,7 @@ class MetasegError(Exception):
 
     def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
+        self.told = False  # another process of the same training has said it already
         super().__init__(what, where, remedy)
 
     def __str__(self) -> str:

@@ -155,7 +155,7 @@ def test_typed_goes_before_yaml_goes_before_default(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("epochs: 7\nfocal-gamma: 1\nwidths: [8, 16]\nmax_minutes: 2\n")
     config = layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {"epochs": 9})
     assert (config.epochs, config.focal_gamma, config.widths, config.max_minutes) == (9, 1.0, (8, 16), 2.0)
-    assert config.fold == 0
+    assert config.fold == "0"
 
 
 def test_an_unknown_key_is_answered_with_the_nearest() -> None:

@@ -16,24 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import hdf5plugin
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import metaseg_cli
-from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE
+from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE, find_model
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml, layered, read_yaml
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
-from metaseg_cli.core.inference.device import choose_device, choose_precision
-from metaseg_cli.core.model_file import ModelCard, patient_hash
+from metaseg_cli.core.inference.device import choose_device, free_memory
+from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
 from metaseg_cli.core.models.names import model_name
-from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.training.engine import EpochRecord, Trainer
-from metaseg_cli.core.training.plan import Plan, make_plan
+from metaseg_cli.core.progress import Progress, Silent
+from metaseg_cli.core.training.distributed import Group, joined
+from metaseg_cli.core.training.engine import EpochRecord, Fitted, Trainer
+from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
+from metaseg_cli.core.training.transfer import take_over
+from metaseg_cli.core.training.validation import SizeClassScore
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
 
 CONFIG_FILE = "config.yaml"
+OUT_OF_FOLD = "out_of_fold.h5"  # the best model's probabilities of the validation cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,46 +55,69 @@ class TrainResult:
     steps: int
     stopped: str
     scores: dict[str, float]
+    by_size: tuple[SizeClassScore, ...]
+    unit: str  # of the size classes: mm or px
     threshold: float
     smallest_lesion_voxels: int
+    temperature: float
     minutes: float
     images_per_second: float
+    milliseconds_per_step: dict[str, float]
+    precision: str
     validation_cases: int
+    folds: tuple[Path, ...] = ()  # the runs whose models the ensemble holds
+
+
+def show_plan(config: TrainConfig) -> Plan:
+    """What ``metaseg train --plan-only`` shows. Raises ConfigError and InputError as ``train`` does."""
+    prepared = open_prepared(config.data)
+    training, validation = _cases(prepared, 0 if str(config.fold) == "all" else int(config.fold))
+    return _plan(prepared, training, validation, config, choose_device(config.device), Group())
 
 
 def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = time.monotonic) -> TrainResult:
     """Run ``metaseg train``; *clock* (seconds) is what ``--max-minutes`` goes by.
 
-    Raises ConfigError and InputError for what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
+    Under ``torchrun`` all processes train one model and the first one writes. Raises ConfigError and InputError for
+    what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
     """
-    began = clock()
     model_name(config.model)  # a misspelt name is said before anything is read
+    with joined(config.device) as group:
+        listener = progress if group.leads else Silent()
+        if str(config.fold) == "all":
+            from metaseg_cli.commands.cross_validation import cross_validate
+
+            return cross_validate(config, listener, group, clock)
+        return train_fold(config, listener, group, clock)
+
+
+def train_fold(
+    config: TrainConfig, progress: Progress, group: Group, clock: Callable[[], float], run: Path | None = None
+) -> TrainResult:
+    """Train on all folds but one, in *run* or a folder of its own."""
+    began = clock()
     if config.resume is not None:
-        config = _resumed(config)
+        config = resumed(config)
     prepared = open_prepared(config.data)
-    training, validation = _cases(prepared, config.fold)
-    plan = make_plan(
-        prepared,
-        training,
-        model=config.model,
-        dims=None if config.dims == "auto" else int(config.dims),
-        patch_size=config.patch or None,
-        batch_size=config.batch_size,
-        widths=config.widths or None,
-        iterations_per_epoch=config.steps_per_epoch,
-    )
+    fold = int(config.fold)
+    training, validation = _cases(prepared, fold)
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    run = config.resume or _new_run(config)
-    log = _Log(run / "log.txt", progress)
+    if device.type == "cuda" and group.size > 1:
+        device = torch.device("cuda", group.local_rank)
+    plan = _plan(prepared, training, validation, config, device, group)
     card = _card(prepared, training, validation, plan, config)
-    if config.resume is None:
+    _import_tensorboard(config)
+    if run is None:
+        run = group.led(config.resume or (new_run(config) if group.leads else None))
+    assert run is not None
+    log = _Log(run / "log.txt", progress) if group.leads else progress
+    if config.resume is None and group.leads:
         write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
-        write_text_whole(run / "environment.json", json.dumps(_environment(device, precision), indent=1))
+        write_text_whole(run / "environment.json", json.dumps(_environment(device, group), indent=1))
     log.say(f"run {run}")
+    together = f" by {group.size} processes" if group.size > 1 else ""
     log.say(
-        f"{card.name}, {plan.dims}D, on {device} in {precision}: {len(training)} cases train, "
-        f"{len(validation)} of fold {config.fold} validate"
+        f"{card.name} on {device}{together}: {len(training)} cases train, {len(validation)} of fold {fold} validate"
     )
     for reason in plan.reasons:
         log.say(f"  {reason}")
@@ -99,19 +130,67 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
         config,
         card,
         device=device,
-        precision=precision,
         progress=log,
-        on_epoch=lambda history: _write_history(run, history),
+        on_epoch=_Recorder(run, config),
+        on_best=lambda examples: figures.save_worst_cases(
+            run / "validation.png", [(e.case, e.image, e.reference, e.predicted) for e in examples]
+        ),
+        group=group,
         clock=clock,
     )
     trainer.began = began
     if config.resume is not None:
-        trainer.restore()
-        log.say(f"going on after epoch {trainer.state.epoch}")
-    with _stopping_politely(trainer):
+        note = trainer.restore()
+        if note:
+            log.say(note)
+        log.say(f"going on after epoch {trainer.state.epoch}, step {trainer.state.step}")
+    elif config.init is not None:
+        _start_from(config.init, trainer, log)
+    with _stopping_politely(trainer), _out_of_fold_file(run if group.leads else None) as keep:
+        trainer.on_final = keep
         fitted = trainer.fit()
+    result = _result(run, fitted, validation, (fitted.state.seconds + clock() - trainer.began) / 60)
+    if group.leads:
+        write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    return result
+
+
+def _plan(
+    prepared: Prepared,
+    training: list[CaseRecord],
+    validation: list[CaseRecord],
+    config: TrainConfig,
+    device: torch.device,
+    group: Group,
+) -> Plan:
+    plan = make_plan(
+        prepared,
+        training,
+        validation,
+        model=config.model,
+        machine=Machine(gpu=device.type == "cuda", memory_bytes=free_memory(device)),
+        wishes=Wishes(
+            dims=None if config.dims == "auto" else int(config.dims),
+            context=config.context,
+            patch=config.patch,
+            batch_size=config.batch_size,
+            widths=config.widths,
+            iterations_per_epoch=config.steps_per_epoch,
+            foreground_prior=config.foreground_prior,
+        ),
+    )
+    plan = group.led(plan)  # what is free differs from process to process, the plan must not
+    if plan.batch_size % group.size:
+        size = -(-plan.batch_size // group.size) * group.size
+        reason = f"batch {size}: the same for each of {group.size} processes"
+        plan = dataclasses.replace(plan, batch_size=size, reasons=(*plan.reasons, reason))
+    return plan
+
+
+def _result(run: Path, fitted: Fitted, validation: list[CaseRecord], minutes: float) -> TrainResult:
     state = fitted.state
-    result = TrainResult(
+    last = state.history[-5:]
+    return TrainResult(
         run=run,
         model=run / MODEL_FILE,
         epochs=state.epoch,
@@ -119,14 +198,29 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
         steps=state.step,
         stopped=fitted.stopped,
         scores=dataclasses.asdict(fitted.score) if fitted.score else {},
+        by_size=fitted.by_size,
+        unit="mm" if validation and validation[0].spacing_mm else "px",
         threshold=fitted.postprocessing.threshold,
         smallest_lesion_voxels=fitted.postprocessing.smallest_lesion_voxels,
-        minutes=(state.seconds + clock() - trainer.began) / 60,
-        images_per_second=sum(r.images_per_second for r in state.history[-5:]) / max(1, len(state.history[-5:])),
+        temperature=fitted.temperature,
+        minutes=minutes,
+        images_per_second=sum(r.images_per_second for r in last) / max(1, len(last)),
+        milliseconds_per_step=fitted.milliseconds,
+        precision=fitted.setting.precision,
         validation_cases=len(validation),
     )
-    write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
-    return result
+
+
+def _start_from(init: Path, trainer: Trainer, log: Progress) -> None:
+    path = find_model(init)
+    other, other_card = load_model_file(path)
+    if other_card.members > 1:
+        raise ConfigError("--init is an ensemble", remedy="name the model of one of its folds")
+    transfer = take_over(trainer.model, trainer.card, other, other_card)
+    trainer.averaged.model.load_state_dict(trainer.model.state_dict())
+    log.say(f"{transfer.share:.0%} of the weights from {path}")
+    for note in transfer.left:
+        log.say(f"  {note}")
 
 
 def _cases(prepared: Prepared, fold: int) -> tuple[list[CaseRecord], list[CaseRecord]]:
@@ -140,7 +234,7 @@ def _cases(prepared: Prepared, fold: int) -> tuple[list[CaseRecord], list[CaseRe
     return training, validation
 
 
-def _resumed(config: TrainConfig) -> TrainConfig:
+def resumed(config: TrainConfig) -> TrainConfig:
     """The stopped run's own settings; only epochs, minutes, patience and device may be given anew."""
     assert config.resume is not None
     path = config.resume / CONFIG_FILE
@@ -156,7 +250,8 @@ def _resumed(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(saved, resume=config.resume, **anew)
 
 
-def _new_run(config: TrainConfig) -> Path:
+def new_run(config: TrainConfig) -> Path:
+    """A new folder named after the network and the time. Raises InputError when it cannot be made."""
     name = f"{model_name(config.model)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, 100):
         run = config.out / (name if number == 1 else f"{name}-{number}")
@@ -177,7 +272,7 @@ def _card(
     presence = prepared.kind == "volumes" and len(prepared.sequences) > 1
     return ModelCard(
         name=model_name(config.model),
-        in_channels=len(prepared.sequences) * (2 if presence else 1),
+        in_channels=len(prepared.sequences) * (2 * plan.context + 1 + (1 if presence else 0)),
         out_channels=len(prepared.regions),
         dims=plan.dims,
         widths=plan.widths,
@@ -189,6 +284,7 @@ def _card(
         preprocessing=prepared.preprocessing.record(),
         file_channels=prepared.file_channels,
         presence=presence,
+        context=plan.context,
         patch=plan.patch,
         deep_supervision=config.deep_supervision,
         foreground_prior=plan.foreground_prior,
@@ -200,7 +296,7 @@ def _card(
     )
 
 
-def _environment(device: torch.device, precision: str) -> dict[str, Any]:
+def _environment(device: torch.device, group: Group) -> dict[str, Any]:
     return {
         "metaseg": metaseg_cli.__version__,
         "python": platform.python_version(),
@@ -208,19 +304,64 @@ def _environment(device: torch.device, precision: str) -> dict[str, Any]:
         "system": platform.platform(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
-        "precision": precision,
         "threads": torch.get_num_threads(),
+        "processes": group.size,
     }
 
 
-def _write_history(run: Path, history: list[EpochRecord]) -> None:
-    columns = [f.name for f in dataclasses.fields(EpochRecord)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(record) for record in history)
-    write_text_whole(run / "history.csv", text.getvalue())
-    figures.save_curves(run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
+class _Recorder:
+    """Writes ``history.csv`` and ``curves.png`` after every epoch, and TensorBoard's events where they are wanted."""
+
+    def __init__(self, run: Path, config: TrainConfig) -> None:
+        self._run = run
+        self._writer = _import_tensorboard(config)
+        self._events = self._writer(str(run / "tensorboard")) if self._writer else None
+
+    def __call__(self, history: list[EpochRecord]) -> None:
+        columns = [f.name for f in dataclasses.fields(EpochRecord)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(record) for record in history)
+        write_text_whole(self._run / "history.csv", text.getvalue())
+        figures.save_curves(self._run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
+        if self._events is not None:
+            for name in columns[1:]:
+                self._events.add_scalar(name, getattr(history[-1], name), history[-1].epoch)
+            self._events.flush()
+
+
+def _import_tensorboard(config: TrainConfig) -> Any:
+    """TensorBoard's writer when it is asked for. Raises ConfigError when it is not installed."""
+    if not config.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError("--tensorboard wants tensorboard", remedy="pip install tensorboard") from None
+    return SummaryWriter
+
+
+@contextmanager
+def _out_of_fold_file(run: Path | None) -> Iterator[Callable[[str, NDArray[np.float16]], None]]:
+    """Receives the probabilities of the validation cases one by one; the file appears when all are in it."""
+    if run is None:
+        yield lambda case, probabilities: None
+        return
+    temporary = run / f".{OUT_OF_FOLD}"
+
+    def keep(case: str, probabilities: NDArray[np.float16]) -> None:
+        with h5py.File(temporary, "a") as file:
+            chunks = (1, 1, *probabilities.shape[2:])
+            file.create_dataset(case, data=probabilities, chunks=chunks, **hdf5plugin.LZ4())
+
+    temporary.unlink(missing_ok=True)
+    try:
+        yield keep
+        if temporary.exists():
+            temporary.replace(run / OUT_OF_FOLD)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Log:

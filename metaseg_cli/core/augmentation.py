@@ -1,6 +1,8 @@
 """Random changes of a training batch, on its device: parameters apart from their effect, so both can be tested.
 
-All spatial changes (rotation, scaling, flips) are one resampling of image and target together.
+All spatial changes (rotation, scaling, flips, elastic deformation) are one resampling of image and target together.
+Targets come out soft, between 0 and 1, along resampled edges: hardened, a lesion of one or two voxels that falls
+between the grid's points would vanish from the target and stay in the image.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ELASTIC_NODES = 5  # per axis, over the patch
+_BIAS_NODES = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -21,47 +26,65 @@ class Augmentation:
     rotation: float = 30.0
     tilt: float = 10.0  # out of the axial plane, in 3D
     scale: tuple[float, float] = (0.75, 1.33)
+    stretch: float = 0.1  # each axis apart, as a logarithm
+    elastic: float = 0.2  # chance
+    displacement: float = 0.08  # standard deviation, as a share of the distance between the elastic nodes
     flip_axes: tuple[int, ...] = (-1, -2)  # counted from the last
+    paste: float = 0.0  # chance of a patch without lesion to get that of another one
     brightness: float = 0.3
     contrast: tuple[float, float] = (0.75, 1.33)
     gamma: tuple[float, float] = (0.7, 1.5)
+    bias: float = 0.25  # standard deviation of the logarithm at the bias field's nodes
     noise: float = 0.15
     blur: tuple[float, float] = (0.5, 1.2)
     low_resolution: tuple[float, float] = (0.5, 1.0)
-    each: float = 0.2  # chance of every single intensity change
+    gibbs: tuple[float, float] = (0.5, 0.9)  # share of k-space that is kept, per axis
+    each: float = 0.2  # chance of every single intensity change …
+    rarely: float = 0.08  # … and of those that cost more: bias field and Gibbs ringing
     drop_sequence: float = 0.0  # chance of every sequence to be taken away; one always stays
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What will be done to each of B patches. NaN or 1/0 where nothing is done to a patch."""
+    """What will be done to each of B patches of C sequences. 0 or 1 where nothing is done to a patch."""
 
     affine: Tensor  # (B, dims, dims + 1), output grid → input grid, in grid_sample's −1 … 1 coordinates
-    moved: Tensor  # (B,) bool: affine is not the identity
+    elastic: Tensor  # (B, dims, nodes, …) displacement in the same coordinates
+    moved: Tensor  # (B,) bool: affine is not the identity, or there is a displacement
+    pasted: Tensor  # (B,) bool: takes another patch's lesion if it has none
     brightness: Tensor  # (B, C)
     contrast: Tensor  # (B, C)
     gamma: Tensor  # (B,)
+    bias: Tensor  # (B, nodes, …) logarithm of the field
     noise: Tensor  # (B,) standard deviation
     blur: Tensor  # (B,) sigma in voxels, 0: none
     low_resolution: Tensor  # (B,) factor, 1: none
+    gibbs: Tensor  # (B,) share of k-space, 1: all
     dropped: Tensor  # (B, C) bool; a case of which nothing would be left keeps everything
     seed: int
 
 
 def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generator) -> Parameters:
-    """Parameters for a batch of *shape* ``(B, C, *spatial)``."""
+    """Parameters for a batch of *shape* ``(B, C, *spatial)``; C counts sequences, not their neighbour slices."""
     b, c, *spatial = shape
     dims = len(spatial)
     affine = np.zeros((b, dims, dims + 1))
+    elastic = np.zeros((b, dims, *(_ELASTIC_NODES,) * dims), np.float32)
     moved = np.zeros(b, dtype=bool)
     for i in range(b):
         matrix = np.eye(dims)
         if rng.random() < settings.spatial:
-            zoom = np.exp(rng.uniform(*np.log(settings.scale))) * np.exp(rng.uniform(-0.1, 0.1, dims))
+            zoom = np.exp(rng.uniform(*np.log(settings.scale))) * np.exp(
+                rng.uniform(-settings.stretch, settings.stretch, dims)
+            )
             matrix = _rotation(dims, settings, rng) @ np.diag(1 / zoom)
             # grid_sample counts in half sizes of each axis; a rotation must count in voxels.
             size = np.array(spatial[::-1], dtype=float)
             matrix = np.diag(1 / size) @ matrix @ np.diag(size)
+            moved[i] = True
+        if rng.random() < settings.elastic:
+            between = 2 / (_ELASTIC_NODES - 1)
+            elastic[i] = rng.normal(0, settings.displacement * between, elastic.shape[1:])
             moved[i] = True
         for axis in settings.flip_axes:
             if rng.random() < 0.5:
@@ -69,22 +92,28 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
                 moved[i] = True
         affine[i, :, :dims] = matrix
 
-    none = np.zeros((b, c), dtype=bool)
-
-    def sometimes(low: float, high: float, none: float, size: tuple[int, ...] = (b,)) -> Tensor:
-        chosen = rng.random((b,) + (1,) * (len(size) - 1)) < settings.each
+    def sometimes(
+        low: float, high: float, none: float, size: tuple[int, ...] = (b,), chance: float = settings.each
+    ) -> Tensor:
+        chosen = rng.random((b,) + (1,) * (len(size) - 1)) < chance
         return torch.from_numpy(np.where(chosen, rng.uniform(low, high, size), none)).float()
 
+    biased = rng.random((b,) + (1,) * dims) < settings.rarely
+    bias = np.where(biased, rng.normal(0, settings.bias, (b, *(_BIAS_NODES,) * dims)), 0.0)
     return Parameters(
         affine=torch.from_numpy(affine).float(),
+        elastic=torch.from_numpy(elastic),
         moved=torch.from_numpy(moved),
+        pasted=torch.from_numpy(rng.random(b) < settings.paste),
         brightness=sometimes(-settings.brightness, settings.brightness, 0.0, (b, c)),
         contrast=sometimes(*settings.contrast, 1.0, (b, c)),
         gamma=sometimes(*settings.gamma, 1.0),
+        bias=torch.from_numpy(bias).float(),
         noise=sometimes(0.0, settings.noise, 0.0),
         blur=sometimes(*settings.blur, 0.0),
         low_resolution=sometimes(*settings.low_resolution, 1.0),
-        dropped=torch.from_numpy(rng.random((b, c)) < settings.drop_sequence if settings.drop_sequence else none),
+        gibbs=sometimes(*settings.gibbs, 1.0, chance=settings.rarely),
+        dropped=torch.from_numpy(rng.random((b, c)) < settings.drop_sequence),
         seed=int(rng.integers(2**31)),
     )
 
@@ -111,44 +140,120 @@ def _rotation(dims: int, settings: Augmentation, rng: np.random.Generator) -> np
 
 
 def apply(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """*image* ``(B, C, *spatial)`` and *target* ``(B, R, *spatial)`` → changed copies; the target stays 0 or 1."""
-    image, target = image.clone(), target.clone()
+    """*image* ``(B, C·(2k + 1), *spatial)`` and *target* ``(B, R, *spatial)`` → changed copies, the target in 0 … 1."""
+    image, target = _pasted(image, target, p)
     rows = p.moved.nonzero().flatten().to(image.device)
     if len(rows):
         # Image and target ride through one sampling grid, and one call, together.
         both = torch.cat([image[rows], target[rows]], dim=1)
         grid = F.affine_grid(p.affine[rows.cpu()].to(image.device), list(both.shape), align_corners=False)
+        elastic = p.elastic[rows.cpu()]
+        if elastic.any():
+            grid = grid + _enlarged(elastic.to(image.device), both.shape[2:]).movedim(1, -1)
         both = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
         image[rows] = both[:, : image.shape[1]]
-        target[rows] = (both[:, image.shape[1] :] >= 0.5).float()
+        target[rows] = both[:, image.shape[1] :]
     return _intensities(image, p), target
 
 
+def _enlarged(nodes: Tensor, size: torch.Size) -> Tensor:
+    """A smooth field ``(B, n, *size)`` through *nodes* ``(B, n, …)``."""
+    return F.interpolate(
+        nodes, size=tuple(size), mode="bicubic" if nodes.dim() == 4 else "trilinear", align_corners=True
+    )
+
+
+def _pasted(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Copies; patches without lesion get the lesions of another patch where *p* says so.
+
+    The lesion brings a soft rim along and is shifted in brightness by what its surroundings differ from the new
+    ones, so that there is no edge to recognise it by. Nothing is pasted outside the head.
+    """
+    image, target = image.clone(), target.clone()
+    filled = target.flatten(1).any(dim=1).cpu()
+    into = (p.pasted & ~filled).nonzero().flatten()
+    donors = filled.nonzero().flatten()
+    if not len(into) or not len(donors):
+        return image, target
+    chosen = donors[torch.arange(len(into)) % len(donors)].to(image.device)
+    into = into.to(image.device)
+    here, there = image[into], image[chosen]
+    axes = tuple(range(2, image.dim()))
+    # A patch's lowest value is taken for background: a lesion on it would hang in the air.
+    head = (here > here.amin(axes, keepdim=True) + 0.1).any(dim=1, keepdim=True).to(image)
+    lesion = target[chosen].amax(dim=1, keepdim=True)
+    wide = _max_pool(lesion, 5)
+    rim = (wide - lesion) * head
+    weight = rim.sum(axes, keepdim=True)
+    shift = ((here - there) * rim).sum(axes, keepdim=True) / weight.clamp_min(1.0)
+    alpha = _mean_pool(_max_pool(lesion, 3), 3) * head * (weight > 0)
+    image[into] = torch.lerp(here, there + shift, alpha)
+    target[into] = target[chosen] * head * (weight > 0)
+    return image, target
+
+
+def _max_pool(x: Tensor, size: int) -> Tensor:
+    pool = F.max_pool2d if x.dim() == 4 else F.max_pool3d
+    return pool(x, size, stride=1, padding=size // 2)
+
+
+def _mean_pool(x: Tensor, size: int) -> Tensor:
+    pool = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
+    return pool(x, size, stride=1, padding=size // 2)
+
+
 def drop_sequences(image: Tensor, present: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """*image* ``(B, C, *spatial)`` and *present* ``(B, C)`` without the sequences that *p* takes away; never all."""
+    """*image* ``(B, C·(2k + 1), *spatial)`` and *present* ``(B, C)`` without the sequences that *p* takes away.
+
+    Never all of them.
+    """
     stays = present & ~p.dropped.to(present.device)
     stays = torch.where(stays.any(dim=1, keepdim=True), stays, present)
-    return image * stays.to(image).view(*stays.shape, *(1,) * (image.dim() - 2)), stays
+    return image * _per_channel(stays.to(image), image), stays
+
+
+def repeat_channels(image: Tensor, p: Parameters) -> Tensor:
+    """Colour pictures have no way to say that a channel is missing: whoever lacked one repeated another.
+
+    So here a dropped channel is replaced by the next one that stays.
+    """
+    b, c = p.dropped.shape
+    blocks = image.view(b, c, -1, *image.shape[2:])
+    result = blocks.clone()
+    for i in p.dropped.any(dim=1).nonzero().flatten().tolist():
+        kept = (~p.dropped[i]).nonzero().flatten().tolist()
+        for k, channel in enumerate(p.dropped[i].nonzero().flatten().tolist() if kept else []):
+            result[i, channel] = blocks[i, kept[k % len(kept)]]
+    return result.view_as(image)
+
+
+def _per_channel(values: Tensor, image: Tensor) -> Tensor:
+    """``(B, C)`` → a factor for every channel of *image*, neighbour slices treated alike."""
+    repeated = values.to(image.device).repeat_interleave(image.shape[1] // values.shape[1], dim=1)
+    return repeated.view(*repeated.shape, *(1,) * (image.dim() - 2))
 
 
 def _intensities(image: Tensor, p: Parameters) -> Tensor:
-    device = image.device
-    ones = (1,) * (image.dim() - 2)
     for i in (p.blur > 0).nonzero().flatten().tolist():
         image[i] = _blurred(image[i], float(p.blur[i]))
     for i in (p.low_resolution < 1).nonzero().flatten().tolist():
         image[i] = _coarsened(image[i], float(p.low_resolution[i]))
-    image = image * p.contrast.to(device).view(*p.contrast.shape, *ones)
-    image = image + p.brightness.to(device).view(*p.brightness.shape, *ones)
+    for i in (p.gibbs < 1).nonzero().flatten().tolist():
+        image[i] = _ringing(image[i], float(p.gibbs[i]))
+    image = image * _per_channel(p.contrast, image) + _per_channel(p.brightness, image)
     for i in (p.gamma != 1).nonzero().flatten().tolist():
         low, high = image[i].amin(), image[i].amax()
         span = (high - low).clamp_min(1e-6)
         image[i] = ((image[i] - low) / span).pow(float(p.gamma[i])) * span + low
+    for i in p.bias.flatten(1).any(dim=1).nonzero().flatten().tolist():
+        field = _enlarged(p.bias[i, None, None].to(image.device), image.shape[2:])[0].exp()
+        low = image[i].amin()
+        image[i] = (image[i] - low) * field + low
     noisy = (p.noise > 0).nonzero().flatten().tolist()
     if noisy:
-        generator = torch.Generator(device=device).manual_seed(p.seed)
+        generator = torch.Generator(device=image.device).manual_seed(p.seed)
         for i in noisy:
-            image[i] += float(p.noise[i]) * torch.randn(image[i].shape, generator=generator, device=device)
+            image[i] += float(p.noise[i]) * torch.randn(image[i].shape, generator=generator, device=image.device)
     return image
 
 
@@ -169,3 +274,12 @@ def _coarsened(image: Tensor, factor: float) -> Tensor:
     size = [max(1, round(n * factor)) for n in image.shape[-2:]]
     small = F.interpolate(planes, size=size, mode="area")
     return F.interpolate(small, size=image.shape[-2:], mode="bilinear", align_corners=False).reshape(image.shape)
+
+
+def _ringing(image: Tensor, kept: float) -> Tensor:
+    """Gibbs ringing: only the central *kept* of k-space per in-plane axis was measured."""
+    y, x = image.shape[-2:]
+    spectrum = torch.fft.rfft2(image)
+    fy = torch.fft.fftfreq(y, device=image.device).abs() <= kept / 2
+    fx = torch.fft.rfftfreq(x, device=image.device) <= kept / 2
+    return torch.fft.irfft2(spectrum * (fy[:, None] & fx[None, :]), s=(y, x))

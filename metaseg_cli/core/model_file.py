@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import metaseg_cli
 from metaseg_cli.core.models import build_model
@@ -21,7 +22,7 @@ from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError
 
-FORMAT = 2
+FORMAT = 3
 _KEY = "metaseg"
 
 
@@ -30,7 +31,7 @@ class ModelCard:
     """What a model is and how it wants to be used."""
 
     name: str
-    in_channels: int  # one per sequence, and with presence one more for each
+    in_channels: int  # one per sequence (and per neighbour slice of it), and with presence one more per sequence
     out_channels: int
     dims: int
     widths: tuple[int, ...]
@@ -42,10 +43,13 @@ class ModelCard:
     preprocessing: dict[str, Any]  # a core.preprocessing.Preprocessing, as JSON has it
     patch: tuple[int, int, int]
     file_channels: tuple[str, ...] = ()  # in which order a file of several channels holds the sequences
+    context: int = 0  # neighbour slices on each side that a 2D network sees
     presence: bool = False  # the network is told which sequences are there, and was trained without some
     deep_supervision: bool = True
     foreground_prior: float = 0.01
+    members: int = 1  # networks whose logits are averaged
     threshold: float = 0.5
+    temperature: float = 1.0  # logits are divided by it for calibrated probabilities; the threshold is for undivided
     smallest_lesion_voxels: int = 0
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
@@ -69,6 +73,21 @@ class ModelCard:
             deep_supervision=self.deep_supervision,
             foreground_prior=self.foreground_prior,
         )
+
+
+class Ensemble(nn.Module):
+    """Several networks of one kind; the mean of their logits."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …)`` → logits ``(B, regions, …)``; for prediction only."""
+        logits: Tensor = self.members[0](x)
+        for member in self.members[1:]:
+            logits = logits + member(x)
+        return logits / len(self.members)
 
 
 def patient_hash(dataset_id: str, patient: str) -> str:
@@ -123,7 +142,8 @@ def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.
     """Network in eval mode with its weights, and its card. Raises ModelFileError."""
     card = read_card(path)
     try:
-        model = card.build()
+        members = [card.build() for _ in range(card.members)]
+        model: nn.Module = members[0] if card.members == 1 else Ensemble(members)
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError, ConfigError) as error:

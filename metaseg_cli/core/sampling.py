@@ -1,10 +1,14 @@
-"""Which patch next: half of a batch around lesions, small ones as often as large ones, the rest from anywhere."""
+"""Which patch next: by lesion and not by voxel, small ones as often as large ones; mistakes again; the rest anywhere.
+
+Every batch follows from the seed and its number alone. So batches can be read ahead in any order, a resumed run
+draws what an undisturbed one would, and several processes share out one global batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +17,17 @@ from torch import Tensor
 
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 
+# A patch whose values spread less than this holds no head (inside it the deviation is 1).
+_EMPTY = 0.15
+_AHEAD = 2  # batches read before they are asked for
+
 
 @dataclass(frozen=True)
 class Batch:
     """``image (B, C, *patch)`` float32 and ``target (B, R, *patch)`` 0 or 1; in 2D *patch* is ``(Y, X)``.
 
-    ``present (B, C)`` tells which sequences a case has.
+    With k neighbour slices there are C·(2k + 1) channels, the slices of a sequence side by side. ``present (B, C)``
+    tells which sequences a case has.
     """
 
     image: Tensor
@@ -27,11 +36,20 @@ class Batch:
     cases: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A voxel of a training case: its number among the cases, and z, y, x."""
+
+    case: int
+    centre: tuple[int, int, int]
+
+
 class PatchSampler:
     """Draws batches of patches from the cases of a prepared folder, reading nothing but the patches.
 
-    *patch* is ``(Z, Y, X)``, Z = 1 for 2D. A patch reaches at most half its size beyond the image, where the edge
-    is repeated. All randomness is in ``rng``, whose state can be saved and restored.
+    *patch* is ``(Z, Y, X)``, Z = 1 for 2D. ``lesion_share`` of a batch lies around lesions, and ``hard_share`` at
+    ``mistakes`` once there are any. A patch reaches beyond the image only where the image is smaller; the edge is
+    repeated there.
     """
 
     def __init__(
@@ -40,19 +58,22 @@ class PatchSampler:
         cases: Sequence[CaseRecord],
         patch: tuple[int, int, int],
         *,
-        lesion_share: float,
-        rng: np.random.Generator,
+        seed: int,
+        lesion_share: float = 0.5,
+        hard_share: float = 0.0,
+        context: int = 0,
     ) -> None:
         self.prepared = prepared
         self.cases = tuple(cases)
         self.patch = patch
-        self.lesion_share = lesion_share
-        self.rng = rng
+        self.seed = seed
+        self.lesion_share, self.hard_share, self.context = lesion_share, hard_share, context
+        self.mistakes: tuple[Place, ...] = ()
         slices = np.array([case.shape[0] for case in self.cases], dtype=float)
         self._anywhere = slices / slices.sum()
         self._lesions = [(i, n) for i, case in enumerate(self.cases) for n in range(len(case.lesion_voxels))]
         voxels = np.array([self.cases[i].lesion_voxels[n] for i, n in self._lesions], dtype=float)
-        self._lesion_weight = _even_over_sizes(voxels)
+        self._lesion_weight = even_over_sizes(voxels)
         self._points: dict[int, NDArray[np.int32]] = {}
 
     @property
@@ -60,31 +81,46 @@ class PatchSampler:
         """Whether any training case has foreground at all."""
         return bool(self._lesions)
 
-    def batch(self, size: int) -> Batch:
-        """*size* patches; ``round(lesion_share · size)`` of them contain a lesion."""
-        with_lesion = round(self.lesion_share * size) if self._lesions else 0
-        drawn = [self._around_lesion() if i < with_lesion else self._anywhere_at_all() for i in range(size)]
-        images, targets = zip(*(self._read(self.cases[i], centre) for i, centre in drawn), strict=True)
-        image, target = torch.stack(images), torch.stack(targets)
+    def batch(self, number: int, size: int, part: slice = slice(None)) -> Batch:
+        """Batch *number* of *size* patches, or the *part* of it that one of several processes takes."""
+        rng = np.random.default_rng([self.seed, number])
+        around = round(self.lesion_share * size) if self._lesions else 0
+        hard = min(round(self.hard_share * size), size - around) if self.mistakes else 0
+        # The kinds are spread over the batch, so that every process's part has some of each.
+        kinds = rng.permutation([0] * around + [1] * hard + [2] * (size - around - hard))
+        seeds = rng.integers(2**63, size=size)
+        drawn = [self._patch(int(k), np.random.default_rng(s)) for k, s in zip(kinds[part], seeds[part], strict=True)]
+        image = torch.stack([image for _, image, _ in drawn])
+        target = torch.stack([target for _, _, target in drawn])
         if self.patch[0] == 1:
-            image, target = image.squeeze(2), target.squeeze(2)
-        present = torch.from_numpy(np.stack([self.prepared.present(self.cases[i]) for i, _ in drawn]))
-        return Batch(image, target, present, tuple(self.cases[i].case for i, _ in drawn))
+            image, target = image.flatten(1, 2), target.squeeze(2)
+        present = torch.from_numpy(np.stack([self.prepared.present(self.cases[i]) for i, _, _ in drawn]))
+        return Batch(image, target, present, tuple(self.cases[i].case for i, _, _ in drawn))
 
-    def _around_lesion(self) -> tuple[int, NDArray[np.int64]]:
-        case, lesion = self._lesions[self.rng.choice(len(self._lesions), p=self._lesion_weight)]
+    def _patch(self, kind: int, rng: np.random.Generator) -> tuple[int, Tensor, Tensor]:
+        if kind == 2 or (kind == 1 and not self.mistakes):
+            for attempt in range(3):
+                case = int(rng.choice(len(self.cases), p=self._anywhere))
+                image, target = self._read(self.cases[case], rng.integers(0, self.cases[case].shape))
+                if attempt == 2 or float(image.std()) > _EMPTY:
+                    break
+            return case, image, target
+        if kind == 0:
+            case, centre = self._around_lesion(rng)
+        else:
+            place = self.mistakes[rng.integers(len(self.mistakes))]
+            case, centre = place.case, np.array(place.centre)
+        # Off centre by up to a third of the patch: a network must not learn that lesions sit in the middle.
+        reach = np.array(self.patch) // 3
+        return case, *self._read(self.cases[case], centre + rng.integers(-reach, reach + 1))
+
+    def _around_lesion(self, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
+        case, lesion = self._lesions[rng.choice(len(self._lesions), p=self._lesion_weight)]
         if case not in self._points:
             self._points[case] = self.prepared.lesion_points(self.cases[case])
         points = self._points[case]
         points = points[points[:, 0] == lesion, 1:]
-        point = points[self.rng.integers(len(points))].astype(np.int64)
-        # Off centre by up to a third of the patch: a network must not learn that lesions sit in the middle.
-        reach = np.array(self.patch) // 3
-        return case, point + self.rng.integers(-reach, reach + 1)
-
-    def _anywhere_at_all(self) -> tuple[int, NDArray[np.int64]]:
-        case = int(self.rng.choice(len(self.cases), p=self._anywhere))
-        return case, self.rng.integers(0, self.cases[case].shape).astype(np.int64)
+        return case, points[rng.integers(len(points))].astype(np.int64)
 
     def _read(self, case: CaseRecord, centre: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         box, pads = [], []
@@ -94,23 +130,52 @@ class PatchSampler:
             box.append(slice(max(start, 0), min(start + size, length)))
             pads.append((max(-start, 0), max(start + size - length, 0)))
         where = (box[0], box[1], box[2])
-        image = self.prepared.image(case, where)
         target = region_masks(self.prepared.label(case, where), self.prepared.regions)
+        image_pads = list(pads)
+        if self.context:
+            first, last = box[0].start - self.context, box[0].start + self.context
+            where = (slice(max(first, 0), min(last + 1, case.shape[0])), box[1], box[2])
+            image_pads[0] = (max(-first, 0), max(last + 1 - case.shape[0], 0))
+        image = self.prepared.image(case, where)
+        if any(before or after for before, after in image_pads):
+            image = np.pad(image, [(0, 0), *image_pads], mode="edge")
         if any(before or after for before, after in pads):
-            image = np.pad(image, [(0, 0), *pads], mode="edge")
             target = np.pad(target, [(0, 0), *pads])
         return torch.from_numpy(np.ascontiguousarray(image)).float(), torch.from_numpy(target).float()
 
-    def state(self) -> dict[str, Any]:
-        """Where the random sequence stands."""
-        return dict(self.rng.bit_generator.state)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state()``."""
-        self.rng.bit_generator.state = state
+class ReadAhead:
+    """Batches in order, the next ones read by a thread while the network computes.
+
+    A thread and not a process: HDF5 reads outside Python's lock, nothing is copied between processes, and what goes
+    wrong in it is raised here as it is.
+    """
+
+    def __init__(self, sampler: PatchSampler, first: int, size: int, part: slice = slice(None)) -> None:
+        self._sampler, self._next, self._size, self._part = sampler, first, size, part
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._waiting: list[Future[Batch]] = []
+
+    def take(self) -> Batch:
+        """The next batch."""
+        while len(self._waiting) <= _AHEAD:
+            self._waiting.append(self._pool.submit(self._sampler.batch, self._next, self._size, self._part))
+            self._next += 1
+        return self._waiting.pop(0).result()
+
+    def restart(self, first: int) -> None:
+        """Forget what was read ahead and go on with batch *first*: after the mistakes have changed."""
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        self._next = first
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _even_over_sizes(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+def even_over_sizes(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities such that every occupied size class (a factor of four in voxels) is drawn equally often."""
     if not len(voxels):
         return voxels

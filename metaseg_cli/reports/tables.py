@@ -122,24 +122,49 @@ def prepare_summary(result: Any) -> list[Any]:
     return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", last]
 
 
+def plan_summary(plan: Any) -> list[Any]:
+    """What ``metaseg train --plan-only`` prints."""
+    lines = [escape(reason) for reason in plan.reasons]
+    strides = ", ".join("×".join(map(str, stride)) for stride in plan.strides)
+    return [
+        "[bold]The plan[/bold]",
+        *(f"  {line}" for line in lines),
+        f"  poolings {strides}",
+        "",
+        "Nothing was trained.",
+    ]
+
+
 def train_summary(result: Any) -> list[Any]:
     """What ``metaseg train`` prints."""
     facts = [("ended after", f"{result.epochs} epochs, {result.minutes:.1f} minutes ({result.stopped})")]
+    parts: list[Any] = []
     if result.scores:
+        facts += [("best epoch", str(result.best_epoch))] if result.best_epoch else []
         facts += [
-            ("best epoch", str(result.best_epoch)),
             ("Dice per patient", _number(result.scores["dice"])),
             ("lesion F1", _number(result.scores["lesion_f1"])),
             ("lesion recall", _number(result.scores["lesion_recall"])),
+            ("false lesions per case", _number(result.scores["false_positives_per_case"])),
             ("threshold", f"{result.threshold:g}, smallest lesion {result.smallest_lesion_voxels} voxels"),
         ]
-        note = [
-            "[dim]on the validation fold, which also chose epoch and threshold: expect a little less elsewhere[/dim]"
-        ]
+        cases = "out of fold" if result.folds else "on the validation fold, which also chose epoch and threshold"
+        parts.append(f"[dim]{cases}: expect a little less elsewhere[/dim]")
+        sizes = _table("Lesions found, by diameter", f"diameter ({result.unit})", ">lesions", ">found", ">recall")
+        least = 0.0
+        for each in result.by_size:
+            name = f"{least:g} – {each.up_to:g}" if each.up_to < float("inf") else f"above {least:g}"
+            recall = _number(each.found / each.lesions) if each.lesions else "–"
+            sizes.add_row(name, str(each.lesions), str(each.found), recall)
+            least = each.up_to
+        parts += ["", sizes]
     else:
-        note = ["[yellow]no validation case: nobody knows how good this model is[/yellow]"]
-    facts += [("speed", f"{result.images_per_second:.1f} images/s"), ("model", str(result.model))]
-    return [_facts("Trained", facts), *note, "", "Next: metaseg evaluate, or metaseg predict scan.png"]
+        parts.append("[yellow]no validation case: nobody knows how good this model is[/yellow]")
+    facts.append(("speed", f"{result.images_per_second:.1f} images/s in {result.precision}"))
+    if result.milliseconds_per_step:
+        facts.append(("time of a step", ", ".join(f"{k} {v:.0f} ms" for k, v in result.milliseconds_per_step.items())))
+    facts.append(("model", str(result.model)))
+    return [_facts("Trained", facts), *parts, "", "Next: metaseg evaluate, or metaseg predict scan.png"]
 
 
 def evaluate_summary(result: Any) -> list[Any]:

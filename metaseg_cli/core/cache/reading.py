@@ -91,6 +91,15 @@ def open_prepared(folder: Path) -> Prepared:
             where=path,
             remedy="run metaseg prepare again",
         )
+    try:
+        return _prepared(folder, listing)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"not what metaseg prepare writes ({error})", where=path, remedy="run metaseg prepare again"
+        ) from error
+
+
+def _prepared(folder: Path, listing: dict[str, Any]) -> Prepared:
     return Prepared(
         folder=folder,
         kind=listing["kind"],

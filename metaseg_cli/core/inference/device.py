@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,7 +29,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """bf16 halves the time where the processor has it; elsewhere it is emulated and slow."""
+    """What the device is known for: bf16 where its processor has it; elsewhere it is emulated and slow."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -43,11 +45,25 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def memory_format(dims: int, norm: str) -> torch.memory_format:
     """The layout in which a network runs faster: measured, batch norm likes channels last, instance norm does not."""
-    return torch.channels_last if dims == 2 and norm != "instance" else torch.contiguous_format
+    if norm == "instance":
+        return torch.contiguous_format
+    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def lay_out(network: Network, dims: int, norm: str) -> Network:
     """*network* with its weights in ``memory_format``."""
-    if memory_format(dims, norm) == torch.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if norm != "instance":
+        network.to(memory_format=memory_format(dims, norm))  # type: ignore[call-overload]
     return network
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on *device*; None where it does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+            for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    return None

@@ -90,6 +90,7 @@ class Model:
             self.network,
             image.to(self.device),
             dims=self.card.dims,
+            context=self.card.context,
             patch=self.card.patch[-self.card.dims :],
             regions=self.card.out_channels,
             precision=self.precision,

@@ -17,8 +17,22 @@ _WHOLE_SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores b
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16 autocast where *precision* is "bf16"."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    """Autocast to the number format that *precision* names; nothing for "fp32"."""
+    formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, formats[precision]) if precision in formats else contextlib.nullcontext()
+
+
+def with_neighbours(image: Tensor, context: int) -> Tensor:
+    """``(C, Z, Y, X)`` → ``(C·(2·context + 1), Z, Y, X)``: each sequence's slices z − context … z + context.
+
+    Beyond the ends the last slice is repeated.
+    """
+    if not context:
+        return image
+    _, z, y, x = image.shape
+    where = (torch.arange(z)[:, None] + torch.arange(-context, context + 1)).clamp(0, z - 1)
+    # (C, Z, 2k + 1, Y, X) → (C, 2k + 1, Z, Y, X) → channels
+    return image[:, where.to(image.device)].transpose(1, 2).reshape(-1, z, y, x)
 
 
 @torch.inference_mode()
@@ -29,17 +43,20 @@ def predict_probabilities(
     dims: int,
     patch: Sequence[int],
     regions: int,
+    context: int = 0,
     precision: str = "fp32",
     present: Tensor | None = None,
 ) -> Tensor:
     """*image* ``(C, Z, Y, X)`` normalised, on the model's device → probabilities ``(R, Z, Y, X)`` float32 on the CPU.
 
-    *present* ``(C,)`` goes to models that are told which sequences are there.
+    *present* ``(C,)`` goes to models that are told which sequences are there; *context* neighbour slices on each side
+    to 2D models that want them.
 
     A 2D network sees whole slices; pictures above a megapixel, and volumes for a 3D network, go window by window
     (*patch*, half overlapping, Gaussian weights as in Isensee et al. 2021).
     """
     model.eval()
+    image = with_neighbours(image, context)
     if present is not None:
         image = with_presence(image[None], present[None].to(image.device))[0]
     if dims == 2:

@@ -102,6 +102,11 @@ class Lesion:
     confidence: float | None  # mean probability over the lesion
 
 
+def equivalent_diameter(size: float, *, flat: bool) -> float:
+    """Of the sphere of volume *size*, or, *flat*, of the circle of area *size*."""
+    return 2 * math.sqrt(size / math.pi) if flat else (6 * size / math.pi) ** (1 / 3)
+
+
 def describe_lesions(
     mask: NDArray[Any],
     spacing_mm: tuple[float, float, float] | None = None,
@@ -135,7 +140,7 @@ def describe_lesions(
                 number=number,
                 voxels=n,
                 volume_mm3=n * voxel if spacing_mm else None,
-                equivalent_diameter=2 * math.sqrt(n * area / math.pi) if flat else (6 * n * voxel / math.pi) ** (1 / 3),
+                equivalent_diameter=equivalent_diameter(n * (area if flat else voxel), flat=flat),
                 centroid_voxel=(z, y, x),
                 box=(in_z, in_y, in_x),
                 confidence=None if confidences is None else float(confidences[i]),

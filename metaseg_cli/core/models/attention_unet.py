@@ -14,7 +14,6 @@ from metaseg_cli.core.models.blocks import (
     Style,
     conv,
     crop_to,
-    norm,
     pad_to_multiple,
     pool,
     resize,
@@ -25,7 +24,7 @@ from metaseg_cli.core.models.blocks import (
 
 
 class AttentionGate(nn.Module):
-    """Additive attention on the coarser grid: α = sigmoid(ψᵀ·ReLU(θ·x + φ·g + b)), output W(α·x).
+    """Additive attention on the coarser grid: α = sigmoid(ψᵀ·ReLU(θ·x + φ·g + b)), output α·x (eqs. 1 and 2).
 
     Everything but the last product runs at the resolution of the gating signal, a quarter (2D) or an eighth (3D)
     of the voxels, which is what keeps the gate cheap.
@@ -36,13 +35,12 @@ class AttentionGate(nn.Module):
         self.theta = strided_conv(style, skip, skip, stride)
         self.phi = conv(style, gating, skip, kernel=1)
         self.psi = conv(style, skip, 1, kernel=1)
-        self.out = nn.Sequential(conv(style, skip, skip, kernel=1, bias=style.norm == "none"), norm(style, skip))
 
     def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """*x* ``(B, F, …)`` the skip, *g* ``(B, G, …/stride)`` → the gated skip and α ``(B, 1, …)``."""
         alpha = torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g), inplace=True)))
         alpha = resize(alpha, x.shape[2:])
-        return self.out(x * alpha), alpha
+        return x * alpha, alpha
 
 
 class AttentionUNet(nn.Module):

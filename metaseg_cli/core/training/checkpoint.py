@@ -1,4 +1,4 @@
-"""The state of a run, written atomically and read without running code."""
+"""The state of a run, written atomically in two generations and read without running code."""
 
 from __future__ import annotations
 
@@ -11,22 +11,51 @@ import torch
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write *state*; a full disk or a kill leaves the checkpoint before it untouched."""
-    write_whole(path, lambda to: torch.save(state, to))
+CHECKPOINT = "checkpoint.pt"
+_BEFORE = "checkpoint.before.pt"
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a state. Raises InputError when there is none or it is damaged."""
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write *state*, keeping the checkpoint before it. Raises InputError when the disk does not take it.
+
+    A full disk or a kill leaves a whole checkpoint under one of the two names.
+    """
+    path = run / CHECKPOINT
+
+    def write(to: Path) -> None:
+        torch.save(state, to)
+        if path.exists():
+            path.replace(run / _BEFORE)
+
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        write_whole(path, write)
+    except (OSError, RuntimeError) as error:
         raise InputError(
-            "this run has no checkpoint", where=path.parent, remedy="start it anew without --resume"
-        ) from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"the checkpoint cannot be read ({str(error).splitlines()[0]})", where=path, remedy="start the run anew"
+            f"the checkpoint cannot be written ({first_line(error)}); the one before it is kept",
+            where=path,
+            remedy=f"make room on the disk, then: metaseg train --resume {run}",
         ) from error
-    return state
+
+
+def load_checkpoint(run: Path) -> tuple[dict[str, Any], str]:
+    """The newest whole state, and what has to be said about it. Raises InputError when there is none."""
+    reasons = []
+    for name in (CHECKPOINT, _BEFORE):
+        try:
+            state: dict[str, Any] = torch.load(run / name, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            continue
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reasons.append(f"{name} cannot be read ({first_line(error)})")
+        else:
+            return state, f"{reasons[0]}; going on from the one before it" if reasons else ""
+    raise InputError(
+        "; ".join(reasons) if reasons else "this run has no checkpoint",
+        where=run,
+        remedy="start it anew without --resume",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in a line; its kind when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

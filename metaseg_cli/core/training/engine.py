@@ -1,47 +1,57 @@
-"""The one training loop. Its state is what a checkpoint holds, so that stopping anywhere loses nothing."""
+"""The one training loop. Its state is what a checkpoint holds, so that stopping anywhere loses nothing.
+
+No state of a random generator is among it: batch and augmentation follow from the seed and the number of the step.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core import augmentation
-from metaseg_cli.core.cache import CaseRecord, Prepared
-from metaseg_cli.core.inference.device import lay_out, memory_format
-from metaseg_cli.core.inference.sliding_window import autocast
-from metaseg_cli.core.losses import build_loss, deep_supervision_loss
+from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
+from metaseg_cli.core.inference.device import choose_precision, memory_format
+from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.losses import build_loss
 from metaseg_cli.core.model_file import ModelCard, save_model
-from metaseg_cli.core.models.attention_unet import AttentionUNet
-from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.models.presence import with_presence
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.sampling import PatchSampler
+from metaseg_cli.core.sampling import Batch, PatchSampler, Place, ReadAhead
 from metaseg_cli.core.training.averaging import AveragedModel
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
+from metaseg_cli.core.training.distributed import Group
+from metaseg_cli.core.training.mistakes import false_places
 from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
+from metaseg_cli.core.training.stepping import Setting, Stepper, Stopwatch, fastest
 from metaseg_cli.core.training.validation import (
-    CaseProbabilities,
+    CaseFindings,
+    SizeClassScore,
     ValidationScore,
     choose_postprocessing,
-    probabilities_of,
+    choose_temperature,
+    findings,
+    score_by_size,
     score_cases,
 )
 from metaseg_cli.errors import InputError, Interrupted
 
-_BAD_STEPS_IN_A_ROW = 10
 MODEL_FILE = "model.safetensors"
-CHECKPOINT = "checkpoint.pt"
+_BAD_STEPS_IN_A_ROW = 10
+_SEARCHED_FOR_MISTAKES = 0.5  # training cases looked at after an epoch, per validation case
+_MOST_MISTAKES = 64
+_PICTURES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +84,28 @@ class State:
     history: list[EpochRecord] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Example:
+    """A slice of a validation case to look at: ``image (C, Y, X)``, ``reference`` and ``predicted (Y, X)``."""
+
+    case: str
+    image: NDArray[np.float16]
+    reference: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
 
     state: State
     postprocessing: Postprocessing
+    temperature: float
     score: ValidationScore | None
+    by_size: tuple[SizeClassScore, ...]
+    findings: tuple[CaseFindings, ...]
+    milliseconds: dict[str, float]
+    setting: Setting
     stopped: str
 
 
@@ -98,27 +123,28 @@ class Trainer:
         card: ModelCard,
         *,
         device: torch.device,
-        precision: str,
         progress: Progress,
         on_epoch: Callable[[list[EpochRecord]], None],
+        on_best: Callable[[list[Example]], None] = lambda examples: None,
+        on_final: Callable[[str, NDArray[np.float16]], None] = lambda case, probabilities: None,
+        group: Group | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run, self.prepared, self.plan, self.config, self.card = run, prepared, plan, config, card
         self.training, self.validation = tuple(training), tuple(validation)
-        self.device, self.precision, self.progress, self.on_epoch = device, precision, progress, on_epoch
+        self.device, self.progress, self.on_epoch = device, progress, on_epoch
+        self.on_best, self.on_final = on_best, on_final
+        self.group = group or Group()
         torch.manual_seed(config.seed)
-        self.model = self._laid_out(card.build())
-        self.averaged = AveragedModel(self.model, config.ema)
-        self.best: dict[str, Tensor] = {}
-        self.loss = build_loss(config.loss, gamma=config.focal_gamma, alpha=config.focal_alpha)
-        self.optimizer = _optimizer(self.model, config)
-        self.base_rate = self.optimizer.param_groups[0]["lr"]
+        self.model = card.build().to(device)
         self.sampler = PatchSampler(
             prepared,
             training,
             plan.patch,
+            seed=config.seed,
             lesion_share=config.lesion_share,
-            rng=np.random.default_rng([config.seed, 1]),
+            hard_share=config.hard_share,
+            context=plan.context,
         )
         if not self.sampler.has_lesions:
             raise InputError(
@@ -128,14 +154,20 @@ class Trainer:
             )
         self.augment = augmentation.Augmentation(
             flip_axes=(-1, -2) if plan.dims == 2 else (-1,),
-            drop_sequence=config.drop_sequence if card.presence else 0.0,
+            drop_sequence=config.drop_sequence,
+            paste=config.paste,
         )
-        self.augment_rng = np.random.default_rng([config.seed, 2])
+        self.averaged = AveragedModel(self.model, config.ema)
+        self.best: dict[str, Tensor] = {}
         self.state = State()
         self.clock = clock
         self.began = clock()
+        self.watch = Stopwatch(device)
+        self._saved: dict[str, Any] = {}  # of a checkpoint, for the stepper that is made when fit begins
         self._bad_steps = 0
         self._stop = False
+        self._searched = 0
+        self._expected_validation_seconds = 0.0
 
     def ask_to_stop(self) -> None:
         """Leave ``fit`` with Interrupted at the next step, after saving; safe to call from a signal handler."""
@@ -148,76 +180,97 @@ class Trainer:
 
         Raises Interrupted after ``ask_to_stop``, with the checkpoint saved.
         """
+        self.stepper = self._stepper()
+        self.base_rate = self.config.learning_rate or (1e-3 if self.config.optimizer == "adamw" else 1e-2)
+        if self.state.step == 0:
+            self._save()  # so that even a run that is killed at once can be gone on with
         steps = self.config.epochs * self.plan.iterations_per_epoch
         self.progress.start("training", steps)
         self.progress.advance(self.state.step)
-        validation_seconds = 0.0
-        stopped = f"{self.config.epochs} epochs"
-        while self.state.step < steps:
-            epoch_began, images, out_of_time = self.clock(), 0, False
+        part = slice(self.group.rank, None, self.group.size)
+        self.batches = ReadAhead(self.sampler, self.state.step, self.plan.batch_size, part)
+        try:
+            return self._finish(self._epochs(steps))
+        finally:
+            self.batches.close()
+
+    def _epochs(self, steps: int) -> str:
+        """All epochs; returns what ended them."""
+        state, config = self.state, self.config
+        validation_seconds = self._expected_validation_seconds
+        while state.step < steps:
+            epoch_began, images = self.clock(), 0
             while True:
                 images += self._step(steps, validation_seconds)
-                if self._stop:
+                elapsed, stop = self.group.most([self._elapsed(), float(self._stop)])
+                if stop:
                     self._save()
                     raise Interrupted(
-                        f"stopped in epoch {self.state.epoch + 1} of {self.config.epochs}; everything is saved",
+                        f"stopped in epoch {state.epoch + 1} of {config.epochs}; everything is saved",
                         where=self.run,
                         remedy=f"go on with: metaseg train --resume {self.run}",
                     )
-                out_of_time = self._out_of_time(validation_seconds)
-                if self.state.step % self.plan.iterations_per_epoch == 0 or out_of_time:
+                # Two more validations must fit: this epoch's, and the one that chooses the threshold.
+                limit = config.max_minutes * 60 if config.max_minutes else float("inf")
+                out_of_time = elapsed + 2 * validation_seconds >= limit
+                if state.step % self.plan.iterations_per_epoch == 0 or out_of_time:
                     break
             trained = self.clock() - epoch_began
             validation_began = self.clock()
-            self._close_epoch(trained, images)
-            validation_seconds = self.clock() - validation_began
+            self._close_epoch(trained, images, last=out_of_time or state.step >= steps)
+            validation_seconds = self.group.most([self.clock() - validation_began])[0]
             if out_of_time:
-                stopped = f"{self.config.max_minutes:g} minutes"
-                break
-            if self.config.patience and self.state.epoch - self.state.best_epoch >= self.config.patience:
-                stopped = f"no better score for {self.config.patience} epochs"
-                break
-        return self._finish(stopped)
+                return f"{config.max_minutes:g} minutes"
+            if config.patience and state.epoch - state.best_epoch >= config.patience:
+                return f"no better score for {config.patience} epochs"
+        return f"{config.epochs} epochs"
 
     def _step(self, steps: int, reserve: float) -> int:
-        """One update; returns the number of patches it used."""
+        """One update; returns the number of patches that all processes together used."""
         state, config = self.state, self.config
+        progress = self.group.most([self._over(steps, reserve)])[0]
         rate = self.base_rate * learning_rate_factor(
-            self._over(steps, reserve), state.step, schedule=config.schedule, warmup_steps=config.warmup_steps
+            progress, state.step, schedule=config.schedule, warmup_steps=config.warmup_steps
         )
-        for group in self.optimizer.param_groups:
+        for group in self.stepper.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.sampler.batch(self.plan.batch_size)
-        image, target, present = (t.to(self.device) for t in (batch.image, batch.target, batch.present))
-        if config.augment:
-            parameters = augmentation.draw(self.augment, tuple(image.shape), self.augment_rng)
-            image, target = augmentation.apply(image, target, parameters)
-            image, present = augmentation.drop_sequences(image, present, parameters)
-        if self.card.presence:
-            image = with_presence(image, present)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            outputs = self.model(self._image_laid_out(image))
-        loss = deep_supervision_loss(outputs, target, self.loss, self.model.head_weights)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
-        value = float(loss.detach())  # waits for the device; once a step is cheap beside the convolutions
-        if np.isfinite(value) and bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            self.averaged.update(self.model)
+        self.watch.next_step()
+        with self.watch.watching("loading"):
+            batch = self.batches.take()
+            image, target, present = (t.to(self.device) for t in (batch.image, batch.target, batch.present))
+        with self.watch.watching("augmentation"):
+            image, target = self._augmented(image, target, present)
+        value, finite = self.stepper(image, target, self.watch)
+        if finite:
+            with self.watch.watching("backward"):
+                self.averaged.update(self.model)
             state.loss_sum += value
             state.loss_count += 1
             self._bad_steps = 0
         else:
-            self._skip(batch.cases)
+            self._skip(batch)
         state.step += 1
         self.progress.advance(1, self._note(value))
         return self.plan.batch_size
 
-    def _skip(self, cases: Sequence[str]) -> None:
+    def _augmented(self, image: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.augment:
+            rng = np.random.default_rng([self.config.seed, 2, self.state.step, self.group.rank])
+            shape = (len(image), present.shape[1], *image.shape[2:])
+            parameters = augmentation.draw(self.augment, shape, rng)
+            image, target = augmentation.apply(image, target, parameters)
+            if self.card.presence:
+                image, present = augmentation.drop_sequences(image, present, parameters)
+            else:
+                image = augmentation.repeat_channels(image, parameters)
+        if self.card.presence:
+            image = with_presence(image, present)
+        return image, target
+
+    def _skip(self, batch: Batch) -> None:
         self._bad_steps += 1
-        self.progress.say(f"step {self.state.step}: the loss is not finite (cases {', '.join(cases)}); step skipped")
+        cases = ", ".join(dict.fromkeys(batch.cases))
+        self.progress.say(f"step {self.state.step}: the loss is not finite (cases {cases}); step skipped")
         if self._bad_steps >= _BAD_STEPS_IN_A_ROW:
             raise InputError(
                 f"the loss was not finite in {_BAD_STEPS_IN_A_ROW} steps in a row",
@@ -225,19 +278,21 @@ class Trainer:
                 remedy="lower --learning-rate, or try --precision fp32",
             )
 
-    def _close_epoch(self, seconds: float, images: int) -> None:
+    def _close_epoch(self, seconds: float, images: int, *, last: bool) -> None:
         state = self.state
         state.epoch += 1
-        score = self._validate()
+        examples: list[Example] = []
+        score = self._validate(examples)
+        loss_sum, loss_count = self.group.total([state.loss_sum, state.loss_count])
         record = EpochRecord(
             epoch=state.epoch,
-            loss=state.loss_sum / max(1, state.loss_count),
+            loss=loss_sum / max(1, loss_count),
             dice=score.dice if score else float("nan"),
             lesion_recall=score.lesion_recall if score else float("nan"),
             lesion_precision=score.lesion_precision if score else float("nan"),
             lesion_f1=score.lesion_f1 if score else float("nan"),
             score=score.score if score else float("nan"),
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.stepper.optimizer.param_groups[0]["lr"],
             seconds=seconds,
             images_per_second=images / seconds,
         )
@@ -248,9 +303,15 @@ class Trainer:
             state.best_score = score.score if score else -1.0
             state.best_epoch = state.epoch
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._evaluated().state_dict().items()}
-            save_model(self.run / MODEL_FILE, self._evaluated(), self.card)
+            if self.group.leads:
+                save_model(self.run / MODEL_FILE, self._evaluated(), self.card)
+                if examples:
+                    self.on_best(examples)
+        if not last:
+            self._look_for_mistakes()
         self._save()
-        self.on_epoch(state.history)
+        if self.group.leads:
+            self.on_epoch(state.history)
         scores = f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}" if score else "not validated"
         self.progress.say(
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  {scores}  {record.images_per_second:.1f} images/s"
@@ -258,52 +319,165 @@ class Trainer:
         )
 
     def _finish(self, stopped: str) -> Fitted:
-        """Choose threshold and smallest lesion for the best weights and write the final model file."""
+        """Choose threshold, smallest lesion and temperature for the best weights and write the final model file."""
         model = self._evaluated()
         model.load_state_dict(self.best)
-        settings, score = Postprocessing(), None
-        if self.validation:
-            cases = self._probabilities(model)
+        settings, temperature, score = Postprocessing(), 1.0, None
+        found = self._findings(tuning=True)
+        if found:
             lesions = [v for case in self.training for v in case.lesion_voxels]
-            settings, score = choose_postprocessing(cases, lesions)
-        card = {
+            settings, score = choose_postprocessing(found, lesions)
+            temperature = choose_temperature(found)
+        values: dict[str, Any] = {
             "threshold": settings.threshold,
             "smallest_lesion_voxels": settings.smallest_lesion_voxels,
+            "temperature": temperature,
             "validation": {"dice": score.dice, "lesion_f1": score.lesion_f1} if score else {},
         }
-        save_model(self.run / MODEL_FILE, model, _replaced(self.card, card))
-        return Fitted(state=self.state, postprocessing=settings, score=score, stopped=stopped)
+        if self.group.leads:
+            save_model(self.run / MODEL_FILE, model, ModelCard(**{**vars(self.card), **values}))
+        return Fitted(
+            state=self.state,
+            postprocessing=settings,
+            temperature=temperature,
+            score=score,
+            by_size=tuple(score_by_size(found, settings)) if found else (),
+            findings=tuple(found),
+            milliseconds=self.watch.milliseconds_per_step(),
+            setting=self.stepper.setting,
+            stopped=stopped,
+        )
 
-    # -- pieces ------------------------------------------------------------------------------------------------------
+    # -- whole cases ---------------------------------------------------------------------------------------------------
 
     def _evaluated(self) -> nn.Module:
         return self.averaged.model if self.config.ema else self.model
 
-    def _validate(self) -> ValidationScore | None:
+    def _validate(self, examples: list[Example]) -> ValidationScore | None:
         if not self.validation:
             return None
-        return score_cases(self._probabilities(self._evaluated()), Postprocessing())
+        return score_cases(self._findings(tuning=False, examples=examples), Postprocessing())
 
-    def _probabilities(self, model: nn.Module) -> list[CaseProbabilities]:
-        return [
-            probabilities_of(
-                model,
-                self.prepared,
-                record,
-                dims=self.plan.dims,
-                patch=self.plan.patch,
-                device=self.device,
-                precision=self.precision,
-                presence=self.card.presence,
-            )
-            for record in self.validation
-        ]
+    def _findings(self, *, tuning: bool, examples: list[Example] | None = None) -> list[CaseFindings]:
+        """Of every validation case; the processes of a group share them out, one each at a time.
 
-    def _laid_out(self, model: AttentionUNet | NestedUNet) -> AttentionUNet | NestedUNet:
-        return lay_out(model.to(self.device), self.plan.dims, self.card.norm)
+        With *tuning* the probabilities themselves go to ``on_final``, too.
+        """
+        every: list[CaseFindings] = []
+        for first in range(0, len(self.validation), self.group.size):
+            mine = self.validation[first : first + self.group.size][self.group.rank : self.group.rank + 1]
+            found, seen, final = [], [], []
+            for record in mine:
+                probabilities, truth = self._probabilities(record)
+                found.append(
+                    findings(record.case, record.patient, record.spacing_mm, probabilities, truth, tuning=tuning)
+                )
+                if examples is not None and len(examples) < _PICTURES:
+                    seen.append(self._example(record, probabilities, truth))
+                if tuning:
+                    final.append((record.case, probabilities.astype(np.float16)))
+            every += self.group.together(found)
+            if examples is not None:
+                examples += self.group.together(seen)
+            for case, values in self.group.together(final):
+                if self.group.leads:
+                    self.on_final(case, values)
+        return every
 
-    def _image_laid_out(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=memory_format(self.plan.dims, self.card.norm))
+    def _probabilities(self, record: CaseRecord) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Of one whole prepared case, with its reference; both ``(R, Z, Y, X)``."""
+        image = torch.from_numpy(np.ascontiguousarray(self.prepared.image(record))).to(self.device).float()
+        probabilities: NDArray[np.float32] = predict_probabilities(
+            self._evaluated(),
+            image,
+            dims=self.plan.dims,
+            context=self.plan.context,
+            patch=self.plan.patch[-self.plan.dims :],
+            regions=len(self.prepared.regions),
+            precision=self.stepper.setting.precision,
+            present=torch.from_numpy(self.prepared.present(record)) if self.card.presence else None,
+        ).numpy()
+        return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
+
+    def _example(self, record: CaseRecord, probabilities: NDArray[np.float32], reference: NDArray[np.bool_]) -> Example:
+        truth: NDArray[np.bool_] = np.asarray(reference.any(axis=0))
+        z = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(truth) // 2
+        image = self.prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0]
+        predicted = np.asarray((probabilities[:, z] >= Postprocessing().threshold).any(axis=0))
+        return Example(record.case, image, truth[z], predicted)
+
+    def _look_for_mistakes(self) -> None:
+        """Predict a few training cases, others after every epoch; never validation cases, which must stay unseen."""
+        if not self.config.hard_share or not self.validation:
+            return
+        count = max(1, round(_SEARCHED_FOR_MISTAKES * len(self.validation)))
+        looked = [(self._searched + i) % len(self.training) for i in range(min(count, len(self.training)))]
+        self._searched = (self._searched + len(looked)) % len(self.training)
+        found: list[Place] = []
+        for number in self.group.share(looked):
+            found += false_places(number, *self._probabilities(self.training[number]))
+        fresh = self.group.together(found)
+        old = [place for place in self.sampler.mistakes if place.case not in looked]
+        self.sampler.mistakes = tuple((fresh + old)[:_MOST_MISTAKES])
+        self.batches.restart(self.state.step)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _stepper(self) -> Stepper:
+        config, saved = self.config, self._saved
+        pieces = config.accumulate
+        if saved:
+            values = json.loads(saved["setting"])
+            pieces = values.pop("pieces")
+            setting = Setting(**values)
+        else:
+            setting = self._measured_setting()
+        self.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
+        self.averaged.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
+        optimizer = _optimizer(self.model, config)
+        if saved:
+            optimizer.load_state_dict(saved["optimizer"])
+        stepper = Stepper(
+            self.model,
+            self.group.wrapped(self.model),
+            build_loss(config.loss, gamma=config.focal_gamma, alpha=config.focal_alpha),
+            optimizer,
+            setting,
+            clip=config.clip,
+            pieces=pieces,
+            say=self.progress.say,
+            compiled=config.compile,
+        )
+        if saved:
+            stepper.scaler.load_state_dict(saved["scaler"])
+        return stepper
+
+    def _measured_setting(self) -> Setting:
+        """What is faster here, measured on one patch; the same on all processes."""
+        usual = Setting(
+            choose_precision(self.config.precision, self.device),
+            memory_format(self.plan.dims, self.card.norm) != torch.contiguous_format,
+        )
+        candidates = [usual, Setting(usual.precision, not usual.channels_last)]
+        if self.config.precision == "auto" and usual.precision != "fp32":
+            candidates.append(Setting("fp32", usual.channels_last))
+        patch = self.plan.patch[-self.plan.dims :]
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        image = torch.zeros(1 if self.plan.dims == 3 else 2, self.card.in_channels, *patch, device=self.device)
+        setting, seconds = fastest(self.model.train(), image, usual, candidates)
+        self.model.load_state_dict(weights)  # the running statistics of the norms have seen zeros
+        # A step is about three forward passes.
+        voxels = sum(int(np.prod(case.shape)) for case in self.validation) / self.group.size
+        self._expected_validation_seconds = seconds[setting] / 3 * voxels / (len(image) * np.prod(patch))
+        setting = self.group.led(setting)
+        times = ", ".join(
+            f"{s.precision} {'channels last' if s.channels_last else 'contiguous'} {1000 * t:.0f} ms"
+            for s, t in seconds.items()
+        )
+        self.progress.say(
+            f"  {setting.precision}, {'channels last' if setting.channels_last else 'contiguous'}: measured {times}"
+        )
+        return setting
 
     def _elapsed(self) -> float:
         return self.state.seconds + self.clock() - self.began
@@ -316,12 +490,6 @@ class Trainer:
         budget = max(1.0, self.config.max_minutes * 60 - 2 * reserve)
         return max(by_steps, min(1.0, self._elapsed() / budget))
 
-    def _out_of_time(self, validation_seconds: float) -> bool:
-        # Two more validations must fit: this epoch's, and the one that chooses the threshold.
-        if not self.config.max_minutes:
-            return False
-        return self._elapsed() + 2 * validation_seconds >= self.config.max_minutes * 60
-
     def _note(self, loss: float) -> str:
         if not self.state.history or not self.validation:
             return f"loss {loss:.3f}"
@@ -332,40 +500,41 @@ class Trainer:
     # -- stopping and going on ---------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if not self.group.leads:
+            return
         state = self.state
         save_checkpoint(
-            self.run / CHECKPOINT,
+            self.run,
             {
                 "model": self.model.state_dict(),
                 "averaged": self.averaged.model.state_dict(),
                 "averaged_updates": self.averaged.updates,
                 "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-                "torch_rng": torch.get_rng_state(),
-                # As JSON: numpy's states hold integers of 128 bits.
-                "random": json.dumps([self.sampler.state(), self.augment_rng.bit_generator.state]),
+                "optimizer": self.stepper.optimizer.state_dict(),
+                "scaler": self.stepper.scaler.state_dict(),
+                "setting": json.dumps({**asdict(self.stepper.setting), "pieces": self.stepper.pieces}),
+                "mistakes": json.dumps([self._searched, [asdict(place) for place in self.sampler.mistakes]]),
                 "state": json.dumps(
                     {**vars(state), "seconds": self._elapsed(), "history": [vars(r) for r in state.history]}
                 ),
             },
         )
 
-    def restore(self) -> None:
-        """Go on where the run's checkpoint stands. Raises InputError when it cannot."""
-        saved = load_checkpoint(self.run / CHECKPOINT)
+    def restore(self) -> str:
+        """Go on where the run's checkpoint stands; returns what has to be said. Raises InputError when it cannot."""
+        saved, note = load_checkpoint(self.run)
         self.model.load_state_dict(saved["model"])
         self.averaged.model.load_state_dict(saved["averaged"])
         self.averaged.updates = saved["averaged_updates"]
         self.best = saved["best"]
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["torch_rng"])
-        sampler, augment = json.loads(saved["random"])
-        self.sampler.restore(sampler)
-        self.augment_rng.bit_generator.state = augment
+        self._saved = {name: saved[name] for name in ("optimizer", "setting", "scaler")}
+        self._searched, mistakes = json.loads(saved["mistakes"])
+        self.sampler.mistakes = tuple(Place(m["case"], tuple(m["centre"])) for m in mistakes)
         values: dict[str, Any] = json.loads(saved["state"])
         history = [EpochRecord(**row) for row in values.pop("history")]
         self.state = State(**values, history=history)
         self.began = self.clock()
+        return note
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -374,10 +543,6 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     free = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate or 1e-3)
+        return torch.optim.AdamW(groups, lr=config.learning_rate or 1e-3, fused=True)
     groups[0]["weight_decay"] = min(config.weight_decay, 3e-5)
     return torch.optim.SGD(groups, lr=config.learning_rate or 1e-2, momentum=0.99, nesterov=True)
-
-
-def _replaced(card: ModelCard, values: dict[str, Any]) -> ModelCard:
-    return ModelCard(**{**vars(card), **values})

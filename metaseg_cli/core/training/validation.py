@@ -1,4 +1,8 @@
-"""How good a network is on whole cases it does not learn from."""
+"""How good a network is on whole cases it does not learn from, and what to make of its probabilities.
+
+Whole volumes of probabilities are never kept: each case is reduced to its findings, which are small, can be sent
+between processes, and are enough to try every threshold and smallest size.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+from scipy import optimize
 
-from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
-from metaseg_cli.core.inference.sliding_window import predict_probabilities
-from metaseg_cli.core.metrics import Confusion, label_lesions, lesion_scores
+from metaseg_cli.core.metrics import Confusion, equivalent_diameter, label_lesions, lesion_scores
 from metaseg_cli.core.postprocessing import Postprocessing
 
-_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+MIDDLE = 0.5
+# Upper ends of the size classes in mm (pixels where there is no spacing).
+SIZE_CLASSES = (3.0, 5.0, 10.0, np.inf)
+_LOGIT_EDGES = np.linspace(-16, 16, 321)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class ValidationScore:
     lesion_recall: float
     lesion_precision: float
     lesion_f1: float
+    false_positives_per_case: float = 0.0
 
     @property
     def score(self) -> float:
@@ -35,89 +41,103 @@ class ValidationScore:
 
 
 @dataclass(frozen=True)
-class CaseProbabilities:
-    """A validation case's probabilities ``(R, Z, Y, X)`` float16 and reference masks of the same shape."""
-
-    patient: str
-    probabilities: NDArray[np.float16]
-    reference: NDArray[np.bool_]
-
-
-def probabilities_of(
-    model: nn.Module,
-    prepared: Prepared,
-    record: CaseRecord,
-    *,
-    dims: int,
-    patch: Sequence[int],
-    device: torch.device,
-    precision: str,
-    presence: bool = False,
-) -> CaseProbabilities:
-    """Run *model* over one whole prepared case."""
-    image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).to(device).float()
-    probabilities = predict_probabilities(
-        model,
-        image,
-        dims=dims,
-        patch=patch[-dims:],
-        regions=len(prepared.regions),
-        precision=precision,
-        present=torch.from_numpy(prepared.present(record)) if presence else None,
-    )
-    reference = region_masks(prepared.label(record), prepared.regions)
-    return CaseProbabilities(record.patient, probabilities.numpy().astype(np.float16), reference)
-
-
-def score_cases(cases: Sequence[CaseProbabilities], settings: Postprocessing) -> ValidationScore:
-    """Scores of the masks that *settings* make of the probabilities; regions and patients count alike."""
-    found = [_components(case, settings.threshold) for case in cases]
-    return _score(cases, found, settings.smallest_lesion_voxels)
-
-
-@dataclass(frozen=True)
-class _Components:
-    """The predicted components of one region of one case: enough to score any smallest size without labelling again."""
+class Components:
+    """The predicted components of one region of one case at one threshold."""
 
     voxels: NDArray[np.int64]  # of each component
     hits: NDArray[np.int64]  # of them on the reference
     touching: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
-    reference_voxels: int
-    reference_lesions: int
 
 
-def _components(case: CaseProbabilities, threshold: float) -> list[_Components]:
-    result = []
-    for probability, reference in zip(case.probabilities, case.reference, strict=True):
+@dataclass(frozen=True)
+class RegionFindings:
+    """One region of one case."""
+
+    lesion_voxels: NDArray[np.int64]  # of each reference lesion
+    at: dict[float, Components]  # by threshold
+    logits: NDArray[np.int64]  # (2, bins): how many background and foreground voxels have which logit
+
+
+@dataclass(frozen=True)
+class CaseFindings:
+    """What a network found in one case. *voxel* is its volume in mm³ (2D: area in mm²; 1 without spacing)."""
+
+    case: str
+    patient: str
+    voxel: float
+    flat: bool
+    regions: tuple[RegionFindings, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeClassScore:
+    """How many reference lesions there are of one size, and how many of them were found."""
+
+    up_to: float  # diameter; infinite for the last class
+    lesions: int
+    found: int
+
+
+def findings(
+    case: str,
+    patient: str,
+    spacing_mm: tuple[float, float, float] | None,
+    probabilities: NDArray[np.floating[Any]],
+    reference: NDArray[np.bool_],
+    *,
+    tuning: bool = True,
+) -> CaseFindings:
+    """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs.
+
+    Without *tuning* only the score at the middle threshold can be asked for, which takes a tenth of the time.
+    """
+    flat = reference.shape[1] == 1
+    spacing = spacing_mm or (1.0, 1.0, 1.0)
+    return CaseFindings(
+        case=case,
+        patient=patient,
+        voxel=float(np.prod(spacing[1:] if flat else spacing)),
+        flat=flat,
+        regions=tuple(_region(p, r, tuning) for p, r in zip(probabilities, reference, strict=True)),
+    )
+
+
+def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_], tuning: bool) -> RegionFindings:
+    truth, lesions = label_lesions(reference)
+    at = {}
+    for threshold in THRESHOLDS if tuning else (MIDDLE,):
         predicted, count = label_lesions(probability >= threshold)
-        truth, lesions = label_lesions(reference)
         inside = predicted > 0
         p, r = predicted[inside], truth[inside]
-        result.append(
-            _Components(
-                voxels=np.bincount(p, minlength=count + 1)[1:],
-                hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
-                touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
-                reference_voxels=int(np.count_nonzero(reference)),
-                reference_lesions=lesions,
-            )
+        at[threshold] = Components(
+            voxels=np.bincount(p, minlength=count + 1)[1:],
+            hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
+            touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
         )
-    return result
+    sizes = np.bincount(truth[truth > 0], minlength=lesions + 1)[1:]
+    return RegionFindings(sizes, at, _histograms(probability, truth > 0) if tuning else np.zeros((2, 0), np.int64))
 
 
-def _score(cases: Sequence[CaseProbabilities], found: Sequence[list[_Components]], smallest: int) -> ValidationScore:
+def _histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
+    clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
+    logit = np.log(clipped) - np.log1p(-clipped)
+    return np.stack([np.histogram(logit[where], _LOGIT_EDGES)[0] for where in (~foreground, foreground)])
+
+
+def score_cases(cases: Sequence[CaseFindings], settings: Postprocessing) -> ValidationScore:
+    """Scores of the masks that *settings* make; regions and patients count alike. The threshold must be known."""
     pooled: dict[tuple[str, int], Confusion] = {}
     tp = fp = fn = 0
-    for case, regions in zip(cases, found, strict=True):
-        for region, one in enumerate(regions):
-            kept = one.voxels >= max(1, smallest)
+    for case in cases:
+        for number, region in enumerate(case.regions):
+            kept, hit = _kept(region, settings)
+            one = region.at[settings.threshold]
             hits, voxels = int(one.hits[kept].sum()), int(one.voxels[kept].sum())
-            counts = Confusion(tp=hits, fp=voxels - hits, fn=one.reference_voxels - hits)
-            key = (case.patient, region)
+            counts = Confusion(tp=hits, fp=voxels - hits, fn=int(region.lesion_voxels.sum()) - hits)
+            key = (case.patient, number)
             pooled[key] = pooled.get(key, Confusion()) + counts
+            tp, fn = tp + int(hit.sum()), fn + int((~hit).sum())
             pairs = one.touching[kept[one.touching[:, 0]]]
-            hit = len(np.unique(pairs[:, 1]))
-            tp, fn = tp + hit, fn + one.reference_lesions - hit
             fp += int(kept.sum()) - len(np.unique(pairs[:, 0]))
     lesions = lesion_scores(tp, fp, fn)
     return ValidationScore(
@@ -125,11 +145,37 @@ def _score(cases: Sequence[CaseProbabilities], found: Sequence[list[_Components]
         lesion_recall=lesions["lesion_recall"],
         lesion_precision=lesions["lesion_precision"],
         lesion_f1=lesions["lesion_f1"],
+        false_positives_per_case=fp / max(1, len(cases)),
     )
 
 
+def _kept(region: RegionFindings, settings: Postprocessing) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which components stay, and which reference lesions those touch."""
+    one = region.at[settings.threshold]
+    kept = one.voxels >= max(1, settings.smallest_lesion_voxels)
+    hit = np.zeros(len(region.lesion_voxels), dtype=bool)
+    hit[one.touching[kept[one.touching[:, 0]], 1]] = True
+    return kept, hit
+
+
+def score_by_size(cases: Sequence[CaseFindings], settings: Postprocessing) -> list[SizeClassScore]:
+    """Lesions and found ones by the equivalent diameter of the reference lesion."""
+    counts = np.zeros((len(SIZE_CLASSES), 2), int)
+    for case in cases:
+        for region in case.regions:
+            _, hit = _kept(region, settings)
+            for voxels, found in zip(region.lesion_voxels, hit, strict=True):
+                diameter = equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
+                which = int(np.searchsorted(SIZE_CLASSES, diameter, side="left"))
+                counts[which] += (1, int(found))
+    return [
+        SizeClassScore(up_to=float(end), lesions=int(n), found=int(f))
+        for end, (n, f) in zip(SIZE_CLASSES, counts, strict=True)
+    ]
+
+
 def choose_postprocessing(
-    cases: Sequence[CaseProbabilities], training_lesions: Sequence[int]
+    cases: Sequence[CaseFindings], training_lesions: Sequence[int]
 ) -> tuple[Postprocessing, ValidationScore]:
     """The threshold and smallest lesion with the best score on *cases*.
 
@@ -140,11 +186,26 @@ def choose_postprocessing(
     sizes = [0] + [s for s in (2, 4, 8, 16, 32, 64) if s <= limit]
     best: tuple[Postprocessing, ValidationScore] | None = None
     # From the middle outwards and from no filter up, so that a tie keeps the plainer setting.
-    for threshold in sorted(_THRESHOLDS, key=lambda t: abs(t - 0.5)):
-        found = [_components(case, threshold) for case in cases]
+    for threshold in sorted(THRESHOLDS, key=lambda t: abs(t - MIDDLE)):
         for size in sizes:
-            score = _score(cases, found, size)
+            settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=size)
+            score = score_cases(cases, settings)
             if best is None or score.score > best[1].score + 1e-4:
-                best = (Postprocessing(threshold=threshold, smallest_lesion_voxels=size), score)
+                best = (settings, score)
     assert best is not None
     return best
+
+
+def choose_temperature(cases: Sequence[CaseFindings]) -> float:
+    """The T for which sigmoid(logit/T) has the least cross-entropy on *cases* (Guo et al. 2017), 0.25 … 4."""
+    background, foreground = np.sum([r.logits for case in cases for r in case.regions], axis=0)
+    if not foreground.sum() or not background.sum():
+        return 1.0
+    middles = (_LOGIT_EDGES[:-1] + _LOGIT_EDGES[1:]) / 2
+
+    def cross_entropy(log_temperature: float) -> float:
+        scaled = middles / np.exp(log_temperature)
+        return float(foreground @ np.logaddexp(0, -scaled) + background @ np.logaddexp(0, scaled))
+
+    found = optimize.minimize_scalar(cross_entropy, bounds=(np.log(0.25), np.log(4.0)), method="bounded")
+    return float(np.exp(found.x))

@@ -1,0 +1,183 @@
+"""One update of the weights, as fast as this device does it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from metaseg_cli.core.inference.sliding_window import autocast
+from metaseg_cli.core.losses import Loss, deep_supervision_loss
+from metaseg_cli.core.models.attention_unet import AttentionUNet
+from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.errors import InputError
+
+_CLEARLY = 0.9  # another setting must take at most this share of the usual one's time
+_SYNCHRONISED = 10  # every so many steps a GPU is waited for, to see where the time goes
+
+PHASES = ("loading", "augmentation", "forward", "backward")
+
+
+@dataclass
+class Stopwatch:
+    """Where the time of the steps goes, in seconds."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    steps: int = 0
+    _counting: bool = True
+
+    def next_step(self) -> None:
+        """On a GPU only every tenth step is watched: waiting for it in all of them would slow it down."""
+        self._counting = self.device.type == "cpu" or self.steps % _SYNCHRONISED == 0
+        self.steps += 1
+
+    @contextmanager
+    def watching(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to *phase*."""
+        began = time.perf_counter()
+        yield
+        if self._counting:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[phase] += time.perf_counter() - began
+
+    def milliseconds_per_step(self) -> dict[str, float]:
+        """Mean of each phase."""
+        watched = self.steps if self.device.type == "cpu" else -(-self.steps // _SYNCHRONISED)
+        return {phase: 1000 * s / max(1, watched) for phase, s in self.seconds.items()}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Number format and memory layout of the convolutions."""
+
+    precision: str
+    channels_last: bool
+
+    def layout(self, dims: int) -> torch.memory_format:
+        """As torch names it."""
+        if not self.channels_last:
+            return torch.contiguous_format
+        return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+
+def fastest(
+    model: AttentionUNet | NestedUNet, image: Tensor, usual: Setting, candidates: Sequence[Setting]
+) -> tuple[Setting, dict[Setting, float]]:
+    """The setting whose forward and backward pass on *image* ``(B, C, …)`` is fastest, and the seconds of each.
+
+    *usual* stays unless another is clearly faster: a busy moment must not decide.
+    """
+    seconds = {}
+    for setting in (usual, *(c for c in candidates if c != usual)):
+        model.to(memory_format=setting.layout(image.dim() - 2))  # type: ignore[call-overload]
+        laid_out = image.contiguous(memory_format=setting.layout(image.dim() - 2))
+        times = []
+        for _ in range(3):  # the first one warms up
+            began = time.perf_counter()
+            with autocast(image.device, setting.precision):
+                outputs = model(laid_out)
+            torch.stack([each.float().mean() for each in outputs]).sum().backward()
+            model.zero_grad(set_to_none=True)
+            if image.device.type == "cuda":
+                torch.cuda.synchronize(image.device)
+            times.append(time.perf_counter() - began)
+        seconds[setting] = min(times[1:])
+    best = min(seconds, key=lambda s: seconds[s] if s == usual else seconds[s] / _CLEARLY)
+    return best, seconds
+
+
+class Stepper:
+    """Forward, loss, backward and update; in pieces when the batch does not fit into memory at once."""
+
+    def __init__(
+        self,
+        model: AttentionUNet | NestedUNet,
+        parallel: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        setting: Setting,
+        *,
+        clip: float,
+        pieces: int,
+        say: Callable[[str], None],
+        compiled: bool,
+    ) -> None:
+        self.model, self.parallel, self.loss, self.optimizer = model, parallel, loss, optimizer
+        self.setting, self.clip, self.pieces, self.say = setting, clip, pieces, say
+        self.device = next(model.parameters()).device
+        # Half precision has too few exponents for small gradients: they are scaled up and down again.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=setting.precision == "fp16")
+        self._network: nn.Module = torch.compile(parallel) if compiled else parallel  # type: ignore[assignment]
+        self._compiled = compiled
+
+    def __call__(self, image: Tensor, target: Tensor, watch: Stopwatch) -> tuple[float, bool]:
+        """Update from *image* ``(B, C, …)`` and *target*; returns the loss and whether it was finite and used."""
+        while True:
+            try:
+                value = self._gradients(image, target, watch)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_memory(error) or isinstance(self.parallel, DistributedDataParallel):
+                    raise
+                if self.pieces >= len(image):
+                    raise InputError(
+                        "a single patch does not fit into memory", remedy="take a smaller --patch or fewer --widths"
+                    ) from error
+                self.pieces = min(2 * self.pieces, len(image))
+                self.say(f"out of memory: each batch now goes through the network in {self.pieces} pieces")
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        with watch.watching("backward"):
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
+            finite = bool(torch.isfinite(norm))  # the same on every process: the gradients are
+            if finite or self.scaler.is_enabled():
+                self.scaler.step(self.optimizer)  # leaves out steps that overflowed by itself
+                self.scaler.update()
+        return value, finite
+
+    def _gradients(self, image: Tensor, target: Tensor, watch: Stopwatch) -> float:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        value = 0.0
+        pieces = list(zip(image.chunk(self.pieces), target.chunk(self.pieces), strict=True))
+        for number, (x, y) in enumerate(pieces, start=1):
+            share = len(x) / len(image)
+            with self._waiting_for_gradients(number == len(pieces)):
+                with watch.watching("forward"):
+                    outputs = self._forward(x.contiguous(memory_format=self.setting.layout(x.dim() - 2)))
+                    loss = deep_supervision_loss(outputs, y, self.loss, self.model.head_weights)
+                with watch.watching("backward"):
+                    self.scaler.scale(loss * share).backward()
+                    value += float(loss.detach()) * share  # waits for the device
+        return value
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        try:
+            with autocast(self.device, self.setting.precision):
+                outputs: Tensor | list[Tensor] = self._network(x)
+            return outputs
+        except Exception as error:
+            if not self._compiled or _is_memory(error):
+                raise
+            self.say(f"torch.compile does not work here ({str(error).strip().splitlines()[0]}); going on without it")
+            self._compiled, self._network = False, self.parallel
+            return self._forward(x)
+
+    def _waiting_for_gradients(self, last: bool) -> AbstractContextManager[None]:
+        # Gradients are exchanged once, with the last piece.
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return nullcontext()
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
