@@ -204,6 +204,14 @@ class TrainConfig:
             panel="Machine",
         ),
     ] = "auto"
+    layout: Annotated[
+        str,
+        Setting(
+            help="Memory layout of the convolutions; auto measures what is faster here.",
+            choices=("auto", "channels-last", "contiguous"),
+            panel="Machine",
+        ),
+    ] = "auto"
     compile: Annotated[
         bool,
         Setting(help="Compile the network first: a minute that pays on a GPU and in long runs.", panel="Machine"),

@@ -112,7 +112,7 @@ def train_fold(
     assert run is not None
     log = _Log(run / "log.txt", progress) if group.leads else progress
     if config.resume is None and group.leads:
-        write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
+        _write_config(run, config)
         write_text_whole(run / "environment.json", json.dumps(_environment(device, group), indent=1))
     log.say(f"run {run}")
     together = f" by {group.size} processes" if group.size > 1 else ""
@@ -134,6 +134,15 @@ def train_fold(
         on_epoch=_Recorder(run, config),
         on_best=lambda examples: figures.save_worst_cases(
             run / "validation.png", [(e.case, e.image, e.reference, e.predicted) for e in examples]
+        ),
+        # What was measured once must hold when the settings are used again.
+        on_setting=lambda setting: _write_config(
+            run,
+            dataclasses.replace(
+                config,
+                precision=setting.precision,
+                layout="channels-last" if setting.channels_last else "contiguous",
+            ),
         ),
         group=group,
         clock=clock,
@@ -294,6 +303,10 @@ def _card(
         dataset_id=prepared.dataset_id,
         fingerprint=prepared.fingerprint,
     )
+
+
+def _write_config(run: Path, config: TrainConfig) -> None:
+    write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
 
 
 def _environment(device: torch.device, group: Group) -> dict[str, Any]:

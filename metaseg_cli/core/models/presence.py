@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def with_presence(image: Tensor, present: Tensor) -> Tensor:
-    """*image* ``(B, C, *spatial)``, *present* ``(B, C)`` bool → ``(B, 2 C, *spatial)``.
+    """*image* ``(B, C·(2k + 1), *spatial)``, *present* ``(B, C)`` bool → C channels more.
 
-    A missing sequence is 0 in the image, which is also its mean where it is there; the second half of the channels, 1
-    or 0 throughout, tells the two apart.
+    A missing sequence is 0 in the image, which is also its mean where it is there; the added channels, 1 or 0
+    throughout, tell the two apart.
     """
     there = present.to(image).view(*present.shape, *(1,) * (image.dim() - 2))
-    return torch.cat([image, there.expand_as(image)], dim=1)
+    return torch.cat([image, there.expand(*present.shape, *image.shape[2:])], dim=1)

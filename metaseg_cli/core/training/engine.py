@@ -126,6 +126,7 @@ class Trainer:
         progress: Progress,
         on_epoch: Callable[[list[EpochRecord]], None],
         on_best: Callable[[list[Example]], None] = lambda examples: None,
+        on_setting: Callable[[Setting], None] = lambda setting: None,
         on_final: Callable[[str, NDArray[np.float16]], None] = lambda case, probabilities: None,
         group: Group | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -133,7 +134,7 @@ class Trainer:
         self.run, self.prepared, self.plan, self.config, self.card = run, prepared, plan, config, card
         self.training, self.validation = tuple(training), tuple(validation)
         self.device, self.progress, self.on_epoch = device, progress, on_epoch
-        self.on_best, self.on_final = on_best, on_final
+        self.on_best, self.on_setting, self.on_final = on_best, on_setting, on_final
         self.group = group or Group()
         torch.manual_seed(config.seed)
         self.model = card.build().to(device)
@@ -454,12 +455,16 @@ class Trainer:
 
     def _measured_setting(self) -> Setting:
         """What is faster here, measured on one patch; the same on all processes."""
+        config = self.config
+        by_norm = memory_format(self.plan.dims, self.card.norm) != torch.contiguous_format
         usual = Setting(
-            choose_precision(self.config.precision, self.device),
-            memory_format(self.plan.dims, self.card.norm) != torch.contiguous_format,
+            choose_precision(config.precision, self.device),
+            by_norm if config.layout == "auto" else config.layout == "channels-last",
         )
-        candidates = [usual, Setting(usual.precision, not usual.channels_last)]
-        if self.config.precision == "auto" and usual.precision != "fp32":
+        candidates = [usual]
+        if config.layout == "auto":
+            candidates.append(Setting(usual.precision, not usual.channels_last))
+        if config.precision == "auto" and usual.precision != "fp32":
             candidates.append(Setting("fp32", usual.channels_last))
         patch = self.plan.patch[-self.plan.dims :]
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -470,6 +475,8 @@ class Trainer:
         voxels = sum(int(np.prod(case.shape)) for case in self.validation) / self.group.size
         self._expected_validation_seconds = seconds[setting] / 3 * voxels / (len(image) * np.prod(patch))
         setting = self.group.led(setting)
+        if self.group.leads:
+            self.on_setting(setting)
         times = ", ".join(
             f"{s.precision} {'channels last' if s.channels_last else 'contiguous'} {1000 * t:.0f} ms"
             for s, t in seconds.items()
