@@ -125,12 +125,17 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
         stored[:, settings.sequences.index(sequence)] = channel
     label = placement.label(case.label) if case.label is not None else np.zeros((z, y, x), np.uint8)
     # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
+    # Flushed one by one: where HDF5 puts things would otherwise depend on when Python lets go of its handles, and the
+    # same cases shall make the same bytes in whatever process.
     group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **hdf5plugin.LZ4())
+    group.file.flush()
     group.create_dataset("label", data=label, chunks=(1, y, x), **hdf5plugin.LZ4())
+    group.file.flush()
     foreground = np.isin(label, settings.foreground) if settings.foreground else label > 0
     lesions = _lesion_index(foreground)
     for field_name, values in lesions.items():
         group.create_dataset(f"lesions/{field_name}", data=values)
+        group.file.flush()
     group.attrs["patient"] = source.patient
     group.attrs["sequences"] = list(settings.sequences)
     group.attrs["sequences_present"] = list(case.sequences)
