@@ -51,6 +51,7 @@ class Parameters:
     affine: Tensor  # (B, dims, dims + 1), output grid → input grid, in grid_sample's −1 … 1 coordinates
     elastic: Tensor  # (B, dims, nodes, …) displacement in the same coordinates
     moved: Tensor  # (B,) bool: affine is not the identity, or there is a displacement
+    flipped: Tensor  # (B, dims) bool, in the order of the axes: mirrored first
     pasted: Tensor  # (B,) bool: takes another patch's lesion if it has none
     brightness: Tensor  # (B, C)
     contrast: Tensor  # (B, C)
@@ -71,6 +72,7 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
     affine = np.zeros((b, dims, dims + 1))
     elastic = np.zeros((b, dims, *(_ELASTIC_NODES,) * dims), np.float32)
     moved = np.zeros(b, dtype=bool)
+    flipped = np.zeros((b, dims), dtype=bool)
     for i in range(b):
         matrix = np.eye(dims)
         if rng.random() < settings.spatial:
@@ -87,9 +89,7 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
             elastic[i] = rng.normal(0, settings.displacement * between, elastic.shape[1:])
             moved[i] = True
         for axis in settings.flip_axes:
-            if rng.random() < 0.5:
-                matrix[:, -1 - axis] *= -1
-                moved[i] = True
+            flipped[i, axis] = rng.random() < 0.5
         affine[i, :, :dims] = matrix
 
     def sometimes(
@@ -104,6 +104,7 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
         affine=torch.from_numpy(affine).float(),
         elastic=torch.from_numpy(elastic),
         moved=torch.from_numpy(moved),
+        flipped=torch.from_numpy(flipped),
         pasted=torch.from_numpy(rng.random(b) < settings.paste),
         brightness=sometimes(-settings.brightness, settings.brightness, 0.0, (b, c)),
         contrast=sometimes(*settings.contrast, 1.0, (b, c)),
@@ -142,18 +143,36 @@ def _rotation(dims: int, settings: Augmentation, rng: np.random.Generator) -> np
 def apply(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """*image* ``(B, C·(2k + 1), *spatial)`` and *target* ``(B, R, *spatial)`` → changed copies, the target in 0 … 1."""
     image, target = _pasted(image, target, p)
-    rows = p.moved.nonzero().flatten().to(image.device)
+    for i in p.flipped.any(dim=1).nonzero().flatten().tolist():
+        axes = [1 + int(axis) for axis in p.flipped[i].nonzero().flatten()]
+        image[i], target[i] = image[i].flip(axes), target[i].flip(axes)
+    rows = p.moved.nonzero().flatten()
     if len(rows):
         # Image and target ride through one sampling grid, and one call, together.
-        both = torch.cat([image[rows], target[rows]], dim=1)
-        grid = F.affine_grid(p.affine[rows.cpu()].to(image.device), list(both.shape), align_corners=False)
-        elastic = p.elastic[rows.cpu()]
-        if elastic.any():
-            grid = grid + _enlarged(elastic.to(image.device), both.shape[2:]).movedim(1, -1)
+        where = rows.to(image.device)
+        both = torch.cat([image[where], target[where]], dim=1)
+        grid = _affine_grid(p.affine[rows].to(image.device), both.shape[2:])
+        for i, nodes in enumerate(p.elastic[rows]):
+            if nodes.any():
+                grid[i] += _enlarged(nodes[None].to(image.device), both.shape[2:])[0].movedim(0, -1)
         both = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        image[rows] = both[:, : image.shape[1]]
-        target[rows] = both[:, image.shape[1] :]
+        image[where] = both[:, : image.shape[1]]
+        target[where] = both[:, image.shape[1] :]
     return _intensities(image, p), target
+
+
+def _affine_grid(affine: Tensor, size: torch.Size) -> Tensor:
+    """``F.affine_grid`` without its matrix product over all voxels: each axis's share is added along that axis."""
+    dims = len(size)
+    grid = affine[:, :, dims].view(-1, *(1,) * dims, dims).expand(-1, *size, -1).contiguous()
+    for column in range(dims):  # x, y(, z): the last axis first
+        n = size[dims - 1 - column]
+        at = (2 * torch.arange(n, device=affine.device, dtype=affine.dtype) + 1) / n - 1
+        share = at[None, :, None] * affine[:, None, :, column]  # (B, n, dims)
+        shape = [len(affine), *(1,) * dims, dims]
+        shape[dims - column] = n
+        grid += share.view(shape)
+    return grid
 
 
 def _enlarged(nodes: Tensor, size: torch.Size) -> Tensor:
