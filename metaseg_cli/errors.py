@@ -40,3 +40,8 @@ class ModelFileError(MetasegError):
 
 class Interrupted(MetasegError):
     """Stopped on request; says what was saved and how to go on. Exit code 130."""
+
+
+def first_line(error: BaseException, most: int = 120) -> str:
+    """What an exception says, in a line of at most *most* characters; its kind when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

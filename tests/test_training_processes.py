@@ -41,20 +41,22 @@ def only(runs: Path) -> Path:
     return run
 
 
+def signalled_at(said: str, number: signal.Signals, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a training, and send it the signal as soon as it has said this."""
+    process = subprocess.Popen([sys.executable, *arguments], env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if said in line:
+            process.send_signal(number)
+            break
+    return process
+
+
 def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
     whole = command(prepared, tmp_path / "whole", "--epochs", "4", "--quiet")
     subprocess.run([sys.executable, *whole], check=True, env=ONE_THREAD)
-    killed = subprocess.Popen(
-        [sys.executable, *command(prepared, tmp_path / "killed", "--epochs", "4")],
-        env=ONE_THREAD,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert killed.stderr is not None
-    for line in killed.stderr:
-        if "epoch   2" in line:  # somewhere behind the second epoch's checkpoint, or in its writing
-            killed.send_signal(signal.SIGKILL)
-            break
+    # Somewhere behind the second epoch's checkpoint, or in its writing.
+    killed = signalled_at("epoch   2", signal.SIGKILL, command(prepared, tmp_path / "killed", "--epochs", "4"))
     killed.communicate()
     run = only(tmp_path / "killed")
     resume = [sys.executable, "-m", "metaseg_cli", "train", "--resume", str(run), "--quiet"]
@@ -66,17 +68,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(prepared: Pat
 
 
 def test_a_warning_of_the_batch_system_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> None:
-    running = subprocess.Popen(
-        [sys.executable, *command(prepared, tmp_path / "runs", "--epochs", "10000")],
-        env=ONE_THREAD,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch   1" in line:
-            running.send_signal(signal.SIGTERM)
-            break
+    running = signalled_at("epoch   1", signal.SIGTERM, command(prepared, tmp_path / "runs", "--epochs", "10000"))
     _, rest = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "metaseg train --resume" in rest
@@ -159,6 +151,9 @@ def test_a_model_starts_from_another_by_the_names_of_its_sequences(prepared: Pat
     torch.testing.assert_close(mine[name][:, 1:2], theirs[name], rtol=0, atol=1e-4)  # the slice itself, not a neighbour
     with pytest.raises(ConfigError, match="--model attention-unet"):
         train(tiny_training(prepared, tmp_path / "c", model="nested-unet", init=first.run), Silent())
+    with pytest.raises(InputError, match="no such model"):
+        train(tiny_training(prepared, tmp_path / "c", init=tmp_path / "nothing.safetensors"), Silent())
+    assert not (tmp_path / "c").exists()
 
 
 def test_the_plan_alone_trains_nothing(prepared: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import h5py
 import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
 
+from metaseg_cli.commands.run_folder import CONFIG_FILE, OUT_OF_FOLD, new_run
 from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE
-from metaseg_cli.commands.train import CONFIG_FILE, OUT_OF_FOLD, TrainResult, new_run, resumed, train_fold
+from metaseg_cli.commands.train import TrainResult, resumed, train_fold
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
 from metaseg_cli.core.cache import Prepared, open_prepared, region_masks

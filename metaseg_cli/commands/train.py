@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
-import platform
 import signal
 import threading
 import time
@@ -14,34 +11,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
-import hdf5plugin
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 
-import metaseg_cli
+from metaseg_cli.commands.run_folder import (
+    CONFIG_FILE,
+    Log,
+    Recorder,
+    environment,
+    new_run,
+    out_of_fold_file,
+    tensorboard_writer,
+    write_config,
+)
 from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE, find_model
 from metaseg_cli.config import TrainConfig
-from metaseg_cli.config_file import dump_yaml, layered, read_yaml
+from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
 from metaseg_cli.core.inference.device import choose_device, free_memory
 from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress, Silent
 from metaseg_cli.core.training.distributed import Group, joined
-from metaseg_cli.core.training.engine import EpochRecord, Fitted, Trainer
+from metaseg_cli.core.training.engine import Trainer
 from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
-from metaseg_cli.core.training.transfer import take_over
+from metaseg_cli.core.training.state import Fitted
+from metaseg_cli.core.training.transfer import check_alike, take_over
 from metaseg_cli.core.training.validation import SizeClassScore
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
-
-CONFIG_FILE = "config.yaml"
-OUT_OF_FOLD = "out_of_fold.h5"  # the best model's probabilities of the validation cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +106,16 @@ def train_fold(
         device = torch.device("cuda", group.local_rank)
     plan = _plan(prepared, training, validation, config, device, group)
     card = _card(prepared, training, validation, plan, config)
-    _import_tensorboard(config)
+    # Whatever cannot be used is said before there is a run.
+    first = _first_weights(config, card)
+    tensorboard_writer(config)
     if run is None:
         run = group.led(config.resume or (new_run(config) if group.leads else None))
     assert run is not None
-    log = _Log(run / "log.txt", progress) if group.leads else progress
+    log = Log(run / "log.txt", progress) if group.leads else progress
     if config.resume is None and group.leads:
-        _write_config(run, config)
-        write_text_whole(run / "environment.json", json.dumps(_environment(device, group), indent=1))
+        write_config(run, config)
+        write_text_whole(run / "environment.json", json.dumps(environment(device, group), indent=1))
     log.say(f"run {run}")
     together = f" by {group.size} processes" if group.size > 1 else ""
     log.say(
@@ -131,12 +133,12 @@ def train_fold(
         card,
         device=device,
         progress=log,
-        on_epoch=_Recorder(run, config),
+        on_epoch=Recorder(run, config),
         on_best=lambda examples: figures.save_worst_cases(
             run / "validation.png", [(e.case, e.image, e.reference, e.predicted) for e in examples]
         ),
         # What was measured once must hold when the settings are used again.
-        on_setting=lambda setting: _write_config(
+        on_setting=lambda setting: write_config(
             run,
             dataclasses.replace(
                 config,
@@ -153,9 +155,13 @@ def train_fold(
         if note:
             log.say(note)
         log.say(f"going on after epoch {trainer.state.epoch}, step {trainer.state.step}")
-    elif config.init is not None:
-        _start_from(config.init, trainer, log)
-    with _stopping_politely(trainer), _out_of_fold_file(run if group.leads else None) as keep:
+    elif first is not None:
+        transfer = take_over(trainer.model, card, *first)
+        trainer.averaged.model.load_state_dict(trainer.model.state_dict())
+        log.say(f"{transfer.share:.0%} of the weights from {config.init}")
+        for left in transfer.left:
+            log.say(f"  {left}")
+    with _stopping_politely(trainer), out_of_fold_file(run if group.leads else None) as keep:
         trainer.on_final = keep
         fitted = trainer.fit()
     result = _result(run, fitted, validation, (fitted.state.seconds + clock() - trainer.began) / 60)
@@ -220,16 +226,15 @@ def _result(run: Path, fitted: Fitted, validation: list[CaseRecord], minutes: fl
     )
 
 
-def _start_from(init: Path, trainer: Trainer, log: Progress) -> None:
-    path = find_model(init)
-    other, other_card = load_model_file(path)
+def _first_weights(config: TrainConfig, card: ModelCard) -> tuple[nn.Module, ModelCard] | None:
+    """The model that ``--init`` names. Raises when there is none or it cannot be started from."""
+    if config.init is None:
+        return None
+    other, other_card = load_model_file(find_model(config.init))
     if other_card.members > 1:
         raise ConfigError("--init is an ensemble", remedy="name the model of one of its folds")
-    transfer = take_over(trainer.model, trainer.card, other, other_card)
-    trainer.averaged.model.load_state_dict(trainer.model.state_dict())
-    log.say(f"{transfer.share:.0%} of the weights from {path}")
-    for note in transfer.left:
-        log.say(f"  {note}")
+    check_alike(card, other_card)
+    return other, other_card
 
 
 def _cases(prepared: Prepared, fold: int) -> tuple[list[CaseRecord], list[CaseRecord]]:
@@ -239,6 +244,12 @@ def _cases(prepared: Prepared, fold: int) -> tuple[list[CaseRecord], list[CaseRe
     if not training:
         raise InputError(
             "no case is left to train on", where=prepared.folder, remedy="prepare more patients, each in its own folder"
+        )
+    if not any(case.lesion_voxels for case in training):
+        raise InputError(
+            "no training case has any foreground",
+            where=prepared.folder,
+            remedy="check the masks, or the label values given to metaseg prepare",
         )
     return training, validation
 
@@ -257,21 +268,6 @@ def resumed(config: TrainConfig) -> TrainConfig:
         if getattr(config, name) != getattr(default, name)
     }
     return dataclasses.replace(saved, resume=config.resume, **anew)
-
-
-def new_run(config: TrainConfig) -> Path:
-    """A new folder named after the network and the time. Raises InputError when it cannot be made."""
-    name = f"{model_name(config.model)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in range(1, 100):
-        run = config.out / (name if number == 1 else f"{name}-{number}")
-        try:
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", where=run, remedy="choose another --out") from error
-    raise InputError("a hundred runs began in this second", where=config.out)
 
 
 def _card(
@@ -303,96 +299,6 @@ def _card(
         dataset_id=prepared.dataset_id,
         fingerprint=prepared.fingerprint,
     )
-
-
-def _write_config(run: Path, config: TrainConfig) -> None:
-    write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
-
-
-def _environment(device: torch.device, group: Group) -> dict[str, Any]:
-    return {
-        "metaseg": metaseg_cli.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "processes": group.size,
-    }
-
-
-class _Recorder:
-    """Writes ``history.csv`` and ``curves.png`` after every epoch, and TensorBoard's events where they are wanted."""
-
-    def __init__(self, run: Path, config: TrainConfig) -> None:
-        self._run = run
-        self._writer = _import_tensorboard(config)
-        self._events = self._writer(str(run / "tensorboard")) if self._writer else None
-
-    def __call__(self, history: list[EpochRecord]) -> None:
-        columns = [f.name for f in dataclasses.fields(EpochRecord)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(record) for record in history)
-        write_text_whole(self._run / "history.csv", text.getvalue())
-        figures.save_curves(self._run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
-        if self._events is not None:
-            for name in columns[1:]:
-                self._events.add_scalar(name, getattr(history[-1], name), history[-1].epoch)
-            self._events.flush()
-
-
-def _import_tensorboard(config: TrainConfig) -> Any:
-    """TensorBoard's writer when it is asked for. Raises ConfigError when it is not installed."""
-    if not config.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard wants tensorboard", remedy="pip install tensorboard") from None
-    return SummaryWriter
-
-
-@contextmanager
-def _out_of_fold_file(run: Path | None) -> Iterator[Callable[[str, NDArray[np.float16]], None]]:
-    """Receives the probabilities of the validation cases one by one; the file appears when all are in it."""
-    if run is None:
-        yield lambda case, probabilities: None
-        return
-    temporary = run / f".{OUT_OF_FOLD}"
-
-    def keep(case: str, probabilities: NDArray[np.float16]) -> None:
-        with h5py.File(temporary, "a") as file:
-            chunks = (1, 1, *probabilities.shape[2:])
-            file.create_dataset(case, data=probabilities, chunks=chunks, **hdf5plugin.LZ4())
-
-    temporary.unlink(missing_ok=True)
-    try:
-        yield keep
-        if temporary.exists():
-            temporary.replace(run / OUT_OF_FOLD)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _Log:
-    """Passes progress on, and keeps what was said in ``log.txt``."""
-
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self._path, self._progress = path, progress
-
-    def start(self, task: str, total: int | None) -> None:
-        self._progress.start(task, total)
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self._progress.advance(steps, note)
-
-    def say(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._progress.say(text)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.errors import InputError, MetasegError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,7 +76,7 @@ def _on_cluster(
         client = Client(**where, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers ({str(error).splitlines()[0][:120]})",
+            f"no Dask scheduler answers ({first_line(error)})",
             where=cluster,
             remedy="start one with dask scheduler, or leave out --cluster",
         ) from error

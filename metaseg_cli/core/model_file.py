@@ -20,7 +20,7 @@ from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import ConfigError, ModelFileError
+from metaseg_cli.errors import ConfigError, ModelFileError, first_line
 
 FORMAT = 3
 _KEY = "metaseg"
@@ -147,6 +147,7 @@ def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError, ConfigError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"its weights do not fit ({first})", where=path, remedy="train again") from error
+        raise ModelFileError(
+            f"its weights do not fit ({first_line(error)})", where=path, remedy="train again"
+        ) from error
     return model.to(device).eval(), card

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, first_line
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _TAGS = [
@@ -227,13 +227,20 @@ def _read_slices(
     array, more = _stacked(each, planes, where)
     if pixels is _no_pixels:
         array = np.broadcast_to(np.uint8(0), (*array.shape[:2], int(heads[0].Rows), int(heads[0].Columns)))
+    return _placed(array, planes, in_plane, where, (*notes, *more))
+
+
+def _placed(
+    array: NDArray[Any], planes: Planes, in_plane: Sequence[float], where: Path, notes: Sequence[str]
+) -> Volume:
+    """*array* ``(C, Z, Y, X)`` where *planes* lie, its pixels *in_plane* mm (row, column) apart."""
     return Volume(
         array=array,
         spacing_mm=(planes.spacing_z, float(in_plane[0]), float(in_plane[1])),
         source=where,
         origin_mm=planes.origin,
         direction=planes.direction,
-        notes=(*notes, *more),
+        notes=tuple(notes),
     )
 
 
@@ -316,7 +323,7 @@ def decoded_frames(data: Any, path: Path) -> NDArray[Any]:
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         syntax = data.file_meta.TransferSyntaxUID.name
         raise InputError(
-            f"cannot be decoded ({syntax}: {str(error).splitlines()[0][:120]})",
+            f"cannot be decoded ({syntax}: {first_line(error)})",
             where=path,
             remedy="export it uncompressed, or install python-gdcm",
         ) from error
@@ -358,11 +365,4 @@ def _read_multi_frame(path: Path, notes: list[str]) -> Volume:
     values *= np.array(slope, dtype=np.float32)[:, None, None]
     values += np.array(intercept, dtype=np.float32)[:, None, None]
     array, more = _stacked(list(values[:, None]), planes, path)
-    return Volume(
-        array=array,
-        spacing_mm=(planes.spacing_z, float(in_plane[0]), float(in_plane[1])),
-        source=path,
-        origin_mm=planes.origin,
-        direction=planes.direction,
-        notes=(*notes, *more),
-    )
+    return _placed(array, planes, in_plane, path, (*notes, *more))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, first_line
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"the device {name!r} cannot be used ({str(error).splitlines()[0]})", remedy="take --device auto"
+            f"the device {name!r} cannot be used ({first_line(error)})", remedy="take --device auto"
         ) from error
     return device
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, first_line
 
 CHECKPOINT = "checkpoint.pt"
 _BEFORE = "checkpoint.before.pt"
@@ -54,8 +54,3 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], str]:
         where=run,
         remedy="start it anew without --resume",
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in a line; its kind when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

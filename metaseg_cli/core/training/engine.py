@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core import augmentation
-from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
+from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.inference.device import choose_precision, memory_format
-from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.losses import build_loss
 from metaseg_cli.core.model_file import ModelCard, save_model
 from metaseg_cli.core.models.presence import with_presence
@@ -31,82 +30,24 @@ from metaseg_cli.core.sampling import Batch, PatchSampler, Place, ReadAhead
 from metaseg_cli.core.training.averaging import AveragedModel
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.distributed import Group
-from metaseg_cli.core.training.mistakes import false_places
 from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
+from metaseg_cli.core.training.state import EpochRecord, Fitted, State
 from metaseg_cli.core.training.stepping import Setting, Stepper, Stopwatch, fastest
 from metaseg_cli.core.training.validation import (
     CaseFindings,
-    SizeClassScore,
-    ValidationScore,
     choose_postprocessing,
     choose_temperature,
-    findings,
     score_by_size,
     score_cases,
 )
+from metaseg_cli.core.training.whole_cases import Example, WholeCases
 from metaseg_cli.errors import InputError, Interrupted
 
 MODEL_FILE = "model.safetensors"
 _BAD_STEPS_IN_A_ROW = 10
 _SEARCHED_FOR_MISTAKES = 0.5  # training cases looked at after an epoch, per validation case
 _MOST_MISTAKES = 64
-_PICTURES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One row of ``history.csv``; scores are of the averaged weights on the validation fold at threshold 0.5."""
-
-    epoch: int
-    loss: float
-    dice: float
-    lesion_recall: float
-    lesion_precision: float
-    lesion_f1: float
-    score: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-
-
-@dataclass
-class State:
-    """Where a run stands."""
-
-    step: int = 0
-    epoch: int = 0
-    seconds: float = 0.0
-    best_score: float = -1.0
-    best_epoch: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    history: list[EpochRecord] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A slice of a validation case to look at: ``image (C, Y, X)``, ``reference`` and ``predicted (Y, X)``."""
-
-    case: str
-    image: NDArray[np.float16]
-    reference: NDArray[np.bool_]
-    predicted: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
-
-    state: State
-    postprocessing: Postprocessing
-    temperature: float
-    score: ValidationScore | None
-    by_size: tuple[SizeClassScore, ...]
-    findings: tuple[CaseFindings, ...]
-    milliseconds: dict[str, float]
-    setting: Setting
-    stopped: str
 
 
 class Trainer:
@@ -147,17 +88,12 @@ class Trainer:
             hard_share=config.hard_share,
             context=plan.context,
         )
-        if not self.sampler.has_lesions:
-            raise InputError(
-                "no training case has any foreground",
-                where=prepared.folder,
-                remedy="check the masks, or the label values given to metaseg prepare",
-            )
         self.augment = augmentation.Augmentation(
             flip_axes=(-1, -2) if plan.dims == 2 else (-1,),
             drop_sequence=config.drop_sequence,
             paste=config.paste,
         )
+        self.whole_cases = WholeCases(prepared, plan, presence=card.presence, device=device, group=self.group)
         self.averaged = AveragedModel(self.model, config.ema)
         self.best: dict[str, Tensor] = {}
         self.state = State()
@@ -283,7 +219,8 @@ class Trainer:
         state = self.state
         state.epoch += 1
         examples: list[Example] = []
-        score = self._validate(examples)
+        found = self._findings(examples=examples)
+        score = score_cases(found, Postprocessing()) if found else None
         loss_sum, loss_count = self.group.total([state.loss_sum, state.loss_count])
         record = EpochRecord(
             epoch=state.epoch,
@@ -324,7 +261,7 @@ class Trainer:
         model = self._evaluated()
         model.load_state_dict(self.best)
         settings, temperature, score = Postprocessing(), 1.0, None
-        found = self._findings(tuning=True)
+        found = self._findings(keep=self.on_final)
         if found:
             lesions = [v for case in self.training for v in case.lesion_voxels]
             settings, score = choose_postprocessing(found, lesions)
@@ -349,63 +286,12 @@ class Trainer:
             stopped=stopped,
         )
 
-    # -- whole cases ---------------------------------------------------------------------------------------------------
-
-    def _evaluated(self) -> nn.Module:
-        return self.averaged.model if self.config.ema else self.model
-
-    def _validate(self, examples: list[Example]) -> ValidationScore | None:
-        if not self.validation:
-            return None
-        return score_cases(self._findings(tuning=False, examples=examples), Postprocessing())
-
-    def _findings(self, *, tuning: bool, examples: list[Example] | None = None) -> list[CaseFindings]:
-        """Of every validation case; the processes of a group share them out, one each at a time.
-
-        With *tuning* the probabilities themselves go to ``on_final``, too.
-        """
-        every: list[CaseFindings] = []
-        for first in range(0, len(self.validation), self.group.size):
-            mine = self.validation[first : first + self.group.size][self.group.rank : self.group.rank + 1]
-            found, seen, final = [], [], []
-            for record in mine:
-                probabilities, truth = self._probabilities(record)
-                found.append(
-                    findings(record.case, record.patient, record.spacing_mm, probabilities, truth, tuning=tuning)
-                )
-                if examples is not None and len(examples) < _PICTURES:
-                    seen.append(self._example(record, probabilities, truth))
-                if tuning:
-                    final.append((record.case, probabilities.astype(np.float16)))
-            every += self.group.together(found)
-            if examples is not None:
-                examples += self.group.together(seen)
-            for case, values in self.group.together(final):
-                if self.group.leads:
-                    self.on_final(case, values)
-        return every
-
-    def _probabilities(self, record: CaseRecord) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Of one whole prepared case, with its reference; both ``(R, Z, Y, X)``."""
-        image = torch.from_numpy(np.ascontiguousarray(self.prepared.image(record))).to(self.device).float()
-        probabilities: NDArray[np.float32] = predict_probabilities(
-            self._evaluated(),
-            image,
-            dims=self.plan.dims,
-            context=self.plan.context,
-            patch=self.plan.patch[-self.plan.dims :],
-            regions=len(self.prepared.regions),
-            precision=self.stepper.setting.precision,
-            present=torch.from_numpy(self.prepared.present(record)) if self.card.presence else None,
-        ).numpy()
-        return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
-
-    def _example(self, record: CaseRecord, probabilities: NDArray[np.float32], reference: NDArray[np.bool_]) -> Example:
-        truth: NDArray[np.bool_] = np.asarray(reference.any(axis=0))
-        z = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(truth) // 2
-        image = self.prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0]
-        predicted = np.asarray((probabilities[:, z] >= Postprocessing().threshold).any(axis=0))
-        return Example(record.case, image, truth[z], predicted)
+    def _findings(
+        self, *, examples: list[Example] | None = None, keep: Callable[[str, NDArray[np.float16]], None] | None = None
+    ) -> list[CaseFindings]:
+        """Of every validation case; with *keep*, which receives the probabilities, all that tuning needs."""
+        precision = self.stepper.setting.precision
+        return self.whole_cases.findings(self._evaluated(), self.validation, precision, examples=examples, keep=keep)
 
     def _look_for_mistakes(self) -> None:
         """Predict a few training cases, others after every epoch; never validation cases, which must stay unseen."""
@@ -414,13 +300,14 @@ class Trainer:
         count = max(1, round(_SEARCHED_FOR_MISTAKES * len(self.validation)))
         looked = [(self._searched + i) % len(self.training) for i in range(min(count, len(self.training)))]
         self._searched = (self._searched + len(looked)) % len(self.training)
-        found: list[Place] = []
-        for number in self.group.share(looked):
-            found += false_places(number, *self._probabilities(self.training[number]))
-        fresh = self.group.together(found)
+        cases = [(number, self.training[number]) for number in looked]
+        fresh = self.whole_cases.false_places(self._evaluated(), cases, self.stepper.setting.precision)
         old = [place for place in self.sampler.mistakes if place.case not in looked]
         self.sampler.mistakes = tuple((fresh + old)[:_MOST_MISTAKES])
         self.batches.restart(self.state.step)
+
+    def _evaluated(self) -> nn.Module:
+        return self.averaged.model if self.config.ema else self.model
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -466,24 +353,16 @@ class Trainer:
             candidates.append(Setting(usual.precision, not usual.channels_last))
         if config.precision == "auto" and usual.precision != "fp32":
             candidates.append(Setting("fp32", usual.channels_last))
-        patch = self.plan.patch[-self.plan.dims :]
-        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        image = torch.zeros(1 if self.plan.dims == 3 else 2, self.card.in_channels, *patch, device=self.device)
-        setting, seconds = fastest(self.model.train(), image, usual, candidates)
-        self.model.load_state_dict(weights)  # the running statistics of the norms have seen zeros
+        shape = (1 if self.plan.dims == 3 else 2, self.card.in_channels, *self.plan.patch[-self.plan.dims :])
+        setting, seconds = fastest(self.model, torch.zeros(shape, device=self.device), usual, candidates)
         # A step is about three forward passes.
         voxels = sum(int(np.prod(case.shape)) for case in self.validation) / self.group.size
-        self._expected_validation_seconds = seconds[setting] / 3 * voxels / (len(image) * np.prod(patch))
+        self._expected_validation_seconds = seconds[setting] / 3 * voxels / (shape[0] * np.prod(self.plan.patch))
         setting = self.group.led(setting)
         if self.group.leads:
             self.on_setting(setting)
-        times = ", ".join(
-            f"{s.precision} {'channels last' if s.channels_last else 'contiguous'} {1000 * t:.0f} ms"
-            for s, t in seconds.items()
-        )
-        self.progress.say(
-            f"  {setting.precision}, {'channels last' if setting.channels_last else 'contiguous'}: measured {times}"
-        )
+        times = ", ".join(f"{each} {1000 * t:.0f} ms" for each, t in seconds.items())
+        self.progress.say(f"  {setting}: measured {times}")
         return setting
 
     def _elapsed(self) -> float:
@@ -509,7 +388,6 @@ class Trainer:
     def _save(self) -> None:
         if not self.group.leads:
             return
-        state = self.state
         save_checkpoint(
             self.run,
             {
@@ -521,9 +399,7 @@ class Trainer:
                 "scaler": self.stepper.scaler.state_dict(),
                 "setting": json.dumps({**asdict(self.stepper.setting), "pieces": self.stepper.pieces}),
                 "mistakes": json.dumps([self._searched, [asdict(place) for place in self.sampler.mistakes]]),
-                "state": json.dumps(
-                    {**vars(state), "seconds": self._elapsed(), "history": [vars(r) for r in state.history]}
-                ),
+                "state": self.state.as_json(self._elapsed()),
             },
         )
 
@@ -537,9 +413,7 @@ class Trainer:
         self._saved = {name: saved[name] for name in ("optimizer", "setting", "scaler")}
         self._searched, mistakes = json.loads(saved["mistakes"])
         self.sampler.mistakes = tuple(Place(m["case"], tuple(m["centre"])) for m in mistakes)
-        values: dict[str, Any] = json.loads(saved["state"])
-        history = [EpochRecord(**row) for row in values.pop("history")]
-        self.state = State(**values, history=history)
+        self.state = State.from_json(saved["state"])
         self.began = self.clock()
         return note
 

@@ -168,7 +168,7 @@ def _dimensions(
         what += f", {spacing[0]:.1f} mm thick against {min(spacing[1:]):.1f} mm in plane"
     label = "2.5D" if context else f"{dims}D"
     asked = " (as asked)" if wishes.dims is not None or wishes.context is not None else ""
-    reasons.append(f"{label}{asked}: {what}" + (f"; {context} neighbour slices on each side" if context else ""))
+    reasons.append(f"{label}{asked}: {what}" + (f"; neighbour slices on each side: {context}" if context else ""))
     return dims, context
 
 

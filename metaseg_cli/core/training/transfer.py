@@ -20,17 +20,21 @@ class Transfer:
     left: tuple[str, ...]
 
 
-@torch.no_grad()
-def take_over(model: nn.Module, card: ModelCard, other: nn.Module, other_card: ModelCard) -> Transfer:
-    """Copy what fits from *other* into *model*: sequences and regions by name, everything else by place and shape.
-
-    Raises ConfigError when the two networks have nothing in common.
-    """
+def check_alike(card: ModelCard, other_card: ModelCard) -> None:
+    """Raises ConfigError when the two are different kinds of network."""
     if (card.name, card.dims) != (other_card.name, other_card.dims):
         raise ConfigError(
             f"--init is a {other_card.dims}D {other_card.name}, this run trains a {card.dims}D {card.name}",
             remedy=f"add --model {other_card.name} --dims {other_card.dims}, or name another model",
         )
+
+
+@torch.no_grad()
+def take_over(model: nn.Module, card: ModelCard, other: nn.Module, other_card: ModelCard) -> Transfer:
+    """Copy what fits from *other* into *model*: sequences and regions by name, everything else by place and shape.
+
+    The networks must be alike. Raises ConfigError when nothing fits.
+    """
     mine, theirs = model.state_dict(), other.state_dict()
     inputs, outputs = _input_names(card), list(card.regions)
     their_inputs, their_outputs = _input_names(other_card), list(other_card.regions)

@@ -1,0 +1,66 @@
+"""Where a training stands, epoch by epoch, and what it ends with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.training.stepping import Setting
+from metaseg_cli.core.training.validation import CaseFindings, SizeClassScore, ValidationScore
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One row of ``history.csv``; scores are of the averaged weights on the validation fold at threshold 0.5."""
+
+    epoch: int
+    loss: float
+    dice: float
+    lesion_recall: float
+    lesion_precision: float
+    lesion_f1: float
+    score: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass
+class State:
+    """Where a run stands."""
+
+    step: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    best_epoch: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def as_json(self, seconds: float) -> str:
+        """As the checkpoint keeps it, after *seconds* of training in all."""
+        return json.dumps({**asdict(self), "seconds": seconds})
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """The inverse of ``as_json``."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{**values, "history": [EpochRecord(**row) for row in values["history"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
+
+    state: State
+    postprocessing: Postprocessing
+    temperature: float
+    score: ValidationScore | None
+    by_size: tuple[SizeClassScore, ...]
+    findings: tuple[CaseFindings, ...]
+    milliseconds: dict[str, float]
+    setting: Setting
+    stopped: str
