@@ -23,6 +23,7 @@ ConfigFile = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 _TOO, _OFF = "__too", "__off"  # parameters that stand for a field of another name
+_NUMBER_LISTS: dict[Any, type[int] | type[float]] = {tuple[int, ...]: int, tuple[float, ...]: float}
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -32,7 +33,10 @@ class NumbersMayFollow(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Join the numbers that follow an option whose metavar announces several."""
         lists = {
-            name for p in self.params if "N,N" in (p.metavar or "") or "Z Y X" in (p.metavar or "") for name in p.opts
+            name
+            for p in self.params
+            if any(several in (p.metavar or "") for several in ("N,N", "X,X", "Z Y X"))
+            for name in p.opts
         }
         joined: list[str] = []
         for arg in args:
@@ -55,7 +59,7 @@ def _is_number(text: str) -> bool:
 def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option per field of *config*; it receives those that were typed as the dict ``typed``."""
     settings = settings_of(config)
-    number_lists = {name for name, (kind, _, _) in settings.items() if kind == tuple[int, ...]}
+    number_lists = {name: kind for name, (kind, _, _) in settings.items() if kind in _NUMBER_LISTS}
     autos = {name for name, (_, setting, _) in settings.items() if setting.auto}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +79,7 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
                 if isinstance(value, list):
                     value = (*typed.get(name, ()), *value) or None
                 if isinstance(value, str) and name in number_lists:
-                    value = _numbers(value, name)
+                    value = _numbers(value, name, _NUMBER_LISTS[number_lists[name]])
                 if isinstance(value, str) and name in autos:
                     value = _number_or_auto(value, name)
                 if value is not None:
@@ -100,7 +104,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     base = next(o for o in options if o is not type(None))
     is_list = typing.get_origin(base) is tuple
-    numbers = is_list and typing.get_args(base)[0] is int
+    numbers = base in _NUMBER_LISTS
     typer_kind = str if numbers or setting.auto else list[typing.get_args(base)[0]] if is_list else base  # type: ignore[misc]
     empty: Any = None
     flag = "--" + name.replace("_", "-")
@@ -110,7 +114,13 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     details = [", ".join(setting.choices)] if setting.choices else []
     details += [f"default: {shown}"] if shown and base is not bool else []
     help_text = ("Switch off: " if off else "") + setting.help + (f" ({'; '.join(details)})" if details else "")
-    metavar = "N,N,…" if numbers else "X|auto" if setting.auto else _METAVARS.get(base)
+    metavar = (
+        ("N,N,…" if _NUMBER_LISTS[base] is int else "X,X,…")
+        if numbers
+        else "X|auto"
+        if setting.auto
+        else _METAVARS.get(base)
+    )
     metavar = "auto|native|Z Y X" if setting.several else metavar
     option = typer.Option(
         option_name,
@@ -148,11 +158,12 @@ def _number_or_auto(text: str, name: str) -> float | None:
         raise ConfigError(f"--{name.replace('_', '-')} {text!r} is neither a number nor auto") from None
 
 
-def _numbers(text: str, name: str) -> tuple[int, ...]:
+def _numbers(text: str, name: str, kind: type[int] | type[float]) -> tuple[float, ...]:
     """``16,32,64`` → (16, 32, 64)."""
     try:
-        return tuple(int(part) for part in text.replace(",", " ").split())
+        return tuple(kind(part) for part in text.replace(",", " ").split())
     except ValueError:
         raise ConfigError(
-            f"--{name.replace('_', '-')} {text!r} is not a list of whole numbers", remedy="write it as in 16,32,64"
+            f"--{name.replace('_', '-')} {text!r} is not a list of {'whole ' if kind is int else ''}numbers",
+            remedy="write it as in 16,32,64" if kind is int else "write it as in 1,2.5",
         ) from None

@@ -36,9 +36,9 @@ def square(at: int, size: int = 6) -> np.ndarray:
 
 
 def test_validation_scores_only_the_validation_fold(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    result = run(model=trained, data=prepared, out=tmp_path)
+    result = run(models=(str(trained),), data=prepared, out=tmp_path)
     _, validation = open_prepared(prepared).in_fold(0)
-    assert {c.case for c in result.cases} == {r.case for r in validation}
+    assert {c.case for c in result.evaluation.cases} == {r.case for r in validation}
     assert "expect a little less" in " ".join(result.notes)
 
 
@@ -46,18 +46,18 @@ def test_no_split_ever_holds_a_training_case(trained: Path, prepared: Path, tmp_
     seen = set(read_card(trained / "model.safetensors").trained_on)
     content = {r.case: r.content for r in open_prepared(prepared).cases}
     for split in ("validation", "test", "all"):
-        result = run(model=trained, data=prepared, out=tmp_path / split, split=split)
-        assert not seen & {content[c.case] for c in result.cases}
+        result = run(models=(str(trained),), data=prepared, out=tmp_path / split, split=split)
+        assert not seen & {content[c.case] for c in result.evaluation.cases}
 
 
 def test_the_test_split_is_the_test_folder(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    result = run(model=trained, data=prepared, out=tmp_path, split="test")
-    assert [c.case for c in result.cases] == ["patient006"]
-    assert result.headline.keys() >= {"dice", "lesion_f1", "lesion_recall"}
+    result = run(models=(str(trained),), data=prepared, out=tmp_path, split="test")
+    assert [c.case for c in result.evaluation.cases] == ["patient006"]
+    assert result.evaluation.headline.keys() >= {"dice", "lesion_f1", "lesion_recall"}
 
 
 def test_metrics_json_has_the_promised_form(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    run(model=trained, data=prepared, out=tmp_path, split="all")
+    run(models=(str(trained),), data=prepared, out=tmp_path, split="all")
     document = json.loads((tmp_path / "metrics.json").read_text())
     assert document["schema"] == 1
     assert {"protocol", "policy", "cases", "summary"} <= set(document)
@@ -78,7 +78,7 @@ def test_folders_are_scored_by_stem_with_any_format(tmp_path: Path) -> None:
     mine = masks(tmp_path / "mine", a_mask=square(3))
     Image.fromarray(square(13) * 255).save(mine / "b.tif")
     result = run(predictions=mine, references=truth, out=tmp_path / "out")
-    dice = {c.case: c.regions["metastasis"]["dice"] for c in result.cases}
+    dice = {c.case: c.regions["metastasis"]["dice"] for c in result.evaluation.cases}
     assert dice == {"a": 1.0, "b": pytest.approx(2 * 9 / 72)}
     assert result.problems == ()
 
@@ -87,8 +87,8 @@ def test_a_missing_prediction_counts_as_missed_never_as_absent(tmp_path: Path) -
     truth = masks(tmp_path / "truth", a=square(3), b=square(10))
     mine = masks(tmp_path / "mine", a=square(3), extra=square(5))
     result = run(predictions=mine, references=truth, out=tmp_path / "out")
-    assert result.summary["metastasis"]["dice"]["mean"] == pytest.approx(0.5)
-    assert result.headline["lesion_recall"] == 0.5
+    assert result.evaluation.summary["metastasis"]["dice"]["mean"] == pytest.approx(0.5)
+    assert result.evaluation.headline["lesion_recall"] == 0.5
     assert {p.file.name for p in result.problems} == {"b.png", "extra.png"}
 
 
@@ -96,14 +96,14 @@ def test_masks_of_another_size_are_named_and_count_as_missed(tmp_path: Path) -> 
     truth = masks(tmp_path / "truth", a=square(3), b=square(3))
     mine = masks(tmp_path / "mine", a=square(3)[:20], b=square(3))
     result = run(predictions=mine, references=truth, out=tmp_path / "out")
-    assert {c.case: c.regions["metastasis"]["dice"] for c in result.cases} == {"a": 0.0, "b": 1.0}
+    assert {c.case: c.regions["metastasis"]["dice"] for c in result.evaluation.cases} == {"a": 0.0, "b": 1.0}
     assert "size" in result.problems[0].reason
 
 
 def test_voxels_of_a_patient_are_pooled(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    result = run(model=trained, data=prepared, out=tmp_path, split="all")
-    for case in result.cases:  # one case per patient here: pooling changes nothing
-        assert result.patients[case.patient]["metastasis"]["dice"] == case.regions["metastasis"]["dice"]
+    result = run(models=(str(trained),), data=prepared, out=tmp_path, split="all")
+    for case in result.evaluation.cases:  # one case per patient here: pooling changes nothing
+        assert result.evaluation.patients[case.patient]["metastasis"]["dice"] == case.regions["metastasis"]["dice"]
 
 
 def test_a_model_for_other_sequences_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_model_for_other_sequences_is_refused(trained: Path, tmp_path: Path) -
             )
     prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
     with pytest.raises(InputError, match="red"):
-        run(model=trained, data=tmp_path / "out")
+        run(models=(str(trained),), data=tmp_path / "out")
 
 
 def test_half_a_pair_of_folders_is_a_mistake() -> None:

@@ -41,7 +41,7 @@ def run(folder: Path) -> EvaluateResult:
 
 
 def dice(result: EvaluateResult) -> dict[str, float]:
-    return {case.case: case.regions["metastasis"]["dice"] for case in result.cases}
+    return {case.case: case.regions["metastasis"]["dice"] for case in result.evaluation.cases}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -156,6 +156,7 @@ def test_nothing_temporary_is_left(tmp_path: Path) -> None:
         "metrics.json",
         "cases.csv",
         "lesions.csv",
+        "report.html",
         "worst_cases.png",
     }
 

@@ -7,13 +7,14 @@ import pytest
 from skimage.measure import label as sk_label
 
 from metaseg_cli.core.metrics import (
-    POLICY,
     Confusion,
+    Protocol,
     bootstrap_mean,
     confusion,
     describe_lesions,
     label_lesions,
     match_lesions,
+    policy,
     score,
 )
 from metaseg_cli.errors import ConfigError, InputError
@@ -93,7 +94,7 @@ def test_empty_masks_mean_what_the_policy_says(r: int, p: int, expected: dict[st
     reference[0, 1, 1], prediction[1, 3, 3] = r, p
     s = score(reference, prediction)
     assert {name: s[name] for name in expected} == expected
-    assert set(expected) <= set(POLICY)
+    assert set(expected) <= set(policy(Protocol()))
 
 
 def test_missed_lesion_lowers_recall_not_precision() -> None:

@@ -365,15 +365,18 @@ def test_predict_and_evaluate_on_a_cluster_find_the_same(visits: Path, run: Path
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
         far = predicted(run, tmp_path / "far", visits, cluster=address)
-        scores = EvaluateConfig(model=run, data=folder, out=tmp_path / "e1", cluster=address)
+        scores = EvaluateConfig(models=(str(run),), data=folder, out=tmp_path / "e1", cluster=address)
         masks = {"predictions": tmp_path / "far", "references": tmp_path / "far"}
-        far_scores = evaluate(scores, Silent()).headline
+        far_scores = evaluate(scores, Silent()).evaluation.headline
         alike = evaluate(EvaluateConfig(**masks, out=tmp_path / "e2", cluster=address), Silent())
     near = predicted(run, tmp_path / "near", visits)
     assert [s.lesions for s in far.scans] == [s.lesions for s in near.scans]
     assert len(far.scans) == 5
-    assert evaluate(EvaluateConfig(model=run, data=folder, out=tmp_path / "e3"), Silent()).headline == far_scores
-    assert alike.headline["dice"] == 1.0
+    assert (
+        evaluate(EvaluateConfig(models=(str(run),), data=folder, out=tmp_path / "e3"), Silent()).evaluation.headline
+        == far_scores
+    )
+    assert alike.evaluation.headline["dice"] == 1.0
 
 
 def test_a_cluster_nobody_answers_at_is_an_error_with_a_remedy(visits: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     )
     progress.say("Scoring on patients that training has not seen …")
     evaluated = evaluate(
-        EvaluateConfig(model=trained.run, data=out / "prepared", split="test", out=out / "evaluation"), progress
+        EvaluateConfig(models=(str(trained.run),), data=out / "prepared", split="test", out=out / "evaluation"),
+        progress,
     )
     scan = _scan_with_lesions(raw / "test")
     predicted = predict(PredictConfig(inputs=(str(scan),), model=str(trained.run), out=out / "predictions"), progress)
@@ -89,7 +90,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         model=trained.model,
         overlay=overlay,
         scan=scan,
-        scores=evaluated.headline,
+        scores=evaluated.evaluation.headline,
         patients=_TEST_PATIENTS,
         seconds=time.monotonic() - began,
     )

@@ -1,4 +1,4 @@
-"""The files of an evaluation: metrics.json, cases.csv, lesions.csv, and pictures of the worst cases."""
+"""The files of an evaluation: metrics.json, cases.csv, lesions.csv, report.html and its pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import metaseg_cli
-from metaseg_cli.core.metrics import POLICY, Confusion, Matching, bootstrap_mean
+from metaseg_cli.core.metrics import Lesion, policy
+from metaseg_cli.core.metrics.cases import CaseScore, Picture
+from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
 from metaseg_cli.core.whole_file import write_text_whole
-from metaseg_cli.reports import figures
+from metaseg_cli.reports import figures, pages
 
 if TYPE_CHECKING:
     from metaseg_cli.core.datasets import Problem
@@ -22,40 +23,13 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseScore:
-    """Scores of one case by region, and the counts from which a patient's are pooled."""
-
-    case: str
-    patient: str
-    regions: dict[str, dict[str, float]]
-    counts: dict[str, Confusion]
-    matches: dict[str, Matching]
-
-
-def summarise(cases: Sequence[CaseScore]) -> dict[str, dict[str, Any]]:
-    """Region → metric → mean over cases, bootstrap 95 % interval over patients, number of cases.
-
-    Some cases may have a spacing and others none: a volume in ml then averages the former, one in px the latter.
-    """
-    summary: dict[str, dict[str, Any]] = {}
-    for region in cases[0].regions:
-        summary[region] = {}
-        for metric in _in_order(case.regions[region] for case in cases):
-            having = [case for case in cases if metric in case.regions[region]]
-            values = [case.regions[region][metric] for case in having]
-            mean, (low, high) = bootstrap_mean(values, [case.patient for case in having])
-            summary[region][metric] = {"mean": mean, "ci95": [low, high], "n": len(values)}
-    return summary
-
-
 def write(
     out: Path,
-    cases: Sequence[CaseScore],
-    summary: dict[str, dict[str, Any]],
-    patients: dict[str, dict[str, dict[str, Any]]],
-    settings: dict[str, Any],
-    pictures: Sequence[tuple[str, Any, Any, Any]],
+    evaluation: Evaluation,
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    worst: Sequence[tuple[str, Picture]],
     problems: Sequence[Problem],
     notes: Sequence[str],
 ) -> None:
@@ -64,21 +38,67 @@ def write(
     document = {
         "schema": SCHEMA,
         "program": f"metaseg {metaseg_cli.__version__}",
-        "protocol": {"name": "default", "connectivity": "26 neighbours (2D: 8)", "matching": "any overlap"},
-        "policy": POLICY,
+        "protocol": evaluation.protocol.record(),
+        "policy": policy(evaluation.protocol),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
-        "cases": [{"case": c.case, "patient": c.patient, "regions": _finite(c.regions)} for c in cases],
-        "patients": [{"patient": name, "regions": _finite(regions)} for name, regions in patients.items()],
-        "summary": _finite(summary),
+        "cases": [_case_document(case) for case in evaluation.cases],
+        "patients": [{"patient": name, "regions": regions} for name, regions in evaluation.patients.items()],
+        "summary": evaluation.summary,
+        "by_size": {
+            region: {name: {"lesions": n, "found": k, "recall": k / n if n else None} for name, (n, k) in rows.items()}
+            for region, rows in evaluation.by_size.items()
+        },
+        "confidence": {region: _trust_document(trust) for region, trust in evaluation.trust.items()},
         "notes": list(notes),
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
     }
-    write_text_whole(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False))
-    write_text_whole(out / "cases.csv", _csv(_case_rows(cases)))
-    write_text_whole(
-        out / "lesions.csv", _csv(_lesion_rows(cases), ["case", "patient", "region", "side", "lesion", "matched"])
+    write_text_whole(out / "metrics.json", json.dumps(_finite(document), indent=1, allow_nan=False))
+    write_text_whole(out / "cases.csv", _csv(_case_rows(evaluation.cases)))
+    write_text_whole(out / "lesions.csv", _csv(_lesion_rows(evaluation.cases), _LESION_COLUMNS))
+    figures.save_worst_cases(
+        out / "worst_cases.png",
+        [(name, p.image if p.image is not None else p.reference, p.reference, p.prediction) for name, p in worst],
     )
-    figures.save_worst_cases(out / "worst_cases.png", pictures)
+    pages.write_evaluation_report(
+        out / "report.html",
+        evaluation,
+        title=title,
+        settings={name: str(value) for name, value in settings.items()},
+        problems=[(str(p.file), p.reason, p.remedy, p.left_out) for p in problems],
+        notes=notes,
+        worst=out / "worst_cases.png",
+    )
+
+
+def _case_document(case: CaseScore) -> dict[str, Any]:
+    reasons = {
+        region: {m: reason for m in comparison.scores if (reason := comparison.reason(m)) is not None}
+        for region, comparison in case.comparisons.items()
+    }
+    document: dict[str, Any] = {"case": case.case, "patient": case.patient, "regions": case.regions}
+    # Why a metric is null; what stands for it in means is the protocol's penalty.
+    if any(reasons.values()):
+        document["reasons"] = {region: named for region, named in reasons.items() if named}
+    return document
+
+
+def _trust_document(trust: Trust) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    if trust.froc is not None:
+        document["froc"] = {
+            "false_per_case": trust.froc.false_per_case,
+            "recall": trust.froc.recall,
+            "score": trust.froc.score,
+        }
+        document["average_precision"] = trust.froc.average_precision
+    if trust.calibration is not None:
+        document["ece"] = trust.calibration.ece
+        document["reliability"] = {
+            "predicted": trust.calibration.predicted,
+            "observed": trust.calibration.observed,
+            "voxels": trust.calibration.voxels,
+        }
+    return document
 
 
 def _case_rows(cases: Iterable[CaseScore]) -> list[dict[str, Any]]:
@@ -89,33 +109,71 @@ def _case_rows(cases: Iterable[CaseScore]) -> list[dict[str, Any]]:
     ]
 
 
+_LESION_COLUMNS = (
+    *("case", "patient", "region", "side", "lesion", "matched", "matched_with", "counted", "voxels", "volume_mm3"),
+    *("diameter_mm", "diameter_px", "z", "y", "x", "x_mm", "y_mm", "z_mm"),
+    *("dice", "hd95_mm", "hd95_px", "confidence"),
+)
+
+
 def _lesion_rows(cases: Iterable[CaseScore]) -> list[dict[str, Any]]:
+    """One row per lesion of either side; *x_mm*, *y_mm*, *z_mm* are its centre in patient coordinates (LPS)."""
     rows = []
     for case in cases:
-        for region, match in case.matches.items():
-            for side, matched in (("reference", match.found), ("prediction", tuple(not f for f in match.false))):
-                for number, hit in enumerate(matched, start=1):
-                    rows.append(
-                        {
-                            "case": case.case,
-                            "patient": case.patient,
-                            "region": region,
-                            "side": side,
-                            "lesion": number,
-                            "matched": int(hit),
-                        }
-                    )
+        for region, comparison in case.comparisons.items():
+            found = comparison.lesions
+            owners: dict[int, list[int]] = {}
+            common = {"case": case.case, "patient": case.patient, "region": region}
+            for each in found.reference:
+                for other in each.matched:
+                    owners.setdefault(other, []).append(each.lesion.number)
+                rows.append(
+                    {
+                        **common,
+                        "side": "reference",
+                        **_described(each.lesion, case, comparison.unit),
+                        "matched": int(each.found),
+                        "matched_with": ";".join(map(str, each.matched)),
+                        "counted": int(each.counted),
+                        "dice": each.dice,
+                        f"hd95_{comparison.unit}": each.hd95 if each.found else None,
+                    }
+                )
+            rows += [
+                {
+                    **common,
+                    "side": "prediction",
+                    **_described(lesion, case, comparison.unit),
+                    "matched": int(lesion.number not in found.false),
+                    "matched_with": ";".join(map(str, owners.get(lesion.number, ()))),
+                    "counted": 1,
+                    "confidence": lesion.confidence,
+                }
+                for lesion in found.prediction
+            ]
     return rows
 
 
-def _in_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Every key of *rows* once, in the order of first appearance."""
-    return list(dict.fromkeys(key for row in rows for key in row))
+def _described(lesion: Lesion, case: CaseScore, unit: str) -> dict[str, Any]:
+    z, y, x = lesion.centroid_voxel
+    row = {
+        "lesion": lesion.number,
+        "voxels": lesion.voxels,
+        "volume_mm3": lesion.volume_mm3,
+        f"diameter_{unit}": lesion.equivalent_diameter,
+        "z": z,
+        "y": y,
+        "x": x,
+    }
+    if case.affine is not None:
+        place = [sum(m * v for m, v in zip(line, (x, y, z, 1.0), strict=True)) for line in case.affine[:3]]
+        row.update(zip(("x_mm", "y_mm", "z_mm"), place, strict=True))
+    return row
 
 
-def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns) or _in_order(rows))
+    writer = csv.DictWriter(text, list(columns) or list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -123,8 +181,8 @@ def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> str:
 
 def _finite(value: Any) -> Any:
     """JSON knows neither infinity nor NaN: both become null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from metaseg_cli.core.metrics import policy
+from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.reports import charts
 
 
 def write_prepare_report(
@@ -20,10 +25,7 @@ def write_prepare_report(
     pictures: Sequence[Path],
 ) -> None:
     """Write the report of ``metaseg prepare``: *problems* are (file, reason, remedy, left out), *cases* table rows."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True)
-    text = environment.get_template("prepare.html.j2").render(
+    text = _template("prepare.html.j2").render(
         title=title,
         facts=facts,
         notes=notes,
@@ -33,3 +35,84 @@ def write_prepare_report(
         pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
     )
     write_text_whole(path, text)
+
+
+def write_evaluation_report(
+    path: Path,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    settings: Mapping[str, str],
+    problems: Sequence[tuple[str, str, str, bool]],
+    notes: Sequence[str],
+    worst: Path,
+) -> None:
+    """Write the report of ``metaseg evaluate``: *problems* as above, *worst* the picture of the worst cases."""
+    meanings = policy(evaluation.protocol)
+    regions = []
+    for region, summary in evaluation.summary.items():
+        rows = [
+            (metric, _number(m["mean"]), _interval(m["ci95"]), m["n"], _meaning(metric, meanings))
+            for metric, m in summary.items()
+        ]
+        shown = [("Scores of each case", charts.distributions(evaluation, region))]
+        if any(lesions for lesions, _ in evaluation.by_size[region].values()):
+            shown.append(("Sensitivity by size", charts.by_size(evaluation.by_size[region])))
+        trust = evaluation.trust.get(region)
+        if trust and trust.froc:
+            shown.append(("Free-response curve", charts.free_response(trust.froc)))
+        if trust and trust.calibration:
+            shown.append(("Reliability", charts.reliability(trust.calibration)))
+        encoded = [(name, base64.b64encode(png).decode()) for name, png in shown]
+        regions.append({"name": region, "rows": rows, "charts": encoded})
+    patients = [
+        (
+            p,
+            region,
+            *(_number(s[k]) for k in ("dice", "precision", "recall")),
+            s["lesion_tp"],
+            s["lesion_fn"],
+            s["lesion_fp"],
+        )
+        for p, scores in sorted(evaluation.patients.items(), key=lambda row: min(s["dice"] for s in row[1].values()))
+        for region, s in scores.items()
+    ]
+    head = evaluation.headline
+    text = _template("evaluation.html.j2").render(
+        title=title,
+        headline=[
+            ("Dice per patient", _number(head["dice"])),
+            ("lesion F1", _number(head["lesion_f1"])),
+            ("lesions found", f"{head['lesion_tp']} of {head['lesion_tp'] + head['lesion_fn']}"),
+            ("false lesions per case", _number(head["lesion_fp"] / len(evaluation.cases), 2)),
+        ],
+        notes=notes,
+        problems=problems,
+        regions=regions,
+        patients=patients,
+        worst=base64.b64encode(worst.read_bytes()).decode(),
+        facts=[*settings.items(), *((f"protocol: {k}", v) for k, v in evaluation.protocol.record().items())],
+    )
+    write_text_whole(path, text)
+
+
+def _template(name: str) -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    return Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True).get_template(name)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3f} – {ends[1]:.3f}" if all(map(math.isfinite, ends)) else "–"
+
+
+def _meaning(metric: str, meanings: Mapping[str, str]) -> str:
+    """What empty masks mean for *metric*: by its own name, or that of its family."""
+    for name in sorted(meanings, key=len, reverse=True):
+        if metric == name or metric.startswith(f"{name}_"):
+            return meanings[name]
+    return meanings["pq"] if metric in ("sq", "rq") else ""

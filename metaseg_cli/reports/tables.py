@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SHOWN = 12
 _MANY = 40
 
+_COUNTS = ("lesions_", "lesion_tp", "lesion_fp", "lesion_fn", "volume_")  # whose means over cases say little
+
 
 def _table(title: str, *columns: str) -> Table:
     """A plain table; columns named with a leading > are right-aligned."""
@@ -168,16 +170,28 @@ def train_summary(result: Any) -> list[Any]:
 
 
 def evaluate_summary(result: Any) -> list[Any]:
-    """What ``metaseg evaluate`` prints: the summary, then the patients, worst first."""
+    """What ``metaseg evaluate`` prints: the means, lesions by size, then the patients, worst first."""
     parts: list[Any] = []
-    for region, metrics in result.summary.items():
-        parts.append(f"[bold]{escape(region)}[/bold], {escape(result.what)}")
+    evaluation = result.evaluation
+    for region, metrics in evaluation.summary.items():
+        by = "" if evaluation.protocol.name == "default" else f", by {evaluation.protocol.name}"
+        parts.append(f"[bold]{escape(region)}[/bold], {escape(result.what)}{escape(by)}")
         table = _table("", "metric", ">mean", ">95 % interval", ">n")
-        for name in ("dice", "iou", "precision", "recall", "lesion_f1", "lesion_recall", "lesion_precision"):
-            if name in metrics:
-                m = metrics[name]
+        for name, m in metrics.items():
+            if not name.startswith(_COUNTS) and name not in ("iou", "specificity", "sq", "rq"):
                 table.add_row(name, _number(m["mean"]), _interval(*m["ci95"]), str(m["n"]))
         parts += [table, ""]
+        sizes = _table("Lesions found, by diameter or volume", "size", ">lesions", ">found", ">recall")
+        for name, (lesions, found) in evaluation.by_size[region].items():
+            if lesions:
+                sizes.add_row(escape(name), str(lesions), str(found), _number(found / lesions))
+        trust = evaluation.trust.get(region)
+        if trust and trust.froc:
+            parts.append(
+                f"FROC {trust.froc.score:.3f}, average precision {trust.froc.average_precision:.3f}"
+                + (f", calibration error {trust.calibration.ece:.4f}" if trust.calibration else "")
+            )
+        parts += [sizes, ""]
         worst = _table(
             "Patients, worst first (voxels pooled)",
             "patient",
@@ -189,7 +203,7 @@ def evaluate_summary(result: Any) -> list[Any]:
             ">false",
         )
         rows = sorted(
-            ((p, r[region]) for p, r in result.patients.items() if region in r), key=lambda row: row[1]["dice"]
+            ((p, r[region]) for p, r in evaluation.patients.items() if region in r), key=lambda row: row[1]["dice"]
         )
         for patient, scores in rows[:_SHOWN]:
             worst.add_row(
@@ -202,7 +216,8 @@ def evaluate_summary(result: Any) -> list[Any]:
         mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
         parts += [worst, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients", ""]
     notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
-    return [*parts, *notes, *problems_table(result.problems), f"All numbers: {escape(str(result.out))}"]
+    where = f"All numbers: {escape(str(result.out))}; look at report.html there"
+    return [*parts, *notes, *problems_table(result.problems), where]
 
 
 def lesion_table(rows: Sequence[dict[str, Any]], unit: str) -> Table:

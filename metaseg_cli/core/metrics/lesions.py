@@ -1,20 +1,42 @@
-"""Lesions: connected components, which of them were found, and what each is like."""
+"""Which lesions were found, and how well each of them was drawn."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from metaseg_cli.core.metrics.components import Lesion, describe_labels, label_lesions, neighbourhood
+from metaseg_cli.core.metrics.protocols import Protocol
+from metaseg_cli.core.metrics.surfaces import surface_distances
 
 POLICY = {
     "lesion_precision": "no lesion on either side: 1; nothing predicted but lesions in the reference: 0",
     "lesion_recall": "no lesion on either side: 1; no lesion in the reference but some predicted: 0",
     "lesion_f1": "no lesion on either side: 1; on one side only: 0",
+    "lesion_wise": "missed and false lesions: dice and nsd 0, hd95 the penalty; no lesion on either side: 1, 1 and 0",
+    "pq": "pairs of lesions with IoU above one half; no lesion on either side: pq, sq, rq 1; no pair: 0",
 }
+SPLIT_POLICY = {
+    "rq": "no lesion on either side: not defined",
+    "pq": "no lesion on either side: not defined; no pair: sq and pq 0, sq_hd95 infinite",
+    "lesion_wise": "large lesions of the reference and every false one; no large lesion: not defined",
+    "lesion_f1_small": "no lesion below the split volume in the reference: not defined",
+    "lesion_f1_large": "no lesion from the split volume on in the reference: not defined",
+}
+# Edges of the size classes that recall is reported for: diameter in mm (or pixels), and volume in mm³.
+DIAMETERS = (0.0, 3.0, 5.0, 10.0, math.inf)
+VOLUMES_MM3 = (27.0, 100.0)
+
+_ANY_OVERLAP = 1e-6
+_PQ_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,13 +61,18 @@ class Matching:
         """Predicted lesions that touch no reference lesion."""
         return sum(self.false)
 
-    def scores(self) -> dict[str, float]:
-        """Counts, and lesion precision, recall and F1 by ``POLICY``."""
-        return {
-            "lesions_reference": len(self.found),
-            "lesions_predicted": len(self.false),
-            **lesion_scores(self.lesion_tp, self.lesion_fp, self.lesion_fn),
-        }
+
+def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching:
+    """A reference lesion is found when any predicted voxel lies on it; a prediction that lies on none is false."""
+    r, r_count = label_lesions(reference)
+    p, p_count = label_lesions(prediction)
+    found = np.zeros(r_count + 1, bool)
+    hits = np.zeros(p_count + 1, bool)
+    if r_count and p_count:
+        both = (r > 0) & (p > 0)
+        found[r[both]] = True
+        hits[p[both]] = True
+    return Matching(tuple(bool(f) for f in found[1:]), tuple(not h for h in hits[1:]))
 
 
 def lesion_scores(tp: int, fp: int, fn: int) -> dict[str, float]:
@@ -61,89 +88,254 @@ def lesion_scores(tp: int, fp: int, fn: int) -> dict[str, float]:
     }
 
 
-def label_lesions(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
-    """Components of ``(Z, Y, X)`` by 26 neighbours, of ``(Y, X)`` by 8; numbered from 1."""
-    foreground = mask != 0
-    if not foreground.any():
-        return np.zeros(mask.shape, np.int32), 0
-    # Lesions are few and small: labelling the box around them takes a fraction of the whole volume's time.
-    box = tuple(
-        slice(int(line.argmax()), line.size - int(line[::-1].argmax()))
-        for line in (foreground.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim))
-    )
-    labels = np.zeros(mask.shape, np.int32)
-    labels[box], count = ndimage.label(foreground[box], structure=np.ones((3,) * mask.ndim))
-    return labels, int(count)
+@dataclass(frozen=True, kw_only=True)
+class ScoredLesion:
+    """A reference lesion and what was predicted for it; *matched* are numbers of predicted lesions.
 
+    ``hd95`` (mm, or pixels without a spacing) is infinite and ``dice`` and ``nsd`` (by tolerance) are 0 when there is
+    none. Not ``counted``: smaller than the protocol looks at.
+    """
 
-def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching:
-    """A reference lesion is found when any predicted voxel lies on it; a prediction that lies on none is false."""
-    r, r_count = label_lesions(reference)
-    p, p_count = label_lesions(prediction)
-    found = np.zeros(r_count + 1, bool)
-    hits = np.zeros(p_count + 1, bool)
-    if r_count and p_count:
-        both = (r > 0) & (p > 0)
-        found[r[both]] = True
-        hits[p[both]] = True
-    return Matching(tuple(bool(f) for f in found[1:]), tuple(not h for h in hits[1:]))
+    lesion: Lesion
+    matched: tuple[int, ...]
+    dice: float
+    hd95: float
+    nsd: dict[float, float]
+    counted: bool = True
+
+    @property
+    def found(self) -> bool:
+        """Whether anything was predicted for it."""
+        return bool(self.matched)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesion:
-    """One connected lesion. Lengths are in mm when the scan has a spacing, else in pixels."""
+class LesionComparison:
+    """All lesions of two masks under one protocol; ``false`` are numbers of predicted lesions."""
 
-    number: int
-    voxels: int
-    volume_mm3: float | None
-    equivalent_diameter: float  # of the sphere (2D: circle) of the same size
-    centroid_voxel: tuple[float, float, float]  # z, y, x
-    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and one past the last index per axis
-    confidence: float | None  # mean probability over the lesion
+    reference: tuple[ScoredLesion, ...]
+    prediction: tuple[Lesion, ...]
+    false: tuple[int, ...]
+    ious: tuple[float, ...]  # of every pair that overlaps by more than half
+    protocol: Protocol
+
+    @property
+    def counted(self) -> tuple[ScoredLesion, ...]:
+        """The reference lesions that enter counts and means."""
+        return tuple(each for each in self.reference if each.counted)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """True positives, false positives, false negatives."""
+        tp = sum(each.found for each in self.counted)
+        return tp, len(self.false), len(self.counted) - tp
+
+    def found_by_size(self) -> dict[str, tuple[int, int]]:
+        """Reference lesions by size class, and how many of them were found."""
+        rows: dict[str, tuple[int, int]] = {}
+        for low, high in itertools.pairwise(DIAMETERS):
+            name = f"above {low:g}" if math.isinf(high) else f"{low:g} – {high:g}"
+            rows[name] = _found(e for e in self.counted if low <= e.lesion.equivalent_diameter < high)
+        for limit in VOLUMES_MM3:
+            small = (e for e in self.counted if e.lesion.volume_mm3 is not None and e.lesion.volume_mm3 < limit)
+            rows[f"below {limit:g} mm³"] = _found(small)
+        return rows
 
 
-def equivalent_diameter(size: float, *, flat: bool) -> float:
-    """Of the sphere of volume *size*, or, *flat*, of the circle of area *size*."""
-    return 2 * math.sqrt(size / math.pi) if flat else (6 * size / math.pi) ** (1 / 3)
+def _found(lesions: Iterable[ScoredLesion]) -> tuple[int, int]:
+    chosen = [each.found for each in lesions]
+    return len(chosen), sum(chosen)
 
 
-def describe_lesions(
-    mask: NDArray[Any],
-    spacing_mm: tuple[float, float, float] | None = None,
+def compare_lesions(
+    reference: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    spacing_mm: tuple[float, float, float] | None,
+    protocol: Protocol,
+    tolerances: Sequence[float],
     probability: NDArray[np.floating[Any]] | None = None,
-) -> list[Lesion]:
-    """The lesions of ``(Z, Y, X)`` or ``(Y, X)``, largest first, numbered from 1; *spacing_mm* is always (z, y, x)."""
-    if mask.ndim == 2:
-        mask = mask[None]
-        probability = None if probability is None else probability.reshape(mask.shape)
-    labels, count = label_lesions(mask)
-    if not count:
-        return []
-    where = labels.nonzero()
-    owner = labels[where] - 1
-    sizes = np.bincount(owner, minlength=count)
-    centroids = np.stack([np.bincount(owner, weights=axis, minlength=count) / sizes for axis in where], axis=1)
-    confidences = None
-    if probability is not None:
-        confidences = np.bincount(owner, weights=probability[where], minlength=count) / sizes
-    boxes = ndimage.find_objects(labels)
-    voxel = math.prod(spacing_mm) if spacing_mm else 1.0
-    area = voxel / spacing_mm[0] if spacing_mm else 1.0
-    flat = mask.shape[0] == 1
-    lesions = []
-    for number, i in enumerate(np.argsort(-sizes, kind="stable"), start=1):
-        n = int(sizes[i])
-        z, y, x = (float(c) for c in centroids[i])
-        in_z, in_y, in_x = ((int(s.start), int(s.stop)) for s in boxes[i])
-        lesions.append(
-            Lesion(
-                number=number,
-                voxels=n,
-                volume_mm3=n * voxel if spacing_mm else None,
-                equivalent_diameter=equivalent_diameter(n * (area if flat else voxel), flat=flat),
-                centroid_voxel=(z, y, x),
-                box=(in_z, in_y, in_x),
-                confidence=None if confidences is None else float(confidences[i]),
+) -> LesionComparison:
+    """Of two masks ``(Z, Y, X)``; one of a single slice is compared in 2D. *tolerances* in mm, or pixels."""
+    flat = reference.shape[0] == 1
+    r_mask, p_mask = (reference[0], prediction[0]) if flat else (reference, prediction)
+    spacing = None if spacing_mm is None else spacing_mm[1:] if flat else spacing_mm
+    r, r_count = (
+        _joined(r_mask, protocol) if protocol.dilation else label_lesions(r_mask, protocol.neighbours(r_mask.ndim))
+    )
+    p, p_count = label_lesions(p_mask, protocol.neighbours(p_mask.ndim))
+    r_lesions = describe_labels(r.reshape(reference.shape), r_count, spacing_mm)
+    p_lesions = describe_labels(p.reshape(reference.shape), p_count, spacing_mm, probability)
+    overlaps = _overlaps(r, p, p_count)
+    r_sizes = {lesion.number: lesion.voxels for lesion in r_lesions}
+    p_sizes = {lesion.number: lesion.voxels for lesion in p_lesions}
+
+    def dice(number: int, others: Iterable[int]) -> float:
+        others = list(others)
+        both = sum(overlaps.get((number, other), 0) for other in others)
+        return 2 * both / (r_sizes[number] + sum(p_sizes[other] for other in others))
+
+    if protocol.matching == "one-to-one":
+        matched = _one_to_one(r_count, p_count, {pair: dice(pair[0], [pair[1]]) for pair in overlaps})
+    else:
+        matched = _touching(r, p, r_lesions, protocol) if protocol.dilation else _owners(overlaps)
+    scored = []
+    for lesion in r_lesions:
+        mine = matched.get(lesion.number, ())
+        hd95, nsd = math.inf, dict.fromkeys(tolerances, 0.0)
+        if mine:
+            place = _box_around([lesion, *(p_lesions[other - 1] for other in mine)])[1 if flat else 0 :]
+            found = np.isin(p[place], mine) if len(mine) > 1 else p[place] == mine[0]
+            distances = surface_distances(
+                r[place] == lesion.number, found, spacing, border_voxels=protocol.border_voxels
+            )
+            hd95 = distances.hd95_pooled() if protocol.border_voxels else distances.hd95()
+            near = distances.nsd_of_shares if protocol.border_voxels else distances.nsd
+            nsd = {tolerance: near(tolerance) for tolerance in tolerances}
+        size = lesion.voxels if lesion.volume_mm3 is None else lesion.volume_mm3
+        scored.append(
+            ScoredLesion(
+                lesion=lesion,
+                matched=mine,
+                dice=dice(lesion.number, mine),
+                hd95=hd95,
+                nsd=nsd,
+                counted=size > protocol.smallest_lesion_mm3,
             )
         )
-    return lesions
+    taken = {other for others in matched.values() for other in others}
+    ious = [both / (r_sizes[i] + p_sizes[j] - both) for (i, j), both in overlaps.items()]
+    return LesionComparison(
+        reference=tuple(scored),
+        prediction=tuple(p_lesions),
+        false=tuple(number for number in p_sizes if number not in taken),
+        ious=tuple(iou for iou in ious if iou > _PQ_IOU),
+        protocol=protocol,
+    )
+
+
+def _joined(mask: NDArray[np.bool_], protocol: Protocol) -> tuple[NDArray[np.int32], int]:
+    """Lesions whose dilations touch have one number."""
+    element = neighbourhood(mask.ndim, 18)
+    wide, count = label_lesions(
+        ndimage.binary_dilation(mask, element, iterations=protocol.dilation), protocol.neighbours(mask.ndim)
+    )
+    return np.where(mask, wide, 0).astype(np.int32), count
+
+
+def _overlaps(r: NDArray[np.int32], p: NDArray[np.int32], p_count: int) -> dict[tuple[int, int], int]:
+    """Voxels that each pair of a reference and a predicted lesion has in common."""
+    both = (r > 0) & (p > 0)
+    pairs, counts = np.unique(r[both].astype(np.int64) * (p_count + 1) + p[both], return_counts=True)
+    return {divmod(int(pair), p_count + 1): int(n) for pair, n in zip(pairs, counts, strict=True)}
+
+
+def _owners(overlaps: dict[tuple[int, int], int]) -> dict[int, tuple[int, ...]]:
+    matched: dict[int, tuple[int, ...]] = {}
+    for i, j in overlaps:
+        matched[i] = (*matched.get(i, ()), j)
+    return matched
+
+
+def _touching(
+    r: NDArray[np.int32], p: NDArray[np.int32], lesions: Sequence[Lesion], protocol: Protocol
+) -> dict[int, tuple[int, ...]]:
+    """Predicted lesions that meet the dilation of each reference lesion."""
+    matched = {}
+    element = neighbourhood(r.ndim, 18)
+    for lesion in lesions:
+        place = tuple(
+            slice(max(0, start - protocol.dilation), min(length, stop + protocol.dilation))
+            for (start, stop), length in zip(lesion.box[3 - r.ndim :], r.shape, strict=True)
+        )
+        wide = ndimage.binary_dilation(r[place] == lesion.number, element, iterations=protocol.dilation)
+        near = np.unique(p[place][wide])
+        if near.any():
+            matched[lesion.number] = tuple(int(n) for n in near if n)
+    return matched
+
+
+def _one_to_one(r_count: int, p_count: int, dice: dict[tuple[int, int], float]) -> dict[int, tuple[int, ...]]:
+    """The pairs with the largest sum of Dice, each lesion in one pair at most."""
+    cost = np.full((r_count, p_count), 1.0 + _ANY_OVERLAP)
+    for (i, j), value in dice.items():
+        if value >= _ANY_OVERLAP:
+            cost[i - 1, j - 1] = 1 - value
+    return {int(i) + 1: (int(j) + 1,) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < 1}
+
+
+def _box_around(lesions: Sequence[Lesion]) -> tuple[slice, ...]:
+    starts = np.min([[side[0] for side in lesion.box] for lesion in lesions], axis=0)
+    stops = np.max([[side[1] for side in lesion.box] for lesion in lesions], axis=0)
+    return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+
+
+def comparison_scores(
+    comparison: LesionComparison, unit: str, tolerances: Sequence[float], penalty: float
+) -> dict[str, float]:
+    """Counts, detection and lesion-wise scores; *penalty* (mm, or pixels) is the distance of an unmatched one."""
+    tp, fp, fn = comparison.counts
+    counts = {
+        "lesions_reference": len(comparison.counted),
+        "lesions_predicted": len(comparison.prediction),
+        **lesion_scores(tp, fp, fn),
+    }
+    if comparison.protocol.split_mm3 is not None:
+        return {**counts, **_split_scores(comparison, unit, tolerances, penalty)}
+    result = {**counts, **_lesion_wise(comparison.counted, fp, unit, tolerances, penalty)}
+    if comparison.protocol.dilation or comparison.protocol.smallest_lesion_mm3:
+        return result  # panoptic quality knows neither joined lesions nor lesions that do not count
+    paired = len(comparison.ious)
+    silent = not comparison.counted and not comparison.prediction
+    sq = 1.0 if silent else sum(comparison.ious) / paired if paired else 0.0
+    rq = 1.0 if silent else 2 * paired / (len(comparison.counted) + len(comparison.prediction))
+    return {**result, "pq": sq * rq, "sq": sq, "rq": rq}
+
+
+def _lesion_wise(
+    lesions: Sequence[ScoredLesion], false: int, unit: str, tolerances: Sequence[float], penalty: float
+) -> dict[str, float]:
+    """Means over reference lesions and false ones, which count as 0, or *penalty*."""
+    n = len(lesions) + false
+    distance = sum(each.hd95 if each.found else penalty for each in lesions) + false * penalty
+    return {
+        "lesion_wise_dice": sum(each.dice for each in lesions) / n if n else 1.0,
+        f"lesion_wise_hd95_{unit}": distance / n if n else 0.0,
+        **{f"lesion_wise_nsd_{t:g}{unit}": sum(each.nsd[t] for each in lesions) / n if n else 1.0 for t in tolerances},
+    }
+
+
+def _split_scores(
+    comparison: LesionComparison, unit: str, tolerances: Sequence[float], penalty: float
+) -> dict[str, float]:
+    """Overlap of the large lesions, detection of small and large ones, and the quality of all pairs."""
+    tp, fp, fn = comparison.counts
+    hits = [each for each in comparison.counted if each.found]
+    split = comparison.protocol.split_mm3 or 0.0
+    large = [e for e in comparison.counted if _size(e.lesion) >= split]
+    small = [e for e in comparison.counted if _size(e.lesion) < split]
+    nothing = tp + fp + fn == 0
+    rq = math.nan if nothing else 2 * tp / (2 * tp + fp + fn)
+    sq = math.nan if nothing else float(np.mean([e.dice for e in hits])) if hits else 0.0
+    result = (
+        _lesion_wise(large, fp, unit, tolerances, penalty)
+        if large
+        else dict.fromkeys(_lesion_wise([], 0, unit, tolerances, penalty), math.nan)
+    )
+    for name, group in (("small", small), ("large", large)):
+        found = sum(e.found and e.dice >= comparison.protocol.hit_dice for e in group)
+        result[f"lesion_f1_{name}"] = 2 * found / (found + len(group) + fp) if group else math.nan
+    return {
+        **result,
+        "pq": sq * rq,
+        "sq": sq,
+        "rq": rq,
+        f"sq_hd95_{unit}": math.nan if nothing else float(np.mean([e.hd95 for e in hits])) if hits else math.inf,
+        **{
+            f"sq_nsd_{t:g}{unit}": math.nan if nothing else float(np.mean([e.nsd[t] for e in hits])) if hits else 0.0
+            for t in tolerances
+        },
+    }
+
+
+def _size(lesion: Lesion) -> float:
+    return float(lesion.voxels) if lesion.volume_mm3 is None else lesion.volume_mm3

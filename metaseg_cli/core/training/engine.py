@@ -39,7 +39,6 @@ from metaseg_cli.core.training.validation import (
     choose_postprocessing,
     choose_temperature,
     score_by_size,
-    score_cases,
 )
 from metaseg_cli.core.training.whole_cases import Example, WholeCases
 from metaseg_cli.errors import InputError, Interrupted
@@ -220,7 +219,8 @@ class Trainer:
         state.epoch += 1
         examples: list[Example] = []
         found = self._findings(examples=examples)
-        score = score_cases(found, Postprocessing()) if found else None
+        # Specks that a smallest lesion size removes in the end must not choose the epoch.
+        score = choose_postprocessing(found, self._lesion_voxels)[1] if found else None
         loss_sum, loss_count = self.group.total([state.loss_sum, state.loss_count])
         record = EpochRecord(
             epoch=state.epoch,
@@ -263,8 +263,7 @@ class Trainer:
         settings, temperature, score = Postprocessing(), 1.0, None
         found = self._findings(keep=self.on_final)
         if found:
-            lesions = [v for case in self.training for v in case.lesion_voxels]
-            settings, score = choose_postprocessing(found, lesions)
+            settings, score = choose_postprocessing(found, self._lesion_voxels)
             temperature = choose_temperature(found)
         values: dict[str, Any] = {
             "threshold": settings.threshold,
@@ -305,6 +304,10 @@ class Trainer:
         old = [place for place in self.sampler.mistakes if place.case not in looked]
         self.sampler.mistakes = tuple((fresh + old)[:_MOST_MISTAKES])
         self.batches.restart(self.state.step)
+
+    @property
+    def _lesion_voxels(self) -> list[int]:
+        return [voxels for case in self.training for voxels in case.lesion_voxels]
 
     def _evaluated(self) -> nn.Module:
         return self.averaged.model if self.config.ema else self.model

@@ -13,7 +13,11 @@ from metaseg_cli.core.training.validation import CaseFindings, SizeClassScore, V
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One row of ``history.csv``; scores are of the averaged weights on the validation fold at threshold 0.5."""
+    """One row of ``history.csv``.
+
+    Scores are of the averaged weights on the validation fold at threshold 0.5, without the components that are smaller
+    than suits this epoch best.
+    """
 
     epoch: int
     loss: float

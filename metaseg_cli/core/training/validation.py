@@ -177,7 +177,7 @@ def score_by_size(cases: Sequence[CaseFindings], settings: Postprocessing) -> li
 def choose_postprocessing(
     cases: Sequence[CaseFindings], training_lesions: Sequence[int]
 ) -> tuple[Postprocessing, ValidationScore]:
-    """The threshold and smallest lesion with the best score on *cases*.
+    """The threshold (of those that *cases* know) and smallest lesion with the best score on *cases*.
 
     Nothing as large as the smallest tenth of the training lesions is ever dropped: a filter that gains precision
     by deleting small metastases would look good and do harm.
@@ -186,7 +186,7 @@ def choose_postprocessing(
     sizes = [0] + [s for s in (2, 4, 8, 16, 32, 64) if s <= limit]
     best: tuple[Postprocessing, ValidationScore] | None = None
     # From the middle outwards and from no filter up, so that a tie keeps the plainer setting.
-    for threshold in sorted(THRESHOLDS, key=lambda t: abs(t - MIDDLE)):
+    for threshold in sorted(cases[0].regions[0].at, key=lambda t: abs(t - MIDDLE)):
         for size in sizes:
             settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=size)
             score = score_cases(cases, settings)

@@ -1,0 +1,135 @@
+"""Every metric of two masks, from one labelling and one pair of surfaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.core.metrics import lesions, surfaces, voxels
+from metaseg_cli.core.metrics.lesions import LesionComparison, compare_lesions, comparison_scores
+from metaseg_cli.core.metrics.protocols import TOLERANCES, Protocol, find_protocol
+from metaseg_cli.core.metrics.surfaces import surface_distances
+from metaseg_cli.core.metrics.voxels import Confusion, confusion
+from metaseg_cli.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two masks compared. ``penalty`` is what an infinite distance counts in a mean, in the unit of the scores."""
+
+    scores: dict[str, float]
+    confusion: Confusion
+    lesions: LesionComparison
+    unit: str
+    penalty: float
+
+    @property
+    def by_size(self) -> dict[str, tuple[int, int]]:
+        """Reference lesions, and those found, by size class."""
+        return self.lesions.found_by_size()
+
+    def reason(self, metric: str) -> str | None:
+        """Why *metric* is no number."""
+        value = self.scores[metric]
+        if math.isfinite(value):
+            return None
+        if math.isnan(value):
+            return "no such lesion in the reference" if self.confusion.tp + self.confusion.fn else "reference empty"
+        if not self.confusion.tp + self.confusion.fn:
+            return "reference empty"
+        return "prediction empty" if not self.confusion.tp + self.confusion.fp else "no pair of lesions"
+
+
+def policy(protocol: Protocol) -> dict[str, str]:
+    """What empty masks mean for each metric under *protocol*."""
+    split = lesions.SPLIT_POLICY if protocol.split_mm3 is not None else {}
+    distance = "the diagonal of the image" if protocol.penalty_mm is None else f"{protocol.penalty_mm:g}"
+    infinite = {"infinite distances": f"null in a case, with the reason; in means {distance}"}
+    return {**voxels.POLICY, **surfaces.POLICY, **lesions.POLICY, **split, **infinite}
+
+
+def compare(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    spacing_mm: tuple[float, ...] | None = None,
+    protocol: Protocol | None = None,
+    tolerances: Sequence[float] = TOLERANCES,
+    probability: NDArray[np.floating[Any]] | None = None,
+) -> Comparison:
+    """Masks ``(Z, Y, X)`` or ``(Y, X)``, non-zero is foreground; *spacing_mm* in the same order.
+
+    A volume of one slice is a picture. *probability* of the prediction gives each predicted lesion a confidence.
+    Raises InputError when the masks do not fit together.
+    """
+    protocol = protocol or Protocol()
+    r, p = _checked(reference, prediction, spacing_mm)
+    spacing = None
+    if spacing_mm is not None:
+        z, y, x = (1.0,) * (3 - len(spacing_mm)) + tuple(float(s) for s in spacing_mm)
+        spacing = (z, y, x)
+    unit = "px" if spacing is None else "mm"
+    flat = len(r) == 1
+    counts = confusion(r, p)
+    step = (spacing or (1.0, 1.0, 1.0))[1 if flat else 0 :]
+    distances = surface_distances(r[0], p[0], step) if flat else surface_distances(r, p, step)
+    diagonal = math.hypot(*(n * s for n, s in zip(r.shape[1 if flat else 0 :], step, strict=True)))
+    penalty = diagonal if protocol.penalty_mm is None else protocol.penalty_mm
+    # The challenge of 2026 measures lesions within one voxel.
+    near = (min(step),) if protocol.border_voxels else tuple(tolerances)
+    found = compare_lesions(r, p, spacing, protocol, near, probability)
+    surface = {
+        f"hd_{unit}": distances.hd(),
+        f"hd95_{unit}": distances.hd95(),
+        f"assd_{unit}": distances.assd(),
+        **{f"nsd_{t:g}{unit}": distances.nsd(t) for t in tolerances},
+    }
+    if protocol.name == "brats-mets-2023" and math.isinf(surface[f"hd95_{unit}"]):
+        surface[f"hd95_{unit}"] = penalty
+    scores = {
+        **counts.scores(),
+        **surface,
+        **voxels.volumes(r, p, spacing),
+        **comparison_scores(found, unit, near, penalty),
+    }
+    return Comparison(scores=scores, confusion=counts, lesions=found, unit=unit, penalty=penalty)
+
+
+def score(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    spacing_mm: tuple[float, ...] | None = None,
+    protocol: str | None = None,
+) -> dict[str, float]:
+    """Every metric of two masks ``(Z, Y, X)`` or ``(Y, X)``; non-zero is foreground, *spacing_mm* in the same order.
+
+    A distance to an empty mask is infinite, a score that a protocol does not define for the masks is NaN. Without a
+    spacing, lengths are in pixels and so named. Raises InputError when the shapes differ or have other than 2 or 3
+    axes, ConfigError for a protocol that does not exist.
+    """
+    return compare(reference, prediction, spacing_mm, find_protocol(protocol)).scores
+
+
+def _checked(
+    reference: NDArray[Any], prediction: NDArray[Any], spacing_mm: tuple[float, ...] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    if reference.shape != prediction.shape:
+        raise InputError(
+            f"reference {reference.shape} and prediction {prediction.shape} differ in shape",
+            remedy="bring them onto one grid",
+        )
+    if reference.ndim not in (2, 3):
+        raise InputError(f"masks with {reference.ndim} axes", remedy="give (Y, X) or (Z, Y, X), one channel at a time")
+    if spacing_mm is not None and (
+        len(spacing_mm) not in (reference.ndim, 3) or not all(s > 0 and math.isfinite(s) for s in spacing_mm)
+    ):
+        raise InputError(
+            f"a spacing of {tuple(spacing_mm)} for masks of shape {reference.shape}",
+            remedy="give one positive length per axis",
+        )
+    r, p = reference != 0, prediction != 0
+    return (r[None], p[None]) if r.ndim == 2 else (r, p)

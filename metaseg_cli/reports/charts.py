@@ -1,0 +1,119 @@
+"""Charts of an evaluation, as PNG bytes that a page can hold."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metaseg_cli.core.metrics.curves import FROC_AT, Calibration, Froc
+from metaseg_cli.core.metrics.evaluation import Evaluation
+
+_DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
+
+
+def _figure(columns: int = 1, width: float = 4.6) -> tuple[Any, Sequence[Any]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, 3.3), dpi=130, layout="constrained")
+    panels = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, panels
+
+
+def _png(figure: Any) -> bytes:
+    to = io.BytesIO()
+    figure.savefig(to, format="png")
+    return to.getvalue()
+
+
+def distributions(evaluation: Evaluation, region: str) -> bytes:
+    """Every case as a dot: overlap, detection, and distance (that of a missing mask at its penalty)."""
+    shown = [("dice", "Dice"), ("lesion_f1", "lesion F1"), ("lesion_wise_dice", "lesion-wise Dice")]
+    unit = evaluation.cases[0].comparisons[region].unit
+    figure, (left, right) = _figure(2)
+    rng = np.random.default_rng(0)
+
+    def dots(axes: Any, at: int, metric: str) -> None:
+        having = [case for case in evaluation.cases if metric in case.comparisons[region].scores]
+        values = np.array([case.for_mean(region, metric) for case in having])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        axes.boxplot(
+            values,
+            positions=[at],
+            widths=0.5,
+            showfliers=False,
+            boxprops={"color": _LINE},
+            whiskerprops={"color": _SOFT},
+            capprops={"color": _SOFT},
+            medianprops={"color": _LINE, "linewidth": 2},
+        )
+        axes.scatter(at + rng.uniform(-0.16, 0.16, len(values)), values, s=12, alpha=0.6, color=_DOTS, linewidths=0)
+
+    for i, (metric, _) in enumerate(shown):
+        dots(left, i, metric)
+    left.set(ylim=(-0.03, 1.03), title="Per case")
+    left.set_xticks(range(len(shown)), [name for _, name in shown])
+    distances = [(f"hd95_{unit}", "HD95"), (f"assd_{unit}", "ASSD"), (f"lesion_wise_hd95_{unit}", "lesion-wise HD95")]
+    for i, (metric, _) in enumerate(distances):
+        dots(right, i, metric)
+    right.set(title=f"Distances ({unit})")
+    right.set_ylim(bottom=0)
+    right.set_xticks(range(len(distances)), [name for _, name in distances])
+    return _png(figure)
+
+
+def by_size(rows: dict[str, tuple[int, int]]) -> bytes:
+    """Share of the reference lesions found, with Wilson's 95 % interval, and how many there are."""
+    figure, (axes,) = _figure(width=5.2)
+    names = [name for name, (lesions, _) in rows.items() if lesions]
+    for i, name in enumerate(names):
+        lesions, found = rows[name]
+        share = found / lesions
+        low, high = _wilson(found, lesions)
+        axes.bar(i, share, color=_LINE, alpha=0.75, width=0.6)
+        axes.errorbar(i, share, [[share - low], [high - share]], color="#333", capsize=4, linewidth=1)
+        axes.text(i, 0.02, f"{found} of {lesions}", ha="center", va="bottom", fontsize=8, color="white")
+    axes.set(ylim=(0, 1.03), ylabel="lesions found", title="Sensitivity by size of the lesion")
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=12)
+    axes.grid(axis="x", alpha=0)
+    return _png(figure)
+
+
+def _wilson(found: int, lesions: int) -> tuple[float, float]:
+    z = 1.96
+    share, spread = found / lesions, z * z / lesions
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / lesions + spread / lesions / 4) / (1 + spread)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+
+
+def free_response(curve: Froc) -> bytes:
+    """Lesion recall against false lesions per case."""
+    figure, (axes,) = _figure()
+    axes.step([*curve.false_per_case, FROC_AT[-1]], [*curve.recall, curve.recall[-1]], where="post", color=_LINE)
+    axes.set_xscale("symlog", linthresh=0.125, linscale=0.4)
+    axes.set_xticks([0, *FROC_AT], ["0", "⅛", "¼", "½", "1", "2", "4", "8"])
+    axes.set(xlim=(0, FROC_AT[-1]), ylim=(0, 1.03), xlabel="false lesions per case", ylabel="lesions found")
+    axes.set_title(f"FROC: mean recall {curve.score:.3f}, average precision {curve.average_precision:.3f}")
+    return _png(figure)
+
+
+def reliability(found: Calibration) -> bytes:
+    """Predicted probability against the share of voxels that are lesion."""
+    figure, (axes,) = _figure()
+    axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=":")
+    axes.plot(found.predicted, found.observed, marker="o", markersize=4, color=_LINE)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="predicted probability", ylabel="share of voxels that are lesion")
+    axes.set_title(f"Reliability: expected calibration error {found.ece:.4f}")
+    return _png(figure)
