@@ -95,20 +95,28 @@ def train(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False
 @app.command()
 @options_from(settings.EvaluateConfig)
 def evaluate(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Score a model on cases it has not seen, or one folder of masks against another.
+    """Score models on cases they have not seen, or folders of masks against another; compare several.
 
-    Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth
+    Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth, or metaseg evaluate RUN RUN
     """
     checked = layered(settings.EvaluateConfig, read_yaml(config), typed)
-    from metaseg_cli.commands.evaluate import evaluate as run
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
-        result = run(checked, progress)
+        if len(checked.models) > 1:
+            from metaseg_cli.commands.compare import compare
+
+            result: Any = compare(checked, progress)
+            document, parts = result.out / "comparison.json", tables.compare_summary(result)
+        else:
+            from metaseg_cli.commands.evaluate import evaluate as run
+
+            result = run(checked, progress)
+            document, parts = result.out / "metrics.json", tables.evaluate_summary(result)
     if as_json:
-        print((result.out / "metrics.json").read_text(encoding="utf-8"))
+        print(document.read_text(encoding="utf-8"))
     elif not quiet:
-        _print(*tables.evaluate_summary(result))
+        _print(*parts)
     if any(problem.left_out for problem in result.problems):
         raise typer.Exit(1)
 

@@ -46,13 +46,13 @@ class _System:
     problems: list[Problem] = field(default_factory=list)
 
 
-def evaluate(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
-    """Score one model or folder. Raises InputError when there is nothing to score."""
+def evaluate(config: EvaluateConfig, progress: Progress, only: frozenset[str] | None = None) -> EvaluateResult:
+    """Score one model or folder; *only* these prepared cases, when named. Raises InputError when there is none."""
     protocol = protocol_of(config)
     if config.references is not None:
         folder = config.predictions or Path(config.models[0])
         return _scored(_of_folder(folder, config, protocol, config.out or Path("evaluation"), progress), protocol)
-    return _scored(_of_model(config.models[0] if config.models else None, config, protocol, progress), protocol)
+    return _scored(_of_model(config.models[0] if config.models else None, config, protocol, progress, only), protocol)
 
 
 def protocol_of(config: EvaluateConfig) -> Protocol:
@@ -82,7 +82,22 @@ def _of_folder(predictions: Path, config: EvaluateConfig, protocol: Protocol, ou
     )
 
 
-def _of_model(named: str | None, config: EvaluateConfig, protocol: Protocol, progress: Progress) -> _System:
+def unseen_by(named: str, config: EvaluateConfig) -> frozenset[str]:
+    """The prepared cases that this model may be scored on."""
+    from metaseg_cli.commands.evaluate_model import unseen_cases
+    from metaseg_cli.commands.runs import find_model
+    from metaseg_cli.core.cache import open_prepared
+    from metaseg_cli.core.model_file import read_card
+
+    path = find_model(named)
+    return frozenset(
+        record.case for record in unseen_cases(open_prepared(config.data), read_card(path), path, config)[0]
+    )
+
+
+def _of_model(
+    named: str | None, config: EvaluateConfig, protocol: Protocol, progress: Progress, only: frozenset[str] | None
+) -> _System:
     from metaseg_cli.commands.evaluate_model import score_with_model, unseen_cases
     from metaseg_cli.commands.runs import find_model
     from metaseg_cli.core.cache import open_prepared
@@ -92,6 +107,7 @@ def _of_model(named: str | None, config: EvaluateConfig, protocol: Protocol, pro
     card = read_card(path)
     prepared = open_prepared(config.data)
     records, notes = unseen_cases(prepared, card, path, config)
+    records = [record for record in records if only is None or record.case in only]
     threshold = card.threshold if config.threshold is None else config.threshold
     problems: list[Problem] = []
     return _System(

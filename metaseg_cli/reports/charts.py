@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,4 +116,23 @@ def reliability(found: Calibration) -> bytes:
     axes.plot(found.predicted, found.observed, marker="o", markersize=4, color=_LINE)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="predicted probability", ylabel="share of voxels that are lesion")
     axes.set_title(f"Reliability: expected calibration error {found.ece:.4f}")
+    return _png(figure)
+
+
+def rank_stability(ranks: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Metric → system → share of resamples in which it takes each rank: a bar for every system and metric."""
+    figure, panels = _figure(len(ranks), width=2.4)
+    for axes, (metric, systems) in zip(panels, ranks.items(), strict=True):
+        for row, shares in enumerate(systems.values()):
+            left = 0.0
+            for rank, share in enumerate(shares):
+                shade = 1 - rank / max(1, len(shares))
+                axes.barh(row, share, left=left, color=_LINE, alpha=0.2 + 0.8 * shade, height=0.6)
+                if share > 0.12:
+                    axes.text(left + share / 2, row, f"{rank + 1}.", ha="center", va="center", fontsize=8)
+                left += share
+        axes.set(xlim=(0, 1), title=metric)
+        axes.title.set_fontsize(9)
+        axes.set_yticks(range(len(systems)), list(systems) if axes is panels[0] else [""] * len(systems), fontsize=8)
+        axes.invert_yaxis()
     return _png(figure)

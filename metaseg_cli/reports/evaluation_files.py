@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from metaseg_cli.core.metrics.cases import CaseScore, Picture
 from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.reports import figures, pages
+from metaseg_cli.reports.comparison_files import finite
 
 if TYPE_CHECKING:
     from metaseg_cli.core.datasets import Problem
@@ -52,7 +52,7 @@ def write(
         "notes": list(notes),
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
     }
-    write_text_whole(out / "metrics.json", json.dumps(_finite(document), indent=1, allow_nan=False))
+    write_text_whole(out / "metrics.json", json.dumps(finite(document), indent=1, allow_nan=False))
     write_text_whole(out / "cases.csv", _csv(_case_rows(evaluation.cases)))
     write_text_whole(out / "lesions.csv", _csv(_lesion_rows(evaluation.cases), _LESION_COLUMNS))
     figures.save_worst_cases(
@@ -177,12 +177,3 @@ def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: both become null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

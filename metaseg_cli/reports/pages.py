@@ -25,7 +25,7 @@ def write_prepare_report(
     pictures: Sequence[Path],
 ) -> None:
     """Write the report of ``metaseg prepare``: *problems* are (file, reason, remedy, left out), *cases* table rows."""
-    text = _template("prepare.html.j2").render(
+    text = template("prepare.html.j2").render(
         title=title,
         facts=facts,
         notes=notes,
@@ -52,7 +52,7 @@ def write_evaluation_report(
     regions = []
     for region, summary in evaluation.summary.items():
         rows = [
-            (metric, _number(m["mean"]), _interval(m["ci95"]), m["n"], _meaning(metric, meanings))
+            (metric, number(m["mean"]), interval(m["ci95"]), m["n"], _meaning(metric, meanings))
             for metric, m in summary.items()
         ]
         shown = [("Scores of each case", charts.distributions(evaluation, region))]
@@ -69,7 +69,7 @@ def write_evaluation_report(
         (
             p,
             region,
-            *(_number(s[k]) for k in ("dice", "precision", "recall")),
+            *(number(s[k]) for k in ("dice", "precision", "recall")),
             s["lesion_tp"],
             s["lesion_fn"],
             s["lesion_fp"],
@@ -78,13 +78,13 @@ def write_evaluation_report(
         for region, s in scores.items()
     ]
     head = evaluation.headline
-    text = _template("evaluation.html.j2").render(
+    text = template("evaluation.html.j2").render(
         title=title,
         headline=[
-            ("Dice per patient", _number(head["dice"])),
-            ("lesion F1", _number(head["lesion_f1"])),
+            ("Dice per patient", number(head["dice"])),
+            ("lesion F1", number(head["lesion_f1"])),
             ("lesions found", f"{head['lesion_tp']} of {head['lesion_tp'] + head['lesion_fn']}"),
-            ("false lesions per case", _number(head["lesion_fp"] / len(evaluation.cases), 2)),
+            ("false lesions per case", number(head["lesion_fp"] / len(evaluation.cases), 2)),
         ],
         notes=notes,
         problems=problems,
@@ -96,18 +96,26 @@ def write_evaluation_report(
     write_text_whole(path, text)
 
 
-def _template(name: str) -> Any:
+def template(name: str) -> Any:
+    """The Jinja template of this name; whatever goes into it is escaped."""
     from jinja2 import Environment, PackageLoader
 
     return Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True).get_template(name)
 
 
-def _number(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
+    """*value*, or a dash where there is none."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
-def _interval(ends: Sequence[float]) -> str:
+def interval(ends: Sequence[float]) -> str:
+    """Both *ends*, or a dash."""
     return f"{ends[0]:.3f} – {ends[1]:.3f}" if all(map(math.isfinite, ends)) else "–"
+
+
+def p_value(p: float) -> str:
+    """As papers have it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _meaning(metric: str, meanings: Mapping[str, str]) -> str:

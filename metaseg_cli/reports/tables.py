@@ -220,6 +220,32 @@ def evaluate_summary(result: Any) -> list[Any]:
     return [*parts, *notes, *problems_table(result.problems), where]
 
 
+def compare_summary(result: Any) -> list[Any]:
+    """What ``metaseg evaluate`` prints of several systems: their means, then every paired difference."""
+    parts: list[Any] = []
+    for region, found in result.differences.items():
+        names = [system.name for system in result.systems]
+        parts.append(f"[bold]{escape(region)}[/bold], {result.patients} patients")
+        means = _table("Mean over cases", "metric", *(f">{escape(name)}" for name in names))
+        for metric in result.ranks[region]:
+            summaries = (system.evaluation.summary[region] for system in result.systems)
+            means.add_row(metric, *(_number(summary[metric]["mean"]) for summary in summaries))
+        table = _table(
+            "First minus second; p by Wilcoxon with Holm's correction",
+            *("metric", "first", "second", ">difference", ">95 % interval", ">p", ">win/tie/loss"),
+        )
+        for d in found:
+            counts = f"{d.wins}/{d.ties}/{d.losses}"
+            sides = (escape(d.first), escape(d.second), f"{d.mean:+.3f}")
+            table.add_row(d.metric, *sides, _interval(*d.ci95), f"{d.p_holm:.3f}", counts)
+        first = {name: shares[0] for name, shares in result.ranks[region]["dice"].items()}
+        shown = ", ".join(f"{escape(name)} {share:.0%}" for name, share in first.items())
+        parts += [means, "", table, f"Best Dice when patients are drawn anew: {shown}", ""]
+    notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
+    where = f"All numbers: {escape(str(result.out))}; look at comparison.html there"
+    return [*parts, *notes, *problems_table(result.problems), where]
+
+
 def lesion_table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
     """Lesions of one scan."""
     table = _table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">z", ">y", ">x", ">confidence")

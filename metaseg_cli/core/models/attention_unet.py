@@ -67,7 +67,7 @@ class AttentionUNet(nn.Module):
         self.pool = nn.ModuleList(pool(style, s) for s in strides)
         self.up = nn.ModuleList(up_conv(style, widths[i + 1], widths[i], strides[i]) for i in levels)
         self.gate = nn.ModuleList(AttentionGate(style, widths[i], widths[i + 1], strides[i]) for i in levels if i > 0)
-        self.decoder = nn.ModuleList(ConvBlock(style, 2 * widths[i], widths[i]) for i in levels)
+        self.decoder = nn.ModuleList(ConvBlock(style, 2 * widths[i], widths[i], convolutions=1) for i in levels)
         heads = levels if deep_supervision else [0]
         self.heads = nn.ModuleList(conv(style, widths[i], out_channels, kernel=1) for i in heads)
         # Each coarser head counts half of the next finer one; the finest is last.

@@ -120,18 +120,18 @@ def activation(style: Style) -> nn.Module:
 
 
 class ConvBlock(nn.Sequential):
-    """H of both papers: two 3×3(×3) convolutions, each normalised and activated. A bias only where no norm follows."""
+    """H of both papers: 3×3(×3) convolutions, two unless told, each normalised and activated.
 
-    def __init__(self, style: Style, inputs: int, outputs: int) -> None:
+    They have a bias only where no norm follows.
+    """
+
+    def __init__(self, style: Style, inputs: int, outputs: int, convolutions: int = 2) -> None:
         bias = style.norm == "none"
-        super().__init__(
-            conv(style, inputs, outputs, bias=bias),
-            norm(style, outputs),
-            activation(style),
-            conv(style, outputs, outputs, bias=bias),
-            norm(style, outputs),
-            activation(style),
-        )
+        layers: list[nn.Module] = []
+        for i in range(convolutions):
+            first = inputs if i == 0 else outputs
+            layers += [conv(style, first, outputs, bias=bias), norm(style, outputs), activation(style)]
+        super().__init__(*layers)
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
