@@ -29,7 +29,7 @@ SPLIT_POLICY = {
     "pq": "no lesion on either side: not defined; no pair: sq and pq 0, sq_hd95 infinite",
     "lesion_wise": "large lesions of the reference and every false one; no large lesion: not defined",
     "lesion_f1_small": "no lesion below the split volume in the reference: not defined",
-    "lesion_f1_large": "no lesion from the split volume on in the reference: not defined",
+    "lesion_f1_large": "no lesion from the split volume on in the reference: 0",
 }
 # Edges of the size classes that recall is reported for: diameter in mm (or pixels), and volume in mm³.
 DIAMETERS = (0.0, 3.0, 5.0, 10.0, math.inf)
@@ -321,9 +321,10 @@ def _split_scores(
         if large
         else dict.fromkeys(_lesion_wise([], 0, unit, tolerances, penalty), math.nan)
     )
-    for name, group in (("small", small), ("large", large)):
+    # The challenge scores 0 where there is no large lesion, and nothing where there is no small one.
+    for name, group, none in (("small", small, math.nan), ("large", large, 0.0)):
         found = sum(e.found and e.dice >= comparison.protocol.hit_dice for e in group)
-        result[f"lesion_f1_{name}"] = 2 * found / (found + len(group) + fp) if group else math.nan
+        result[f"lesion_f1_{name}"] = 2 * found / (found + len(group) + fp) if group else none
     return {
         **result,
         "pq": sq * rq,
