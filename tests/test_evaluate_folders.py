@@ -183,3 +183,50 @@ def test_the_summary_prints_whatever_the_folders_are_called(tmp_path: Path) -> N
     text = console.export_text()
     assert "run[/1]" in text.replace("\n", "").replace(" ", "")
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_slices_of_one_patient_are_one_patient(tmp_path: Path) -> None:
+    for name in ("case1_1", "case1_2", "case2_1"):
+        save(tmp_path / f"truth/{name}_mask.png", square(3))
+        save(tmp_path / f"mine/{name}.png", square(3))
+    assert set(run(tmp_path).evaluation.patients) == {"case1", "case2"}
+
+
+def test_the_challenges_regions_come_from_its_labels(tmp_path: Path) -> None:
+    for folder in ("mine", "truth"):
+        (tmp_path / folder).mkdir()
+        labels = np.zeros((6, 32, 32), np.uint8)
+        labels[2:4, 5:10, 5:10], labels[2:4, 6:9, 6:9], labels[2:4, 7, 7] = 2, 3, 1
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / folder / "a.nii.gz"))
+    settings = {"predictions": tmp_path / "mine", "references": tmp_path / "truth", "out": tmp_path / "out"}
+    found = evaluate(EvaluateConfig(**settings, protocol="brats-mets-2023"), Silent()).evaluation
+    assert set(found.summary) == {"WT", "TC", "ET"}
+    assert found.cases[0].regions["ET"]["volume_ml_reference"] == pytest.approx(16 / 1000)
+    own = evaluate(EvaluateConfig(**settings, region=("core=1,3",)), Silent()).evaluation
+    assert own.cases[0].regions["core"]["volume_ml_reference"] == pytest.approx(18 / 1000)
+    assert set(evaluate(EvaluateConfig(**settings), Silent()).evaluation.summary) == {"metastasis"}
+
+
+def test_a_missing_mask_is_null_with_its_reason_and_its_penalty(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.nii.gz", square(3))
+    save(tmp_path / "mine/a.nii.gz", square(3) * 0)
+    run(tmp_path)
+    document = json.loads((tmp_path / "out/metrics.json").read_text())
+    (case,) = document["cases"]
+    assert case["regions"]["metastasis"]["hd95_mm"] is None
+    assert case["reasons"]["metastasis"]["hd95_mm"] == "prediction empty"
+    assert document["summary"]["metastasis"]["hd95_mm"]["mean"] == pytest.approx((4**2 + 16**2 + 16**2) ** 0.5)
+    (row,) = table(tmp_path / "out/lesions.csv")
+    assert (float(row["x_mm"]), float(row["z_mm"])) == pytest.approx((5.5 * 0.5, 1.0))
+
+
+def test_the_report_escapes_names_and_needs_no_network(tmp_path: Path) -> None:
+    name = "<script>alert(1)<"
+    save(tmp_path / f"truth/{name}.png", square(3))
+    save(tmp_path / f"mine/{name}.png", square(4))
+    run(tmp_path)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page
+    assert "http://" not in page
+    assert "https://" not in page

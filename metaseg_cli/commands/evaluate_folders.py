@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.datasets import Problem
+from metaseg_cli.core.datasets.names import patients_of
 from metaseg_cli.core.executor import Failure, default_workers, map_cases
 from metaseg_cli.core.images import describe_difference, is_dicom, is_image_file, on_grid_of, read_mask, stem_of
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
@@ -28,6 +29,7 @@ class _Pair:
     """A reference and the prediction of its name (none: missed), as they travel to a worker."""
 
     name: str
+    patient: str
     references: tuple[Path, ...]
     predictions: tuple[Path, ...]
     regions: Regions
@@ -59,8 +61,9 @@ def score_folder(
         problems.append(Problem(file=found[stem][0], reason="no reference of this name", remedy="it was not scored"))
     workers = config.workers or default_workers()
     regions = config.regions() or _regions_of(true_masks, config, workers)
+    patients = patients_of(true_masks, references)
     pairs = [
-        _Pair(stem, tuple(paths), tuple(found.get(stem, ())), regions, protocol, config.tolerance)
+        _Pair(stem, patients[paths[0]], tuple(paths), tuple(found.get(stem, ())), regions, protocol, config.tolerance)
         for stem, paths in sorted(truth.items())
     ]
     progress.start("evaluating", len(pairs))
@@ -125,7 +128,7 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
     }
     affine = None if reference.spacing_mm is None else reference.affine
     scored = score_case(
-        pair.name, pair.name, masks, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
+        pair.name, pair.patient, masks, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
     )
     return scored, problems
 

@@ -22,7 +22,7 @@ from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError, first_line
 
-FORMAT = 3
+FORMAT = 4
 _KEY = "metaseg"
 
 

@@ -15,14 +15,16 @@ from metaseg_cli.core.metrics.evaluation import Evaluation
 _DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
 
 
-def _figure(columns: int = 1, width: float = 4.6) -> tuple[Any, Sequence[Any]]:
+def _figure(columns: int = 1, width: float = 4.6, count: int = 0, height: float = 3.3) -> tuple[Any, Sequence[Any]]:
+    """A figure and its *count* panels (by default one for each column)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, 3.3), dpi=130, layout="constrained")
-    panels = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    lines = -(-max(count, columns) // columns)
+    figure = Figure(figsize=(width * columns, height * lines), dpi=130, layout="constrained")
+    panels = [figure.add_subplot(lines, columns, i + 1) for i in range(count or columns)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -83,9 +85,9 @@ def by_size(rows: dict[str, tuple[int, int]]) -> bytes:
         low, high = _wilson(found, lesions)
         axes.bar(i, share, color=_LINE, alpha=0.75, width=0.6)
         axes.errorbar(i, share, [[share - low], [high - share]], color="#333", capsize=4, linewidth=1)
-        axes.text(i, 0.02, f"{found} of {lesions}", ha="center", va="bottom", fontsize=8, color="white")
     axes.set(ylim=(0, 1.03), ylabel="lesions found", title="Sensitivity by size of the lesion")
-    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=12)
+    counted = [f"{name}\n{rows[name][1]} of {rows[name][0]}" for name in names]
+    axes.set_xticks(range(len(names)), counted, fontsize=8)
     axes.grid(axis="x", alpha=0)
     return _png(figure)
 
@@ -121,7 +123,9 @@ def reliability(found: Calibration) -> bytes:
 
 def rank_stability(ranks: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Metric → system → share of resamples in which it takes each rank: a bar for every system and metric."""
-    figure, panels = _figure(len(ranks), width=2.4)
+    systems_shown = max(len(systems) for systems in ranks.values())
+    figure, panels = _figure(min(4, len(ranks)), width=2.6, count=len(ranks), height=0.8 + 0.45 * systems_shown)
+    first_of_line = panels[:: min(4, len(ranks))]
     for axes, (metric, systems) in zip(panels, ranks.items(), strict=True):
         for row, shares in enumerate(systems.values()):
             left = 0.0
@@ -133,6 +137,8 @@ def rank_stability(ranks: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
                 left += share
         axes.set(xlim=(0, 1), title=metric)
         axes.title.set_fontsize(9)
-        axes.set_yticks(range(len(systems)), list(systems) if axes is panels[0] else [""] * len(systems), fontsize=8)
+        axes.set_yticks(
+            range(len(systems)), list(systems) if axes in first_of_line else [""] * len(systems), fontsize=8
+        )
         axes.invert_yaxis()
     return _png(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -90,6 +91,23 @@ def numbered(name: str) -> tuple[str, int] | None:
     if not match or not re.search(r"\d", match.group(1)):
         return None
     return match.group(1), int(match.group(3))
+
+
+def patient_folders(places: Iterable[tuple[str, ...]]) -> bool:
+    """Whether folders stand for patients: every file of *places* lies in one, and they are not just train and test."""
+    last = {place[-1] if place else "" for place in places}
+    named = {name for name in last if name and split_of((name,)) is None}
+    return len(named) > 1 and "" not in last and not (last - named)
+
+
+def patients_of(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Whom each of *files* under *root* belongs to: its folder, or a picture's name without its number, or itself."""
+    places = {file: file.relative_to(root).parts[:-1] for file in files}
+    if patient_folders(places.values()):
+        return {file: place[-1] for file, place in places.items()}
+    bare = {file: ended.group(1) if (ended := _MASK_END.match(stem(file))) else stem(file) for file in files}
+    found = {file: numbered(name) if suffix(file) in PICTURES else None for file, name in bare.items()}
+    return {file: known[0] if known else bare[file] for file, known in found.items()}
 
 
 def last_number(name: str) -> int:

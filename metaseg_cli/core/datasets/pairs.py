@@ -18,6 +18,7 @@ from metaseg_cli.core.datasets.names import (
     mask_key,
     natural,
     numbered,
+    patient_folders,
     split_of,
     stem,
     suffix,
@@ -41,7 +42,7 @@ def looks_like(root: Path) -> str | None:
 def find(root: Path) -> FoundCases:
     """Pairs grouped into cases and patients."""
     pairs, problems = _pairs(root)
-    in_folders = _patient_folders(pairs)
+    in_folders = patient_folders(pair.place for pair in pairs)
     cases: list[CaseSource] = []
     unknown = from_names = 0
     by_patient: dict[tuple[tuple[str, ...], str, str | None], list[_Pair]] = defaultdict(list)
@@ -125,13 +126,6 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
             Problem(file=f, reason="no image of this name", remedy="add it, or remove the mask") for f in files
         ]
     return sorted(pairs, key=lambda p: natural(str(p.image))), problems
-
-
-def _patient_folders(pairs: list[_Pair]) -> bool:
-    """Whether folders stand for patients: every pair lies in one, and they are not just train and test."""
-    last = {p.place[-1] if p.place else "" for p in pairs}
-    named = {name for name in last if name and split_of((name,)) is None}
-    return len(named) > 1 and "" not in last and not (last - named)
 
 
 def _consecutive(group: list[_Pair]) -> bool:

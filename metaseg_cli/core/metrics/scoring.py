@@ -49,7 +49,7 @@ def policy(protocol: Protocol) -> dict[str, str]:
     """What empty masks mean for each metric under *protocol*."""
     split = lesions.SPLIT_POLICY if protocol.split_mm3 is not None else {}
     distance = "the diagonal of the image" if protocol.penalty_mm is None else f"{protocol.penalty_mm:g}"
-    infinite = {"infinite distances": f"null in a case, with the reason; in means {distance}"}
+    infinite = {"infinite distances": f"null in a case, with the reason; the penalty in means is {distance}"}
     return {**voxels.POLICY, **surfaces.POLICY, **lesions.POLICY, **split, **infinite}
 
 

@@ -19,9 +19,9 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 POLICY = {
-    "hd": "both empty: 0; one empty: infinite",
-    "hd95": "both empty: 0; one empty: infinite",
-    "assd": "both empty: 0; one empty: infinite",
+    "hd": "both empty: 0; one empty: infinite, in means the penalty",
+    "hd95": "both empty: 0; one empty: infinite, in means the penalty",
+    "assd": "both empty: 0; one empty: infinite, in means the penalty",
     "nsd": "both empty: 1; one empty: 0",
 }
 
