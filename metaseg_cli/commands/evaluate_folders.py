@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.datasets.names import patients_of
 from metaseg_cli.core.executor import Failure, default_workers, map_cases
-from metaseg_cli.core.images import describe_difference, is_dicom, is_image_file, on_grid_of, read_mask, stem_of
+from metaseg_cli.core.images import (
+    Volume,
+    describe_difference,
+    is_dicom,
+    is_image_file,
+    on_grid_of,
+    padding_value,
+    read_mask,
+    stem_of,
+)
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
 from metaseg_cli.core.progress import Progress
@@ -90,7 +100,16 @@ def _regions_of(references: list[Path], config: EvaluateConfig, workers: int) ->
 
 
 def _largest_label(path: Path) -> int:
-    return int(read_mask(path).array.max())
+    return int(_read(path).array.max())
+
+
+def _read(path: Path) -> Volume:
+    """A mask; what a DICOM label map calls padding is nothing."""
+    mask = read_mask(path)
+    padding = padding_value(path) if is_dicom(path) else 0
+    if not padding:
+        return mask
+    return dataclasses.replace(mask, array=np.where(mask.array == padding, 0, mask.array))
 
 
 def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
@@ -98,7 +117,7 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
     path = pair.references[0]
     try:
         path = _the_mask(list(pair.references))
-        reference = read_mask(path)
+        reference = _read(path)
     except MetasegError as error:
         where = error.where if isinstance(error.where, Path) else path
         return None, [Problem(file=where, reason=error.what, remedy=error.remedy)]
@@ -108,7 +127,7 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=path, remedy="predict it")
         mine = _the_mask(list(pair.predictions))
-        predicted = read_mask(mine)
+        predicted = _read(mine)
         placed = on_grid_of(predicted, reference)
         if placed is None and predicted.shape == reference.shape:
             # The same voxels under another header: scored as they lie in the files, and said.
