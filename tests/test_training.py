@@ -333,6 +333,16 @@ def test_nothing_drawn_changes_nothing() -> None:
     torch.testing.assert_close(changed, image)
 
 
+@pytest.mark.parametrize("shape", [(2, 20, 30), (1, 6, 20, 30)])
+def test_blur_is_a_gaussian_filter(shape: tuple[int, ...]) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    sigma = [0.0] * (len(shape) - 2) + [0.8, 0.8]
+    expected = gaussian_filter(image.numpy(), sigma, mode="nearest", radius=3)
+    np.testing.assert_allclose(augmentation._blurred(image, 0.8).numpy(), expected, atol=1e-6)
+
+
 def test_rotation_keeps_proportions_in_patches_that_are_not_square() -> None:
     y, x = torch.meshgrid(torch.arange(40) - 20.0, torch.arange(80) - 40.0, indexing="ij")
     disc = ((y**2 + x**2) < 100).float()[None, None]

@@ -7,6 +7,7 @@ between the grid's points would vanish from the target and stay in the image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 _ELASTIC_NODES = 5  # per axis, over the patch
 _BIAS_NODES = 3
+_BLUR_REACH = 3  # voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,13 +280,19 @@ def _intensities(image: Tensor, p: Parameters) -> Tensor:
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur in plane of ``(C, …, Y, X)``."""
-    offsets = torch.arange(-3, 4, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    planes = image.reshape(-1, 1, *image.shape[-2:])
-    planes = F.conv2d(F.pad(planes, (3, 3, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 7))
-    planes = F.conv2d(F.pad(planes, (0, 0, 3, 3), mode="replicate"), kernel.view(1, 1, 7, 1))
-    return planes.reshape(image.shape)
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(_BLUR_REACH + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    # Sums of shifted copies: on a processor a convolution of one channel takes three times as long in 2D, twenty in 3D.
+    for axis, pads in ((-1, (_BLUR_REACH, _BLUR_REACH, 0, 0)), (-2, (0, 0, _BLUR_REACH, _BLUR_REACH))):
+        n = image.shape[axis]
+        wide = F.pad(image.reshape(-1, 1, *image.shape[-2:]), pads, mode="replicate")
+        blurred = wide.narrow(axis, _BLUR_REACH, n) * (weights[0] / total)
+        for offset in range(1, _BLUR_REACH + 1):
+            share = weights[offset] / total
+            blurred.add_(wide.narrow(axis, _BLUR_REACH - offset, n), alpha=share)
+            blurred.add_(wide.narrow(axis, _BLUR_REACH + offset, n), alpha=share)
+        image = blurred.reshape(image.shape)
+    return image
 
 
 def _coarsened(image: Tensor, factor: float) -> Tensor:
