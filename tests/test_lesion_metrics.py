@@ -15,6 +15,7 @@ import scipy.ndimage as ndi
 from skimage.measure import label as sk_label
 
 from metaseg_cli.core.metrics import Protocol, compare, score
+from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.errors import ConfigError, InputError
 
@@ -270,8 +271,11 @@ def test_found_lesions_are_told_by_size() -> None:
     r, p = np.zeros((1, 60, 60), bool), np.zeros((1, 60, 60), bool)
     r[0, 5:7, 5:7] = r[0, 20:24, 20:24] = r[0, 40:55, 40:55] = True
     p[0, 20:22, 20:22] = p[0, 41:50, 41:50] = True
-    rows = compare(r, p, (1.0, 1.0, 1.0)).by_size
-    assert rows["0 – 3"] == (1, 0)
-    assert rows["3 – 5"] == (1, 1)
-    assert rows["above 10"] == (1, 1)
-    assert rows["below 27 mm³"] == (2, 1)
+    p[0, 5:7, 55:57] = True
+    rows = compare(r, p, (1.0, 1.0, 1.0)).lesions.by_size()
+    assert rows["<3"] == SizeClass(lesions=1, found=0, false=1)
+    assert rows["3–5"] == SizeClass(lesions=1, found=1, dice_sum=2 * 4 / 20)
+    assert rows["≥10"].scores()["recall"] == 1
+    assert (rows["<27 mm³"].lesions, rows["below 27 mm³"].found) == (2, 1)
+    assert rows["3–5"].scores()["f1"] == 1
+    assert rows["5–10"].scores()["recall"] is None

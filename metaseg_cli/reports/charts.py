@@ -11,6 +11,7 @@ import numpy as np
 
 from metaseg_cli.core.metrics.curves import FROC_AT, Calibration, Froc
 from metaseg_cli.core.metrics.evaluation import Evaluation
+from metaseg_cli.core.metrics.lesions import SizeClass
 
 _DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
 
@@ -75,18 +76,18 @@ def distributions(evaluation: Evaluation, region: str) -> bytes:
     return _png(figure)
 
 
-def by_size(rows: dict[str, tuple[int, int]]) -> bytes:
+def by_size(rows: Mapping[str, SizeClass]) -> bytes:
     """Share of the reference lesions found, with Wilson's 95 % interval, and how many there are."""
     figure, (axes,) = _figure(width=5.2)
-    names = [name for name, (lesions, _) in rows.items() if lesions]
+    names = [name for name, row in rows.items() if row.lesions]
     for i, name in enumerate(names):
-        lesions, found = rows[name]
+        lesions, found = rows[name].lesions, rows[name].found
         share = found / lesions
         low, high = _wilson(found, lesions)
         axes.bar(i, share, color=_LINE, alpha=0.75, width=0.6)
         axes.errorbar(i, share, [[share - low], [high - share]], color="#333", capsize=4, linewidth=1)
     axes.set(ylim=(0, 1.03), ylabel="lesions found", title="Sensitivity by size of the lesion")
-    counted = [f"{name}\n{rows[name][1]} of {rows[name][0]}" for name in names]
+    counted = [f"{name}\n{rows[name].found} of {rows[name].lesions}" for name in names]
     axes.set_xticks(range(len(names)), counted, fontsize=8)
     axes.grid(axis="x", alpha=0)
     return _png(figure)

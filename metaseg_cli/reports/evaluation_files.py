@@ -45,8 +45,7 @@ def write(
         "patients": [{"patient": name, "regions": regions} for name, regions in evaluation.patients.items()],
         "summary": evaluation.summary,
         "by_size": {
-            region: {name: {"lesions": n, "found": k, "recall": k / n if n else None} for name, (n, k) in rows.items()}
-            for region, rows in evaluation.by_size.items()
+            region: {name: row.scores() for name, row in rows.items()} for region, rows in evaluation.by_size.items()
         },
         "confidence": {region: _trust_document(trust) for region, trust in evaluation.trust.items()},
         "notes": list(notes),

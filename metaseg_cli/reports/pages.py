@@ -56,7 +56,7 @@ def write_evaluation_report(
             for metric, m in summary.items()
         ]
         shown = [("Scores of each case", charts.distributions(evaluation, region))]
-        if any(lesions for lesions, _ in evaluation.by_size[region].values()):
+        if any(row.lesions for row in evaluation.by_size[region].values()):
             shown.append(("Sensitivity by size", charts.by_size(evaluation.by_size[region])))
         trust = evaluation.trust.get(region)
         if trust and trust.froc:
@@ -64,7 +64,13 @@ def write_evaluation_report(
         if trust and trust.calibration:
             shown.append(("Reliability", charts.reliability(trust.calibration)))
         encoded = [(name, base64.b64encode(png).decode()) for name, png in shown]
-        regions.append({"name": region, "rows": rows, "charts": encoded})
+        sizes = [
+            (name, s["lesions"], s["found"], s["false"], *(number(s[k]) for k in ("recall", "f1", "dice")))
+            for name, row in evaluation.by_size[region].items()
+            for s in (row.scores(),)
+            if row.lesions or row.false
+        ]
+        regions.append({"name": region, "rows": rows, "sizes": sizes, "charts": encoded})
     patients = [
         (
             p,
@@ -103,9 +109,9 @@ def template(name: str) -> Any:
     return Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True).get_template(name)
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """*value*, or a dash where there is none."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{value:.{digits}f}" if value is not None and math.isfinite(value) else "–"
 
 
 def interval(ends: Sequence[float]) -> str:

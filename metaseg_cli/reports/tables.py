@@ -181,10 +181,14 @@ def evaluate_summary(result: Any) -> list[Any]:
             if not name.startswith(_COUNTS) and name not in ("iou", "specificity", "sq", "rq"):
                 table.add_row(name, _number(m["mean"]), _interval(*m["ci95"]), str(m["n"]))
         parts += [table, ""]
-        sizes = _table("Lesions found, by diameter or volume", "size", ">lesions", ">found", ">recall")
-        for name, (lesions, found) in evaluation.by_size[region].items():
-            if lesions:
-                sizes.add_row(escape(name), str(lesions), str(found), _number(found / lesions))
+        sizes = _table(
+            "Lesions found, by diameter or volume", "size", ">lesions", ">found", ">false", ">recall", ">Dice"
+        )
+        for name, row in evaluation.by_size[region].items():
+            if row.lesions or row.false:
+                s = row.scores()
+                counts = (str(s[k]) for k in ("lesions", "found", "false"))
+                sizes.add_row(escape(name), *counts, *(_number(s[k]) for k in ("recall", "dice")))
         trust = evaluation.trust.get(region)
         if trust and trust.froc:
             parts.append(

@@ -10,7 +10,7 @@ import numpy as np
 
 from metaseg_cli.core.metrics.cases import CaseScore
 from metaseg_cli.core.metrics.curves import Calibration, Froc, calibration, froc
-from metaseg_cli.core.metrics.lesions import lesion_scores
+from metaseg_cli.core.metrics.lesions import SizeClass, lesion_scores
 from metaseg_cli.core.metrics.protocols import Protocol
 from metaseg_cli.core.metrics.summary import bootstrap_mean
 from metaseg_cli.core.metrics.voxels import Confusion
@@ -29,14 +29,14 @@ class Evaluation:
     """All cases under one *protocol*; everything else by region.
 
     ``summary``: region → metric → mean, ci95, n. ``patients``: patient → region → scores of all their cases added up.
-    ``by_size``: region → size class → (lesions, found). ``trust`` is empty without probabilities.
+    ``by_size``: region → size class → detection and overlap. ``trust`` is empty without probabilities.
     """
 
     protocol: Protocol
     cases: tuple[CaseScore, ...]
     summary: dict[str, dict[str, Any]]
     patients: dict[str, dict[str, dict[str, Any]]]
-    by_size: dict[str, dict[str, tuple[int, int]]]
+    by_size: dict[str, dict[str, SizeClass]]
     trust: dict[str, Trust]
 
     @property
@@ -79,14 +79,13 @@ def _summary(cases: Sequence[CaseScore], region: str) -> dict[str, Any]:
     return summary
 
 
-def _by_size(cases: Sequence[CaseScore], region: str) -> dict[str, tuple[int, int]]:
-    total: dict[str, tuple[int, int]] = {}
+def _by_size(cases: Sequence[CaseScore], region: str) -> dict[str, SizeClass]:
+    total: dict[str, SizeClass] = {}
     for case in cases:
         comparison = case.comparisons[region]
-        for name, (lesions, found) in comparison.by_size.items():
+        for name, row in comparison.lesions.by_size().items():
             named = name if "mm" in name else f"{name} {comparison.unit}"
-            before = total.get(named, (0, 0))
-            total[named] = (before[0] + lesions, before[1] + found)
+            total[named] = total.get(named, SizeClass()) + row
     return total
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +30,25 @@ SPLIT_POLICY = {
     "lesion_f1_small": "no lesion below the split volume in the reference: not defined",
     "lesion_f1_large": "no lesion from the split volume on in the reference: 0",
 }
-# Edges of the size classes that recall is reported for: diameter in mm (or pixels), and volume in mm³.
-DIAMETERS = (0.0, 3.0, 5.0, 10.0, math.inf)
-VOLUMES_MM3 = (27.0, 100.0)
+
+
+def _diameter(lesion: Lesion) -> float:
+    return lesion.equivalent_diameter
+
+
+def _volume(lesion: Lesion) -> float:
+    return math.inf if lesion.volume_mm3 is None else lesion.volume_mm3
+
+
+# Size classes: what is measured (diameter in mm, or pixels; volume in mm³), from, and up to.
+_SIZES: tuple[tuple[str, Callable[[Lesion], float], float, float], ...] = (
+    ("<3", _diameter, 0, 3),
+    ("3–5", _diameter, 3, 5),
+    ("5–10", _diameter, 5, 10),
+    ("≥10", _diameter, 10, math.inf),
+    ("<27 mm³", _volume, 0, 27),
+    ("<100 mm³", _volume, 0, 100),
+)
 
 _ANY_OVERLAP = 1e-6
 _PQ_IOU = 0.5
@@ -110,6 +125,36 @@ class ScoredLesion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeClass:
+    """Reference lesions of one size, those of them that were found, false lesions of that size, and the sum of Dice."""
+
+    lesions: int = 0
+    found: int = 0
+    false: int = 0
+    dice_sum: float = 0.0
+
+    def __add__(self, other: SizeClass) -> SizeClass:
+        return SizeClass(
+            lesions=self.lesions + other.lesions,
+            found=self.found + other.found,
+            false=self.false + other.false,
+            dice_sum=self.dice_sum + other.dice_sum,
+        )
+
+    def scores(self) -> dict[str, float | None]:
+        """Counts, recall, F1 and mean Dice (a missed lesion's is 0); None where there is nothing to divide by."""
+        every = self.lesions + self.found + self.false
+        return {
+            "lesions": self.lesions,
+            "found": self.found,
+            "false": self.false,
+            "recall": self.found / self.lesions if self.lesions else None,
+            "f1": 2 * self.found / every if every else None,
+            "dice": self.dice_sum / self.lesions if self.lesions else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class LesionComparison:
     """All lesions of two masks under one protocol; ``false`` are numbers of predicted lesions."""
 
@@ -130,21 +175,19 @@ class LesionComparison:
         tp = sum(each.found for each in self.counted)
         return tp, len(self.false), len(self.counted) - tp
 
-    def found_by_size(self) -> dict[str, tuple[int, int]]:
-        """Reference lesions by size class, and how many of them were found."""
-        rows: dict[str, tuple[int, int]] = {}
-        for low, high in itertools.pairwise(DIAMETERS):
-            name = f"above {low:g}" if math.isinf(high) else f"{low:g} – {high:g}"
-            rows[name] = _found(e for e in self.counted if low <= e.lesion.equivalent_diameter < high)
-        for limit in VOLUMES_MM3:
-            small = (e for e in self.counted if e.lesion.volume_mm3 is not None and e.lesion.volume_mm3 < limit)
-            rows[f"below {limit:g} mm³"] = _found(small)
+    def by_size(self) -> dict[str, SizeClass]:
+        """Detection and overlap by diameter, and below the volumes that the field looks at where volumes are known."""
+        false = [self.prediction[number - 1] for number in self.false]
+        rows = {}
+        for name, size_of, low, high in _SIZES:
+            mine = [each for each in self.counted if low <= size_of(each.lesion) < high]
+            rows[name] = SizeClass(
+                lesions=len(mine),
+                found=sum(each.found for each in mine),
+                false=sum(low <= size_of(lesion) < high for lesion in false),
+                dice_sum=sum(each.dice for each in mine),
+            )
         return rows
-
-
-def _found(lesions: Iterable[ScoredLesion]) -> tuple[int, int]:
-    chosen = [each.found for each in lesions]
-    return len(chosen), sum(chosen)
 
 
 def compare_lesions(

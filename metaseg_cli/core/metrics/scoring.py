@@ -28,11 +28,6 @@ class Comparison:
     unit: str
     penalty: float
 
-    @property
-    def by_size(self) -> dict[str, tuple[int, int]]:
-        """Reference lesions, and those found, by size class."""
-        return self.lesions.found_by_size()
-
     def reason(self, metric: str) -> str | None:
         """Why *metric* is no number."""
         value = self.scores[metric]
