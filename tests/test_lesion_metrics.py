@@ -276,6 +276,6 @@ def test_found_lesions_are_told_by_size() -> None:
     assert rows["<3"] == SizeClass(lesions=1, found=0, false=1)
     assert rows["3–5"] == SizeClass(lesions=1, found=1, dice_sum=2 * 4 / 20)
     assert rows["≥10"].scores()["recall"] == 1
-    assert (rows["<27 mm³"].lesions, rows["below 27 mm³"].found) == (2, 1)
+    assert (rows["<27 mm³"].lesions, rows["<27 mm³"].found) == (2, 1)
     assert rows["3–5"].scores()["f1"] == 1
     assert rows["5–10"].scores()["recall"] is None
