@@ -219,7 +219,7 @@ class Trainer:
         state.epoch += 1
         examples: list[Example] = []
         found = self._findings(examples=examples)
-        # Specks that a smallest lesion size removes in the end must not choose the epoch.
+        # What post-processing removes in the end must not choose the epoch.
         score = choose_postprocessing(found, self._lesion_voxels)[1] if found else None
         loss_sum, loss_count = self.group.total([state.loss_sum, state.loss_count])
         record = EpochRecord(
@@ -288,7 +288,7 @@ class Trainer:
     def _findings(
         self, *, examples: list[Example] | None = None, keep: Callable[[str, NDArray[np.float16]], None] | None = None
     ) -> list[CaseFindings]:
-        """Of every validation case; with *keep*, which receives the probabilities, all that tuning needs."""
+        """Of every validation case; *keep* receives the probabilities."""
         precision = self.stepper.setting.precision
         return self.whole_cases.findings(self._evaluated(), self.validation, precision, examples=examples, keep=keep)
 

@@ -15,8 +15,8 @@ from metaseg_cli.core.training.validation import CaseFindings, SizeClassScore, V
 class EpochRecord:
     """One row of ``history.csv``.
 
-    Scores are of the averaged weights on the validation fold at threshold 0.5, without the components that are smaller
-    than suits this epoch best.
+    Scores are of the averaged weights on the validation fold, with the threshold and smallest lesion that suit this
+    epoch best: what the epoch would give as the final model.
     """
 
     epoch: int

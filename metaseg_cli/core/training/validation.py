@@ -84,13 +84,8 @@ def findings(
     spacing_mm: tuple[float, float, float] | None,
     probabilities: NDArray[np.floating[Any]],
     reference: NDArray[np.bool_],
-    *,
-    tuning: bool = True,
 ) -> CaseFindings:
-    """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs.
-
-    Without *tuning* only the score at the middle threshold can be asked for, which takes a tenth of the time.
-    """
+    """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs."""
     flat = reference.shape[1] == 1
     spacing = spacing_mm or (1.0, 1.0, 1.0)
     return CaseFindings(
@@ -98,14 +93,14 @@ def findings(
         patient=patient,
         voxel=float(np.prod(spacing[1:] if flat else spacing)),
         flat=flat,
-        regions=tuple(_region(p, r, tuning) for p, r in zip(probabilities, reference, strict=True)),
+        regions=tuple(_region(p, r) for p, r in zip(probabilities, reference, strict=True)),
     )
 
 
-def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_], tuning: bool) -> RegionFindings:
+def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]) -> RegionFindings:
     truth, lesions = label_lesions(reference)
     at = {}
-    for threshold in THRESHOLDS if tuning else (MIDDLE,):
+    for threshold in THRESHOLDS:
         predicted, count = label_lesions(probability >= threshold)
         inside = predicted > 0
         p, r = predicted[inside], truth[inside]
@@ -115,7 +110,7 @@ def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]
             touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
         )
     sizes = np.bincount(truth[truth > 0], minlength=lesions + 1)[1:]
-    return RegionFindings(sizes, at, _histograms(probability, truth > 0) if tuning else np.zeros((2, 0), np.int64))
+    return RegionFindings(sizes, at, _histograms(probability, truth > 0))
 
 
 def _histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -177,7 +172,7 @@ def score_by_size(cases: Sequence[CaseFindings], settings: Postprocessing) -> li
 def choose_postprocessing(
     cases: Sequence[CaseFindings], training_lesions: Sequence[int]
 ) -> tuple[Postprocessing, ValidationScore]:
-    """The threshold (of those that *cases* know) and smallest lesion with the best score on *cases*.
+    """The threshold and smallest lesion with the best score on *cases*.
 
     Nothing as large as the smallest tenth of the training lesions is ever dropped: a filter that gains precision
     by deleting small metastases would look good and do harm.
@@ -186,7 +181,7 @@ def choose_postprocessing(
     sizes = [0] + [s for s in (2, 4, 8, 16, 32, 64) if s <= limit]
     best: tuple[Postprocessing, ValidationScore] | None = None
     # From the middle outwards and from no filter up, so that a tie keeps the plainer setting.
-    for threshold in sorted(cases[0].regions[0].at, key=lambda t: abs(t - MIDDLE)):
+    for threshold in sorted(THRESHOLDS, key=lambda t: abs(t - MIDDLE)):
         for size in sizes:
             settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=size)
             score = score_cases(cases, settings)

@@ -48,18 +48,14 @@ class WholeCases:
     ) -> list[CaseFindings]:
         """Of every one of *records*. *examples* receives some slices to look at.
 
-        *keep* receives each case's probabilities ``(R, Z, Y, X)`` in the leading process; the findings then are all
-        that tuning needs.
+        *keep* receives each case's probabilities ``(R, Z, Y, X)`` in the leading process.
         """
         every: list[CaseFindings] = []
         for first in range(0, len(records), self.group.size):
             found, seen, final = [], [], []
             for record in self.group.share(records[first : first + self.group.size]):
                 probabilities, truth = self._probabilities(model, record, precision)
-                tuning = keep is not None
-                found.append(
-                    findings(record.case, record.patient, record.spacing_mm, probabilities, truth, tuning=tuning)
-                )
+                found.append(findings(record.case, record.patient, record.spacing_mm, probabilities, truth))
                 if examples is not None and len(examples) < _PICTURES:
                     seen.append(self._example(record, probabilities, truth))
                 if keep is not None:
