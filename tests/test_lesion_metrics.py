@@ -223,6 +223,16 @@ def test_surfaces_of_empty_masks(r: int, p: int, distance: float, near: float) -
     assert found.reason("hd95_mm") == expected
 
 
+def test_dense_surfaces_are_measured_to_the_same_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    r, p = rng.random((12, 30, 30)) < 0.3, rng.random((12, 30, 30)) < 0.02
+    by_tree = surface_distances(r, p, (3.0, 0.7, 0.7))
+    monkeypatch.setattr("metaseg_cli.core.metrics.surfaces._DENSE", 0)
+    by_transform = surface_distances(r, p, (3.0, 0.7, 0.7))
+    np.testing.assert_allclose(by_tree.reference, by_transform.reference, atol=1e-12)
+    np.testing.assert_allclose(by_tree.prediction, by_transform.prediction, atol=1e-12)
+
+
 def test_without_a_spacing_lengths_are_in_pixels() -> None:
     r, p, _ = random_pair(4)
     s = score(r, p)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from metaseg_cli.core.metrics.components import Lesion, describe_labels, label_lesions, neighbourhood
 from metaseg_cli.core.metrics.protocols import Protocol
@@ -299,11 +301,24 @@ def _touching(
 
 def _one_to_one(r_count: int, p_count: int, dice: dict[tuple[int, int], float]) -> dict[int, tuple[int, ...]]:
     """The pairs with the largest sum of Dice, each lesion in one pair at most."""
-    cost = np.full((r_count, p_count), 1.0 + _ANY_OVERLAP)
-    for (i, j), value in dice.items():
-        if value >= _ANY_OVERLAP:
-            cost[i - 1, j - 1] = 1 - value
-    return {int(i) + 1: (int(j) + 1,) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < 1}
+    pairs = [(i - 1, j - 1, value) for (i, j), value in dice.items() if value >= _ANY_OVERLAP]
+    if not pairs:
+        return {}
+    rows, columns, values = (np.array(each) for each in zip(*pairs, strict=True))
+    # Lesions that no chain of overlaps joins cannot compete: each such group is a small problem of its own.
+    size = r_count + p_count
+    _, group = connected_components(coo_array((np.ones(len(rows)), (rows, r_count + columns)), shape=(size, size)))
+    matched: dict[int, tuple[int, ...]] = {}
+    order = np.argsort(group[rows], kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[rows][order])) + 1):
+        mine, at = np.unique(rows[members], return_inverse=True)
+        theirs, beside = np.unique(columns[members], return_inverse=True)
+        cost = np.full((len(mine), len(theirs)), 1.0 + _ANY_OVERLAP)
+        cost[at, beside] = 1 - values[members]
+        for i, j in zip(*linear_sum_assignment(cost), strict=True):
+            if cost[i, j] < 1:
+                matched[int(mine[i]) + 1] = (int(theirs[j]) + 1,)
+    return matched
 
 
 def _box_around(lesions: Sequence[Lesion]) -> tuple[slice, ...]:
