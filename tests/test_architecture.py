@@ -27,6 +27,7 @@ ALLOWED = {
     "core.models": set(),
     "core.losses": set(),
     "core.augmentation": set(),
+    "core.measurements": set(),
     "core.metrics": set(),
     "core.postprocessing": set(),
     "core.preprocessing": {"core.images"},
@@ -41,6 +42,7 @@ ALLOWED = {
         "core.postprocessing",
         "core.preprocessing",
         "core.images",
+        "core.measurements",
         "core.metrics",
     },
     "core.training": {
@@ -61,6 +63,7 @@ WITHOUT_TORCH = [
     "core.cache",
     "core.metrics",
     "core.postprocessing",
+    "core.measurements",
     "core.preprocessing",
 ]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import metaseg_cli
 from metaseg_cli.commands.runs import find_model
@@ -317,6 +318,7 @@ def _turned_point(zyx: tuple[float, float, float], before: Volume, after: Volume
 def lesion_rows(scan: Path, prediction: Prediction) -> list[dict[str, Any]]:
     """One row per lesion, as ``lesions.csv`` has them; sizes in mm where the scan says its spacing, else in pixels."""
     unit = "mm" if prediction.source.spacing_mm else "px"
+    affine = prediction.source.affine if prediction.source.spacing_mm else None
     return [
         {
             "scan": str(scan),
@@ -325,14 +327,28 @@ def lesion_rows(scan: Path, prediction: Prediction) -> list[dict[str, Any]]:
             "voxels": lesion.voxels,
             "volume_mm3": lesion.volume_mm3,
             f"diameter_{unit}": round(lesion.equivalent_diameter, 2),
+            f"longest_axial_{unit}": round(lengths.longest, 2),
+            f"perpendicular_{unit}": round(lengths.perpendicular, 2),
+            f"feret_{unit}": round(lengths.feret, 2),
+            "axial_slices": lengths.slices[1] - lengths.slices[0] + 1,
+            "measurable": lengths.measurable if unit == "mm" else None,
             "z": round(lesion.centroid_voxel[0], 1),
             "y": round(lesion.centroid_voxel[1], 1),
             "x": round(lesion.centroid_voxel[2], 1),
+            **_place_mm(lesion.centroid_voxel, affine),
             "confidence": None if lesion.confidence is None else round(lesion.confidence, 3),
         }
         for region, found in prediction.lesions.items()
-        for lesion in found
+        for lesion, lengths in zip(found, prediction.measurements[region], strict=True)
     ]
+
+
+def _place_mm(zyx: tuple[float, float, float], affine: NDArray[np.float64] | None) -> dict[str, float]:
+    """Patient coordinates (LPS), as DICOM has them; none for pictures."""
+    if affine is None:
+        return {}
+    place = affine @ np.array([*zyx[::-1], 1.0])
+    return {name: round(float(value), 2) for name, value in zip(("x_mm", "y_mm", "z_mm"), place, strict=False)}
 
 
 def as_document(result: PredictResult) -> dict[str, Any]:
@@ -372,9 +388,20 @@ def _write_tables(result: PredictResult) -> None:
         "volume_mm3",
         "diameter_mm",
         "diameter_px",
+        "longest_axial_mm",
+        "longest_axial_px",
+        "perpendicular_mm",
+        "perpendicular_px",
+        "feret_mm",
+        "feret_px",
+        "axial_slices",
+        "measurable",
         "z",
         "y",
         "x",
+        "x_mm",
+        "y_mm",
+        "z_mm",
         "confidence",
     ]
     text = io.StringIO()

@@ -16,11 +16,14 @@ from metaseg_cli.core.images import (
     as_grey,
     brought_onto,
     channels_are_equal,
+    is_picture,
     read_scan,
+    turn_to_canonical,
 )
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
-from metaseg_cli.core.metrics import Lesion, describe_lesions
+from metaseg_cli.core.measurements import Measurement, measure
+from metaseg_cli.core.metrics import Lesion, find_lesions
 from metaseg_cli.core.model_file import ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
@@ -35,13 +38,15 @@ class Prediction:
     """What a model found in one scan, on the scan's own grid.
 
     ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions, ``probabilities``
-    ``(R, Z, Y, X)`` float32, ``lesions`` the connected lesions of each region. ``source`` is the scan (the first
-    sequence, whose grid everything has), ``notes`` say what was missing or assumed.
+    ``(R, Z, Y, X)`` float32, ``lesions`` the connected lesions of each region and ``measurements`` their lengths, in
+    the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say what was
+    missing or assumed.
     """
 
     mask: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     lesions: dict[str, list[Lesion]]
+    measurements: dict[str, list[Measurement]]
     source: Volume
     notes: tuple[str, ...] = ()
 
@@ -107,14 +112,15 @@ class Model:
             smallest_lesion_voxels=self.card.smallest_lesion_voxels,
         )
         masks = np.stack([to_mask(p, settings) for p in probabilities])
-        lesions = {
-            region: describe_lesions(mask, volume.spacing_mm, probability)
-            for region, mask, probability in zip(self.card.regions, masks, probabilities, strict=True)
-        }
+        lesions, measurements = {}, {}
+        for region, mask, probability in zip(self.card.regions, masks, probabilities, strict=True):
+            numbers, lesions[region] = find_lesions(mask, volume.spacing_mm, probability)
+            measurements[region] = _measured(numbers, lesions[region], volume)
         return Prediction(
             mask=to_label_map(masks, self.card.regions),
             probabilities=probabilities,
             lesions=lesions,
+            measurements=measurements,
             source=volume,
             notes=volume.notes,
         )
@@ -195,6 +201,21 @@ class Model:
                 remedy=remedy,
             )
         return volume
+
+
+def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:
+    """Lengths of each lesion, on axial slices however the scan is stored."""
+    turn = turn_to_canonical(volume)
+    upright = is_picture(volume.source) or volume.shape[0] == 1
+    spacing = volume.spacing_mm
+    if spacing is not None and not upright:
+        z, y, x = (spacing[axis] for axis in turn.axes)
+        spacing = (z, y, x)
+    found = []
+    for lesion in lesions:
+        crop = numbers[tuple(slice(*side) for side in lesion.box)] == lesion.number
+        found.append(measure(crop if upright else turn.apply(crop), spacing))
+    return found
 
 
 def _files(scan: Files) -> list[Path]:

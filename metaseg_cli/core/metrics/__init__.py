@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from metaseg_cli.core.metrics.components import Lesion, describe_lesions, equivalent_diameter, label_lesions
+from metaseg_cli.core.metrics.components import (
+    Lesion,
+    describe_lesions,
+    equivalent_diameter,
+    find_lesions,
+    label_lesions,
+)
 from metaseg_cli.core.metrics.lesions import (
     LesionComparison,
     Matching,
@@ -31,6 +37,7 @@ __all__ = [
     "confusion",
     "describe_lesions",
     "equivalent_diameter",
+    "find_lesions",
     "find_protocol",
     "label_lesions",
     "lesion_scores",

@@ -56,10 +56,20 @@ def describe_lesions(
     probability: NDArray[np.floating[Any]] | None = None,
 ) -> list[Lesion]:
     """The lesions of ``(Z, Y, X)`` or ``(Y, X)``, largest first, numbered from 1; *spacing_mm* is always (z, y, x)."""
+    return find_lesions(mask, spacing_mm, probability)[1]
+
+
+def find_lesions(
+    mask: NDArray[Any],
+    spacing_mm: tuple[float, float, float] | None = None,
+    probability: NDArray[np.floating[Any]] | None = None,
+) -> tuple[NDArray[np.int32], list[Lesion]]:
+    """The same, with a map ``(Z, Y, X)`` of their numbers."""
     labels, count = label_lesions(mask if mask.ndim == 3 else mask[None])
-    lesions = describe_labels(labels, count, spacing_mm, probability)
-    ranked = sorted(lesions, key=lambda lesion: -lesion.voxels)
-    return [replace(lesion, number=number) for number, lesion in enumerate(ranked, start=1)]
+    ranked = sorted(describe_labels(labels, count, spacing_mm, probability), key=lambda lesion: -lesion.voxels)
+    number = np.zeros(count + 1, np.int32)
+    number[[lesion.number for lesion in ranked]] = np.arange(1, count + 1)
+    return number[labels], [replace(lesion, number=n) for n, lesion in enumerate(ranked, start=1)]
 
 
 def describe_labels(

@@ -1,0 +1,91 @@
+"""How large a lesion is, as radiologists measure it (RANO-BM: Lin et al. 2015, Lancet Oncology 16:e270)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist, squareform
+
+MEASURABLE_MM = 10.0  # longest diameter from which a lesion can be a target …
+MEASURABLE_SLICES = 2  # … when it is seen on so many axial slices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Lengths in mm, or in pixels where there is no spacing.
+
+    ``longest`` is the longest diameter on any axial slice, ``perpendicular`` the longest one at right angles to it on
+    that ``slice``; ``feret`` the longest in space. ``slices`` are the first and the last that show the lesion.
+    """
+
+    longest: float
+    perpendicular: float
+    slice: int
+    feret: float
+    slices: tuple[int, int]
+
+    @property
+    def measurable(self) -> bool:
+        """Whether RANO-BM would take it as a target; lengths must be in mm."""
+        return self.longest >= MEASURABLE_MM and self.slices[1] - self.slices[0] + 1 >= MEASURABLE_SLICES
+
+
+def measure(lesion: NDArray[np.bool_], spacing: tuple[float, float, float] | None = None) -> Measurement:
+    """Measure one lesion ``(Z, Y, X)`` whose slices are axial; slice numbers count from its first. Raises ValueError.
+
+    Its outline runs midway between the voxels inside and outside, so that a voxel is as long as its spacing.
+    """
+    if not lesion.any():
+        raise ValueError("an empty mask has no size")
+    unit = spacing or (1.0, 1.0, 1.0)
+    shown = np.flatnonzero(lesion.any(axis=(1, 2)))
+    longest, perpendicular, at = 0.0, 0.0, int(shown[0])
+    for z in shown:
+        length, width = _diameters(_outline(lesion[z], unit[1:]))
+        if length > longest:
+            longest, perpendicular, at = length, width, int(z)
+    space = _outline(lesion, unit) if len(lesion) > 1 else _outline(lesion[0], unit[1:])
+    return Measurement(
+        longest=longest,
+        perpendicular=perpendicular,
+        slice=at,
+        feret=float(pdist(space[ConvexHull(space).vertices]).max()),
+        slices=(int(shown[0]), int(shown[-1])),
+    )
+
+
+def sum_of_diameters(measurements: list[Measurement], targets: int = 5) -> float:
+    """The sum of the longest diameters of up to *targets* measurable lesions, in mm: RANO-BM's measure of a patient."""
+    return float(sum(sorted((m.longest for m in measurements if m.measurable), reverse=True)[:targets]))
+
+
+def _outline(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.float64]:
+    """Points ``(N, dims)`` midway between each foreground voxel and each face neighbour outside."""
+    padded = np.pad(mask, 1)
+    points = []
+    for axis in range(mask.ndim):
+        step = np.diff(padded.view(np.int8), axis=axis)
+        edges = np.argwhere(step != 0).astype(float)
+        edges[:, axis] += 0.5
+        points.append(edges)
+    return np.concatenate(points) * spacing
+
+
+def _diameters(outline: NDArray[np.float64]) -> tuple[float, float]:
+    """The longest diameter of points ``(N, 2)``, and the longest chord of their hull at right angles to it."""
+    corners = outline[ConvexHull(outline).vertices]
+    distances = squareform(pdist(corners))
+    i, j = np.unravel_index(int(distances.argmax()), distances.shape)
+    longest = float(distances[i, j])
+    along = (corners[j] - corners[i]) / longest
+    u = (corners - corners[i]) @ along
+    v = (corners - corners[i]) @ np.array([-along[1], along[0]])
+    # The hull's width is a concave function of u, greatest at a corner; both of its sides are chains from i to j.
+    sides = []
+    for side in (v >= 0, v <= 0):
+        order = np.argsort(u[side], kind="stable")
+        sides.append(np.interp(u, u[side][order], v[side][order]))
+    return longest, float(np.max(sides[0] - sides[1]))
