@@ -110,7 +110,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     flag = "--" + name.replace("_", "-")
     off = base is bool and bool(default)  # only the direction that changes something is offered
     option_name = f"--no-{flag[2:]}" if off else "--" + (setting.option or flag[2:])
-    shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else str(default))
+    shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else _as_typed(default))
     details = [", ".join(setting.choices)] if setting.choices else []
     details += [f"default: {shown}"] if shown and base is not bool else []
     help_text = ("Switch off: " if off else "") + setting.help + (f" ({'; '.join(details)})" if details else "")
@@ -144,6 +144,10 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramet
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, info]
     )
+
+
+def _as_typed(default: Any) -> str:
+    return ",".join(f"{number:g}" for number in default) if isinstance(default, tuple) else str(default)
 
 
 def _is_missing(default: Any) -> bool:
