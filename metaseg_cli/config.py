@@ -519,6 +519,14 @@ class PredictConfig:
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
     threshold: Threshold = None
     probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
+    format: Annotated[
+        str,
+        Setting(
+            help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and, with highdicom, SEG.",
+            choices=("auto", "nifti", "nrrd", "mha", "png", "dicom-seg"),
+        ),
+    ] = "auto"
+    per_lesion: Annotated[bool, Setting(help="In a DICOM SEG, make every lesion a segment of its own.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"

@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage
 from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.datasets import find_cases
-from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask
+from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask, read_scan, write_seg
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
@@ -206,7 +206,7 @@ def test_a_zip_is_read_and_a_traversal_and_a_bomb_are_not(tmp_path: Path) -> Non
 # -- masks -----------------------------------------------------------------------------------------------------------
 
 
-def write_seg(path: Path, source: list[Path], mask: np.ndarray, kind: str, count: int = 1) -> None:
+def make_seg(path: Path, source: list[Path], mask: np.ndarray, kind: str, count: int = 1) -> None:
     tumour = Code("108369006", "SCT", "Neoplasm")
     segments = [
         hd.seg.SegmentDescription(
@@ -243,11 +243,55 @@ def test_a_sparse_seg_comes_back_voxel_for_voxel(tmp_path: Path, kind: str) -> N
     mask[1, 3:9, 4:8] = 1
     mask[3:5, 10:15, 10:20] = 1
     pixels = mask.astype(float) * 0.8 if kind == "FRACTIONAL" else mask
-    write_seg(tmp_path / "mask.seg", source, pixels, kind)
+    make_seg(tmp_path / "mask.seg", source, pixels, kind)
     read = read_mask(tmp_path / "mask.seg")
     placed = on_grid_of(read, read_image(tmp_path / "images"))
     assert placed is not None
     np.testing.assert_array_equal(placed.array[0], mask)
+
+
+def lesions(shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[1:3, 3:8, 4:9] = mask[4, 12:15, 2:5] = True
+    return mask
+
+
+def test_a_seg_of_ours_lies_on_the_series_voxel_for_voxel(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scan", numbers())
+    scan, mask = read_scan(files), lesions(SHAPE)
+    inner = mask & (np.arange(SHAPE[2]) > 6)
+    write_seg(tmp_path / "a_mask.dcm", [("metastasis", mask), ("core", inner)], files)
+    found = on_grid_of(read_mask(tmp_path / "a_mask.dcm", scan), scan)
+    assert found is not None
+    np.testing.assert_array_equal((found.array == 1).any(axis=0), mask)
+    np.testing.assert_array_equal((found.array == 2).any(axis=0), inner)
+    data = pydicom.dcmread(tmp_path / "a_mask.dcm")
+    assert (data.Modality, data.PatientID) == ("SEG", "P1")
+    assert [s.SegmentLabel for s in data.SegmentSequence] == ["metastasis", "core"]
+    assert data.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Metastasis"
+    assert data.FrameOfReferenceUID == pydicom.dcmread(files[0]).FrameOfReferenceUID
+    # An independent reader puts every frame on the same voxels.
+    seg = hd.seg.segread(tmp_path / "a_mask.dcm")
+    ours = hd.get_volume_from_series([pydicom.dcmread(f) for f in files])
+    volume = seg.get_volume(segment_numbers=[1], combine_segments=True).match_geometry(ours)
+    theirs = volume.array if np.allclose(volume.position, scan.origin_mm, atol=1e-4) else volume.array[::-1]
+    np.testing.assert_array_equal(theirs > 0, mask)
+
+
+def test_a_seg_without_any_lesion_is_written_too(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scan", numbers())
+    write_seg(tmp_path / "a.dcm", [("metastasis", np.zeros(SHAPE, bool))], files)
+    assert not read_mask(tmp_path / "a.dcm", read_scan(files)).array.any()
+
+
+def test_a_series_that_lacks_what_a_seg_repeats_is_named(tmp_path: Path) -> None:
+    def anonymous(_: int, data: Dataset) -> None:
+        del data.FrameOfReferenceUID
+
+    files = write_series(tmp_path / "scan", numbers(), change=anonymous)
+    with pytest.raises(InputError, match="Frame Of Reference UID"):
+        write_seg(tmp_path / "a.dcm", [("metastasis", lesions(SHAPE))], files)
+    assert not (tmp_path / "a.dcm").exists()
 
 
 def test_overlapping_segments_get_layers(tmp_path: Path) -> None:
@@ -255,7 +299,7 @@ def test_overlapping_segments_get_layers(tmp_path: Path) -> None:
     masks = np.zeros((*SHAPE, 2), np.uint8)
     masks[:, 2:10, 2:10, 0] = 1
     masks[:, 8:12, 8:12, 1] = 1
-    write_seg(tmp_path / "mask.seg", source, masks, "BINARY", count=2)
+    make_seg(tmp_path / "mask.seg", source, masks, "BINARY", count=2)
     layers = read_mask(tmp_path / "mask.seg").array
     np.testing.assert_array_equal(layers, np.stack([masks[..., 0], 2 * masks[..., 1]]))
 
@@ -384,7 +428,7 @@ def test_a_folder_of_patients_becomes_cases_with_their_sequences_and_masks(tmp_p
         write_series(tmp_path / patient / "s0", numbers()[:3], patient=patient, study=study, description="localizer")
         mask = np.zeros(SHAPE, np.uint8)
         mask[2, 5:9, 5:9] = 1
-        write_seg(tmp_path / patient / "seg.dcm", source, mask, "BINARY")
+        make_seg(tmp_path / patient / "seg.dcm", source, mask, "BINARY")
     found = find_cases(tmp_path)
     assert found.layout == "dicom"
     assert [(c.patient, list(c.sequences)) for c in found.cases] == [("A", ["t1c", "t2f"]), ("B", ["t1c", "t2f"])]

@@ -26,6 +26,7 @@ from metaseg_cli.commands.train import train
 from metaseg_cli.config import EvaluateConfig, PredictConfig, PrepareConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.images import on_grid_of, read_mask
 from metaseg_cli.core.postprocessing import to_label_map
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
@@ -423,3 +424,38 @@ def test_the_voxel_size_is_typed_as_three_numbers(visits: Path, tmp_path: Path) 
     for typed in (["--spacing", "3", "2", "2"], ["--spacing", "3,2,2"]):
         result = subprocess.run([*command, *typed], capture_output=True, check=True, encoding="utf-8")
         assert json.loads(result.stdout)["spacing_mm"] == [3.0, 2.0, 2.0]
+
+
+def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path) -> None:
+    from test_dicom import write_series
+
+    scan, _ = brain(7)
+    write_series(tmp_path / "scan", scan["t1c"].clip(0).astype(np.uint16), description="t1c")
+    given = f"t1c={tmp_path / 'scan'}"
+    (first,) = predicted(run, tmp_path / "first", given).scans
+    low = float(np.quantile(first.prediction.probabilities, 0.97))  # so that a hardly trained network finds something
+    (found,) = predicted(run, tmp_path / "out", given, threshold=low).scans
+    assert found.mask.name.endswith("_mask.nii.gz")
+    assert found.segmentation == found.mask.with_name(found.mask.name.replace(".nii.gz", ".dcm"))
+    prediction = found.prediction
+    seg = on_grid_of(read_mask(found.segmentation), prediction.source)
+    for number, mask in enumerate(prediction.masks, start=1):
+        np.testing.assert_array_equal((seg.array == number).any(axis=0), mask)
+    assert prediction.masks.any()
+    (each,) = predicted(run, tmp_path / "each", given, threshold=low, format="dicom-seg", per_lesion=True).scans
+    assert each.mask == each.segmentation
+    lesions = sum(map(len, prediction.lesions.values()))
+    assert lesions > 0
+    assert read_mask(each.mask).array.max() == lesions
+    other = predicted(run, tmp_path / "nrrd", given, threshold=low, format="nrrd").scans[0]
+    np.testing.assert_array_equal(read_mask(other.mask).array, read_mask(found.mask).array)
+    assert other.segmentation is None
+    masks = {"predictions": tmp_path / "out", "references": tmp_path / "nrrd"}
+    assert evaluate(EvaluateConfig(**masks, out=tmp_path / "e"), Silent()).evaluation.headline["dice"] == 1
+
+
+def test_a_format_that_cannot_be_is_named(visits: Path, run: Path, tmp_path: Path) -> None:
+    scan = next(visits.glob("*0-000")) / "BraTS-MET-00000-000-t1c.nii.gz"
+    for wanted, reason in (("dicom-seg", "no DICOM series"), ("png", "does not fit into a PNG")):
+        result = predicted(run, tmp_path / wanted, f"t1c={scan}", format=wanted)
+        assert reason in result.problems[0].reason

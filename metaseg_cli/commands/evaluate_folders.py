@@ -188,6 +188,8 @@ def _by_name(folder: Path, masks: list[Path], repeated: set[str]) -> dict[str, l
 def _the_mask(paths: list[Path]) -> Path:
     """The mask among files of one name: ``a_mask.tif`` beside its scan ``a.tif``. Raises InputError when unclear."""
     masks = [p for p in paths if stem_of(p).endswith("_mask")] or paths
+    # What metaseg predicts of a DICOM series is there twice.
+    masks = [p for p in masks if not is_dicom(p)] or masks
     if len(masks) > 1:
         names = ", ".join(p.name for p in masks)
         raise InputError(f"several masks of one name ({names})", where=masks[0], remedy="keep one; it was not scored")

@@ -22,6 +22,8 @@ from metaseg_cli.core.datasets import KNOWN, CaseSource, Problem, scan_of, scans
 from metaseg_cli.core.executor import Failure, map_cases
 from metaseg_cli.core.images import (
     Volume,
+    can_write_seg,
+    dicom_files,
     is_dicom,
     is_image_file,
     is_picture,
@@ -30,15 +32,18 @@ from metaseg_cli.core.images import (
     turn_to_canonical,
     turned,
     write_mask,
+    write_seg,
     write_volume,
 )
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
+from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures
 
+_SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
 _OUR_ENDINGS = ("_mask", "_overlay", "_probability")
 
 
@@ -49,6 +54,7 @@ class PredictedScan:
     source: Path
     sequences: dict[str, str]
     mask: Path
+    segmentation: Path | None
     overlay: Path | None
     probability: tuple[Path, ...]
     spacing_mm: tuple[float, float, float] | None
@@ -259,16 +265,24 @@ def _predict_one(job: _Job) -> PredictedScan | Problem:
 def _predicted(job: _Job) -> PredictedScan:
     config, source, name = job.config, job.source, job.name
     first = source.first_file
-    # A picture or volume comes back as what it was; a DICOM series as NIfTI.
-    suffix = suffix_of(first) if is_image_file(first) else ".nii.gz"
-    mask = config.out / f"{name}_mask{suffix}"
-    overlay = config.out / f"{name}_overlay.png"
-    if not config.overwrite:
-        for path in (mask, *((overlay,) if config.overlay else ())):
-            if path.exists():
-                raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
+    # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
     model = _model(job.model, job.changed, config.device)
     scan = _scan_for(model.card, source)
+    series = _series(next(iter(scan.values())) if isinstance(scan, Mapping) else (scan,))
+    if config.format == "dicom-seg" and not series:
+        raise InputError("it is no DICOM series", where=first, remedy="take another --format")
+    suffix = _SUFFIXES.get(config.format) or (suffix_of(first) if is_image_file(first) else ".nii.gz")
+    if suffix == ".png" and not is_picture(first):
+        raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
+    segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", "dicom-seg") else None
+    mask = config.out / f"{name}_mask{suffix}"
+    if segmentation is not None and config.format == "dicom-seg":
+        mask = segmentation
+    overlay = config.out / f"{name}_overlay.png"
+    if not config.overwrite:
+        for path in (mask, *(p for p in (segmentation, overlay if config.overlay else None) if p is not None)):
+            if path.exists():
+                raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
     prediction = model.predict(scan, config.threshold)
     image = prediction.source
     probabilities: list[Path] = []
@@ -281,20 +295,53 @@ def _predicted(job: _Job) -> PredictedScan:
             probabilities.append(path)
     if config.overlay:
         _save_overlay(overlay, prediction)
+    notes = list(prediction.notes)
+    if segmentation is not None and (config.format == "dicom-seg" or can_write_seg()):
+        segments = _segments(prediction, model.card.regions, per_lesion=config.per_lesion)
+        try:
+            write_seg(segmentation, segments, series)
+        except InputError as error:
+            if config.format == "dicom-seg":
+                raise
+            notes.append(f"no DICOM SEG: {error.what}")
     # The mask last: where it stands, the scan is done.
-    write_mask(mask, prediction.mask, image)
+    if mask != segmentation:
+        write_mask(mask, prediction.mask, image)
     used = scan if isinstance(scan, Mapping) else {next(iter(source.sequences)): (scan,)}
     return PredictedScan(
         source=first if len(source.files) == 1 or is_image_file(first) else first.parent,
         sequences={n: str(files[0] if len(files) == 1 else files[0].parent) for n, files in used.items()},
         mask=mask,
+        segmentation=segmentation if segmentation is not None and segmentation.exists() else None,
         overlay=overlay if config.overlay else None,
         probability=tuple(probabilities),
         spacing_mm=image.spacing_mm,
         lesions=tuple(lesion_rows(first, prediction)),
-        notes=prediction.notes,
+        notes=tuple(notes),
         prediction=prediction if job.keep else None,
     )
+
+
+def _series(files: Sequence[Path]) -> Sequence[Path]:
+    """The files of the DICOM series that *files* are, or lie in; none for other formats."""
+    if files[0].is_dir():
+        return dicom_files(files[0])
+    return files if suffix_of(files[0]) != ".zip" and not is_image_file(files[0]) and is_dicom(files[0]) else ()
+
+
+def _segments(
+    prediction: Prediction, regions: Mapping[str, tuple[int, ...]], *, per_lesion: bool
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """What a SEG holds: a segment for each region, or for each lesion."""
+    masks = dict(zip(regions, prediction.masks, strict=True))
+    if not per_lesion:
+        return list(masks.items())
+    return [
+        (f"{name} {lesion.number}", numbers == lesion.number)
+        for name, mask in masks.items()
+        for numbers, lesions in (find_lesions(mask),)
+        for lesion in lesions
+    ] or list(masks.items())
 
 
 def _save_overlay(path: Path, prediction: Prediction) -> None:
@@ -366,6 +413,7 @@ def as_document(result: PredictResult) -> dict[str, Any]:
             {
                 "scan": str(scan.source),
                 "mask": str(scan.mask),
+                "segmentation": str(scan.segmentation) if scan.segmentation else None,
                 "overlay": str(scan.overlay) if scan.overlay else None,
                 "probability": [str(p) for p in scan.probability],
                 "sequences": scan.sequences,

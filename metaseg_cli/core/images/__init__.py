@@ -1,7 +1,8 @@
 """Read and write one scan with its geometry."""
 
-from metaseg_cli.core.images.dicom import is_dicom
+from metaseg_cli.core.images.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.dicom_masks import padding_value
+from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, stem_of, suffix_of
 from metaseg_cli.core.images.geometry import (
     Turn,
@@ -24,8 +25,10 @@ __all__ = [
     "Volume",
     "as_grey",
     "brought_onto",
+    "can_write_seg",
     "channels_are_equal",
     "describe_difference",
+    "dicom_files",
     "is_dicom",
     "is_image_file",
     "is_picture",
@@ -43,5 +46,6 @@ __all__ = [
     "turn_to_canonical",
     "turned",
     "write_mask",
+    "write_seg",
     "write_volume",
 ]

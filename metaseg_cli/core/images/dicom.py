@@ -85,6 +85,28 @@ def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
     return _read_slices(images, where, notes, read)
 
 
+def slice_headers(files: Sequence[Path]) -> list[Any]:
+    """The data set, without pixels, of one image for each slice of ``read_dicom(files)``, in its order.
+
+    A multi-frame object is its only one. Raises InputError.
+    """
+    every = (header(path) for path in files)
+    heads = [h for h in every if "Rows" in h and h.get("Modality") not in ("SEG", "RTSTRUCT")]
+    if len(heads) == 1:
+        return heads
+    planes = arrange_planes(
+        [h.ImagePositionPatient for h in heads],
+        [h.ImageOrientationPatient for h in heads],
+        float(heads[0].get("SpacingBetweenSlices") or heads[0].get("SliceThickness") or 1.0),
+        [str(h.get("SOPInstanceUID", "")) for h in heads],
+        files[0].parent,
+    )
+    first: dict[int, Any] = {}
+    for slot, head in zip(planes.slots.tolist(), heads, strict=True):
+        first.setdefault(slot, head)
+    return [first[slot] for slot in range(planes.slices)]
+
+
 def _without_copies(images: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[str]]:
     first: dict[str, tuple[Path, Any]] = {}
     for path, head in images:

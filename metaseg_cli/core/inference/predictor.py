@@ -37,13 +37,14 @@ Files = Path | str | Sequence[Path]  # one file or folder, or the files of a DIC
 class Prediction:
     """What a model found in one scan, on the scan's own grid.
 
-    ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions, ``probabilities``
-    ``(R, Z, Y, X)`` float32, ``lesions`` the connected lesions of each region and ``measurements`` their lengths, in
-    the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say what was
-    missing or assumed.
+    ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions; ``masks`` and ``probabilities``
+    ``(R, Z, Y, X)`` have a layer for each region, ``lesions`` its connected lesions, and ``measurements`` their
+    lengths, in the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say
+    what was missing or assumed.
     """
 
     mask: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
     probabilities: NDArray[np.float32]
     lesions: dict[str, list[Lesion]]
     measurements: dict[str, list[Measurement]]
@@ -118,6 +119,7 @@ class Model:
             measurements[region] = _measured(numbers, lesions[region], volume)
         return Prediction(
             mask=to_label_map(masks, self.card.regions),
+            masks=masks,
             probabilities=probabilities,
             lesions=lesions,
             measurements=measurements,

@@ -1,0 +1,95 @@
+"""Masks out as DICOM SEG, on the very slices of the series that they were found in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import metaseg_cli
+from metaseg_cli.core.images.dicom import frame_groups, frame_planes, full_data, slice_headers
+from metaseg_cli.core.whole_file import write_whole
+from metaseg_cli.errors import InputError, first_line
+
+
+def can_write_seg() -> bool:
+    """Whether highdicom, which does the writing, is installed."""
+    return find_spec("highdicom") is not None
+
+
+def write_seg(path: Path, segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequence[Path]) -> None:
+    """Write named masks ``(Z, Y, X)``, as ``read_dicom(files)`` has its slices, as binary segments of one SEG object.
+
+    Each segment is coded as metastasis, found by an algorithm. Whole or not at all. Raises InputError without
+    highdicom, and when the series lacks what a SEG must repeat of it.
+    """
+    if not can_write_seg():
+        raise InputError("DICOM SEG wants highdicom", where=path, remedy="install it: pip install 'metaseg-cli[dicom]'")
+    try:
+        segmentation = _segmentation(segments, files)
+    except (AttributeError, ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(
+            f"the series does not give what a DICOM SEG must repeat of it ({first_line(error)})",
+            where=files[0],
+            remedy="take --format nifti",
+        ) from error
+    write_whole(path, segmentation.save_as)
+
+
+def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequence[Path]) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    sources, order = _sources(files)
+    pixels = np.stack([mask for _, mask in segments], axis=-1)[order].astype(np.uint8)
+    program = hd.AlgorithmIdentificationSequence(
+        name="metaseg", version=metaseg_cli.__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    descriptions = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label[:64],
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Metastasis,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=program,
+        )
+        for number, (label, _) in enumerate(segments, start=1)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values in the source that the standard does not allow: not ours to mend
+        return hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=descriptions,
+            series_instance_uid=hd.UID(),
+            series_number=int(sources[0].get("SeriesNumber") or 0) + 900,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="metaseg",
+            manufacturer_model_name="metaseg",
+            software_versions=metaseg_cli.__version__,
+            device_serial_number="0",
+            content_label="METASTASES",
+            content_description="Brain metastases; for research, not a medical device",
+            series_description="metaseg",
+            omit_empty_frames=bool(pixels.any()),
+        )
+
+
+def _sources(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
+    """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame."""
+    headers = slice_headers(files)
+    if int(headers[0].get("NumberOfFrames") or 1) == 1:
+        return headers, np.arange(len(headers))
+    data = full_data(files[0])
+    planes, _ = frame_planes(data, frame_groups(data), files[0], gaps_allowed=False)
+    if len(planes.slots) != planes.slices:
+        raise ValueError("several frames share one position")
+    return [data], planes.slots
