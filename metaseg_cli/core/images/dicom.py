@@ -94,13 +94,7 @@ def slice_headers(files: Sequence[Path]) -> list[Any]:
     heads = [h for h in every if "Rows" in h and h.get("Modality") not in ("SEG", "RTSTRUCT")]
     if len(heads) == 1:
         return heads
-    planes = arrange_planes(
-        [h.ImagePositionPatient for h in heads],
-        [h.ImageOrientationPatient for h in heads],
-        float(heads[0].get("SpacingBetweenSlices") or heads[0].get("SliceThickness") or 1.0),
-        [str(h.get("SOPInstanceUID", "")) for h in heads],
-        files[0].parent,
-    )
+    planes = _planes_of(heads, [str(h.get("SOPInstanceUID", "")) for h in heads], files[0].parent)
     first: dict[int, Any] = {}
     for slot, head in zip(planes.slots.tolist(), heads, strict=True):
         first.setdefault(slot, head)
@@ -238,18 +232,23 @@ def _read_slices(
         return Volume(array=array, spacing_mm=spacing, source=images[0][0], notes=tuple(notes))
     if not in_plane:
         raise InputError("its images have no pixel spacing", where=where, remedy="export the original series")
-    planes = arrange_planes(
-        [h.ImagePositionPatient for h in heads],
-        [h.ImageOrientationPatient for h in heads],
-        float(heads[0].get("SpacingBetweenSlices") or heads[0].get("SliceThickness") or 1.0),
-        [path.name for path, _ in images],
-        where,
-    )
+    planes = _planes_of(heads, [path.name for path, _ in images], where)
     each = [pixels(path) for path, _ in images]
     array, more = _stacked(each, planes, where)
     if pixels is _no_pixels:
         array = np.broadcast_to(np.uint8(0), (*array.shape[:2], int(heads[0].Rows), int(heads[0].Columns)))
     return _placed(array, planes, in_plane, where, (*notes, *more))
+
+
+def _planes_of(heads: Sequence[Any], names: Sequence[str], where: Path) -> Planes:
+    """Where single images lie, by their headers."""
+    return arrange_planes(
+        [h.ImagePositionPatient for h in heads],
+        [h.ImageOrientationPatient for h in heads],
+        float(heads[0].get("SpacingBetweenSlices") or heads[0].get("SliceThickness") or 1.0),
+        names,
+        where,
+    )
 
 
 def _placed(
