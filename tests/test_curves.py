@@ -58,9 +58,14 @@ def test_calibration_is_that_of_sorted_voxels() -> None:
     p, y = (np.array_split(a.ravel()[order], 15) for a in (probability, reference))
     expected = sum(abs(a.mean() - b.mean()) * len(a) for a, b in zip(p, y, strict=True)) / probability.size
     assert ours is not None
-    assert sum(ours.voxels) == probability.size
+    assert sum(ours.equal_mass.voxels) == sum(ours.equal_width.voxels) == probability.size
     assert ours.ece == pytest.approx(expected, abs=1e-3)  # the edges of bins lie on a fine grid
     assert calibration(count_calibration(reference, probability, ~everywhere)) is None
+    tenths = np.floor(probability * 10)
+    shown = ours.equal_width
+    assert shown.voxels == tuple((tenths == i).sum() for i in range(10))
+    assert shown.observed == pytest.approx([reference[tenths == i].mean() for i in range(10)])
+    assert shown.predicted == pytest.approx([probability[tenths == i].mean() for i in range(10)])
 
 
 def test_a_calibrated_network_has_no_error() -> None:

@@ -116,7 +116,8 @@ def reliability(found: Calibration) -> bytes:
     """Predicted probability against the share of voxels that are lesion."""
     figure, (axes,) = _figure()
     axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=":")
-    axes.plot(found.predicted, found.observed, marker="o", markersize=4, color=_LINE)
+    shown = found.equal_width
+    axes.plot(shown.predicted, shown.observed, marker="o", markersize=4, color=_LINE)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="predicted probability", ylabel="share of voxels that are lesion")
     axes.set_title(f"Reliability: expected calibration error {found.ece:.4f}")
     return _png(figure)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,8 @@ def _trust_document(trust: Trust) -> dict[str, Any]:
     if trust.calibration is not None:
         document["ece"] = trust.calibration.ece
         document["reliability"] = {
-            "predicted": trust.calibration.predicted,
-            "observed": trust.calibration.observed,
-            "voxels": trust.calibration.voxels,
+            "equal_mass": asdict(trust.calibration.equal_mass),
+            "equal_width": asdict(trust.calibration.equal_width),
         }
     return document
 

@@ -14,7 +14,8 @@ from metaseg_cli.core.metrics.components import label_lesions
 FROC_AT = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)  # false lesions per case
 CANDIDATE = 0.5  # the probability from which a component is a candidate
 CALIBRATION_BINS = 15
-_FINE = 4096  # probabilities are counted this finely, so that cases can be added up
+_WIDE_BINS = 10
+_FINE = 4000  # probabilities are counted this finely, so that cases can be added up
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,21 @@ def count_calibration(
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Bins of equal numbers of voxels: mean ``predicted`` probability, share that is lesion, and number of voxels."""
+class Reliability:
+    """Voxels in bins of probability: mean ``predicted`` one, share that is lesion, and number of voxels."""
 
     predicted: tuple[float, ...]
     observed: tuple[float, ...]
     voxels: tuple[int, ...]
-    ece: float  # expected calibration error: mean of their differences, weighted by voxels
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Nearly all voxels are background: bins of ``equal_mass`` crowd near 0, those of ``equal_width`` show the rest."""
+
+    ece: float  # expected calibration error: mean difference over the bins of equal mass, weighted by voxels
+    equal_mass: Reliability
+    equal_width: Reliability
 
 
 def calibration(counts: CalibrationCounts, bins: int = CALIBRATION_BINS) -> Calibration | None:
@@ -134,12 +143,17 @@ def calibration(counts: CalibrationCounts, bins: int = CALIBRATION_BINS) -> Cali
     total = int(counts.voxels.sum())
     if not total:
         return None
-    number = np.minimum((np.cumsum(counts.voxels) - counts.voxels / 2) * bins / total, bins - 1).astype(int)
-    voxels = np.bincount(number, weights=counts.voxels, minlength=bins)
+    by_mass = (np.cumsum(counts.voxels) - counts.voxels / 2) * bins / total
+    equal_mass = _binned(counts, np.minimum(by_mass, bins - 1).astype(np.int64))
+    errors = np.abs(np.subtract(equal_mass.predicted, equal_mass.observed))
+    ece = float(np.average(errors, weights=equal_mass.voxels))
+    return Calibration(ece, equal_mass, _binned(counts, np.arange(_FINE) * _WIDE_BINS // _FINE))
+
+
+def _binned(counts: CalibrationCounts, bin_of: NDArray[np.int64]) -> Reliability:
+    """*bin_of* ``(_FINE,)``: the bin of each fine step of *counts*."""
+    voxels = np.bincount(bin_of, weights=counts.voxels)
     filled = voxels > 0
-    predicted = np.bincount(number, weights=counts.probability, minlength=bins)[filled] / voxels[filled]
-    observed = np.bincount(number, weights=counts.lesion, minlength=bins)[filled] / voxels[filled]
-    error = float((np.abs(predicted - observed) * voxels[filled]).sum() / total)
-    return Calibration(
-        tuple(predicted.tolist()), tuple(observed.tolist()), tuple(int(v) for v in voxels[filled]), error
-    )
+    predicted = np.bincount(bin_of, weights=counts.probability)[filled] / voxels[filled]
+    observed = np.bincount(bin_of, weights=counts.lesion)[filled] / voxels[filled]
+    return Reliability(tuple(predicted.tolist()), tuple(observed.tolist()), tuple(voxels[filled].astype(int).tolist()))
