@@ -518,6 +518,16 @@ class PredictConfig:
     ] = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
     threshold: Threshold = None
+    tta: Annotated[bool, Setting(help="Look at every mirror image too: steadier, 4 (2D) or 8 (3D) times as long.")] = (
+        False
+    )
+    fusion: Annotated[
+        str,
+        Setting(
+            help="One answer of several networks or mirror images; max keeps a lesion that only one of them sees.",
+            choices=("mean", "max", "vote"),
+        ),
+    ] = "mean"
     probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
     format: Annotated[
         str,

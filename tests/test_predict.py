@@ -126,6 +126,20 @@ def test_a_lower_threshold_finds_no_less(trained: Path, scan: Path, tmp_path: Pa
     assert sizes == sorted(sizes)
 
 
+def test_mirror_images_and_votes(trained: Path, scan: Path, tmp_path: Path) -> None:
+    once = run(trained, tmp_path / "once", scan).scans[0].prediction
+    more = run(trained, tmp_path / "more", scan, tta=True).scans[0].prediction
+    assert once is not None
+    assert more is not None
+    assert not np.array_equal(once.probabilities, more.probabilities)
+    voted = run(trained, tmp_path / "voted", scan, tta=True, fusion="vote")
+    shares = voted.scans[0].prediction
+    assert shares is not None
+    assert set(np.unique(shares.probabilities)) <= {0, 0.25, 0.5, 0.75, 1}
+    document = json.loads((tmp_path / "voted" / "predictions.json").read_text())
+    assert (document["tta"], document["fusion"], document["threshold"]) == (True, "vote", 0.5)
+
+
 def test_python_and_terminal_give_the_same_mask(trained: Path, scan: Path, tmp_path: Path) -> None:
     model = metaseg_cli.load_model(trained / "model.safetensors")
     from_path = model.predict(scan)

@@ -17,9 +17,8 @@ from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import open_prepared
-from metaseg_cli.core.inference.sliding_window import predict_probabilities, with_neighbours
+from metaseg_cli.core.inference.sliding_window import with_neighbours
 from metaseg_cli.core.model_file import load_model_file, read_card
-from metaseg_cli.core.models import build_model
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.sampling import PatchSampler, Place, ReadAhead
@@ -402,35 +401,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
         save_checkpoint(tmp_path, {"x": torch.zeros(10)})
     monkeypatch.undo()
     assert load_checkpoint(tmp_path)[0]["x"].sum() == 10
-
-
-def test_windows_of_a_network_that_sees_one_voxel_equal_the_whole() -> None:
-    torch.manual_seed(0)
-    pointwise = torch.nn.Conv3d(1, 2, 1)
-    image = torch.randn(1, 21, 30, 17)
-    whole = torch.sigmoid(pointwise(image[None])[0]).detach()
-    windows = predict_probabilities(pointwise, image, dims=3, patch=(8, 16, 16), regions=2)
-    torch.testing.assert_close(windows, whole)
-
-
-def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
-    torch.manual_seed(0)
-    model = build_model("attention-unet", in_channels=1, out_channels=1, widths=(4, 8)).eval()
-    image = torch.randn(1, 9, 20, 24)
-    stacked = predict_probabilities(model, image, dims=2, patch=(16, 16), regions=1)
-    alone = torch.cat(
-        [predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1
-    )
-    torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_a_picture_above_a_megapixel_goes_window_by_window() -> None:
-    model = torch.nn.Conv2d(1, 1, 1)
-    image = torch.randn(1, 1, 1100, 1000)
-    result = predict_probabilities(model, image, dims=2, patch=(64, 64), regions=1)
-    torch.testing.assert_close(
-        result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5
-    )
 
 
 def test_postprocessing_drops_only_what_is_small() -> None:

@@ -35,7 +35,7 @@ from metaseg_cli.core.images import (
     write_seg,
     write_volume,
 )
-from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
+from metaseg_cli.core.inference.predictor import Model, Prediction, load_model, usual_threshold
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
@@ -71,6 +71,8 @@ class PredictResult:
     card: ModelCard
     out: Path
     threshold: float
+    tta: bool
+    fusion: str
     scans: tuple[PredictedScan, ...]
     problems: tuple[Problem, ...] = field(default=())
 
@@ -101,7 +103,9 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         path, config = path.resolve(), dataclasses.replace(config, out=config.out.resolve())
         sources = [_absolute(source) for source in sources]
     elif sources:
-        _model(path, path.stat().st_mtime, config.device)  # what is wrong with it is said once, not for every scan
+        _model(
+            path, path.stat().st_mtime, config.device, config.tta, config.fusion
+        )  # what is wrong with it is said once, not for every scan
     changed = path.stat().st_mtime
     names = _output_names(sources)
     jobs = [
@@ -122,7 +126,9 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         model=path,
         card=card,
         out=config.out,
-        threshold=card.threshold if config.threshold is None else config.threshold,
+        threshold=usual_threshold(card, config.fusion) if config.threshold is None else config.threshold,
+        tta=config.tta,
+        fusion=config.fusion,
         scans=tuple(done),
         problems=tuple(problems),
     )
@@ -245,10 +251,10 @@ def _scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[
 
 
 @lru_cache(maxsize=1)
-def _model(path: Path, changed: float, device: str) -> Model:
+def _model(path: Path, changed: float, device: str, tta: bool, fusion: str) -> Model:
     """The model, loaded once in each process."""
     del changed
-    return load_model(path, device)
+    return load_model(path, device, tta=tta, fusion=fusion)
 
 
 def _predict_one(job: _Job) -> PredictedScan | Problem:
@@ -266,7 +272,7 @@ def _predicted(job: _Job) -> PredictedScan:
     config, source, name = job.config, job.source, job.name
     first = source.first_file
     # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
-    model = _model(job.model, job.changed, config.device)
+    model = _model(job.model, job.changed, config.device, config.tta, config.fusion)
     scan = _scan_for(model.card, source)
     series = _series(next(iter(scan.values())) if isinstance(scan, Mapping) else (scan,))
     if config.format == "dicom-seg" and not series:
@@ -407,6 +413,8 @@ def as_document(result: PredictResult) -> dict[str, Any]:
         "model": str(result.model),
         "architecture": result.card.name,
         "threshold": result.threshold,
+        "tta": result.tta,
+        "fusion": result.fusion,
         "smallest_lesion_voxels": result.card.smallest_lesion_voxels,
         "regions": {name: list(values) for name, values in result.card.regions.items()},
         "scans": [

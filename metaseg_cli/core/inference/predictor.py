@@ -21,6 +21,7 @@ from metaseg_cli.core.images import (
     turn_to_canonical,
 )
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
+from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.metrics import Lesion, find_lesions
@@ -55,9 +56,12 @@ class Prediction:
 class Model:
     """A network with its card, ready to predict. Made by ``load_model``."""
 
-    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device, path: Path) -> None:
+    def __init__(
+        self, network: nn.Module, card: ModelCard, device: torch.device, path: Path, views: Views | None = None
+    ) -> None:
         self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
+        self.views = views or Views()
         self.preprocessing = Preprocessing.from_record(card.preprocessing)
 
     def predict(
@@ -101,6 +105,7 @@ class Model:
             regions=self.card.out_channels,
             precision=self.precision,
             present=present if self.card.presence else None,
+            views=replace(self.views, threshold=self.card.threshold),
         ).numpy()
         return values
 
@@ -109,7 +114,7 @@ class Model:
     ) -> Prediction:
         """Masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean at *threshold*."""
         settings = Postprocessing(
-            threshold=self.card.threshold if threshold is None else threshold,
+            threshold=usual_threshold(self.card, self.views.fusion) if threshold is None else threshold,
             smallest_lesion_voxels=self.card.smallest_lesion_voxels,
         )
         masks = np.stack([to_mask(p, settings) for p in probabilities])
@@ -224,8 +229,18 @@ def _files(scan: Files) -> list[Path]:
     return [Path(scan)] if isinstance(scan, (str, Path)) else list(scan)
 
 
-def load_model(path: Path | str, device: str = "auto") -> Model:
-    """Load a model file for prediction. Raises ModelFileError."""
+def usual_threshold(card: ModelCard, fusion: str) -> float:
+    """The model file's; the majority where views vote, each by the model file's."""
+    return 0.5 if fusion == "vote" else card.threshold
+
+
+def load_model(path: Path | str, device: str = "auto", *, tta: bool = False, fusion: str = "mean") -> Model:
+    """Load a model file for prediction.
+
+    With *tta* (test-time augmentation) it looks at every mirror image too, four (2D) or eight (3D) times as long.
+    *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". Raises
+    ModelFileError, ConfigError.
+    """
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
-    return Model(fold_batch_norms(network), card, chosen, Path(path))
+    return Model(fold_batch_norms(network), card, chosen, Path(path), Views(flips=tta, fusion=fusion))

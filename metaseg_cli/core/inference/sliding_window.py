@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.models.presence import with_presence
 
 # A 2D slice up to this many pixels goes through the network in one piece.
@@ -22,17 +25,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, formats[precision]) if precision in formats else contextlib.nullcontext()
 
 
-def with_neighbours(image: Tensor, context: int) -> Tensor:
-    """``(C, Z, Y, X)`` → ``(C·(2·context + 1), Z, Y, X)``: each sequence's slices z − context … z + context.
+def with_neighbours(image: Tensor, context: int, slices: slice = slice(None)) -> Tensor:
+    """``(C, Z, Y, X)`` → ``(C·(2·context + 1), S, Y, X)``: each sequence's slices z − context … z + context.
 
-    Beyond the ends the last slice is repeated.
+    For every z of *slices*; beyond the ends the last slice is repeated.
     """
     if not context:
-        return image
+        return image[:, slices]
     _, z, y, x = image.shape
-    where = (torch.arange(z)[:, None] + torch.arange(-context, context + 1)).clamp(0, z - 1)
-    # (C, Z, 2k + 1, Y, X) → (C, 2k + 1, Z, Y, X) → channels
-    return image[:, where.to(image.device)].transpose(1, 2).reshape(-1, z, y, x)
+    wanted = torch.arange(z)[slices]
+    where = (wanted[:, None] + torch.arange(-context, context + 1)).clamp(0, z - 1)
+    # (C, S, 2k + 1, Y, X) → (C, 2k + 1, S, Y, X) → channels
+    return image[:, where.to(image.device)].transpose(1, 2).reshape(-1, len(wanted), y, x)
 
 
 @torch.inference_mode()
@@ -46,63 +50,109 @@ def predict_probabilities(
     context: int = 0,
     precision: str = "fp32",
     present: Tensor | None = None,
+    views: Views | None = None,
 ) -> Tensor:
     """*image* ``(C, Z, Y, X)`` normalised, on the model's device → probabilities ``(R, Z, Y, X)`` float32 on the CPU.
 
     *present* ``(C,)`` goes to models that are told which sequences are there; *context* neighbour slices on each side
-    to 2D models that want them.
+    to 2D models that want them; *views* says how often each place is looked at (None: once).
 
     A 2D network sees whole slices; pictures above a megapixel, and volumes for a 3D network, go window by window
-    (*patch*, half overlapping, Gaussian weights as in Isensee et al. 2021).
+    (*patch*, half overlapping, Gaussian weights as in Isensee et al. 2021). Where there is nothing but background, the
+    probability is 0 and the network is not asked.
     """
     model.eval()
-    image = with_neighbours(image, context)
-    if present is not None:
-        image = with_presence(image[None], present[None].to(image.device))[0]
+    there = None if present is None else present.to(image.device)
+    look = _Look(model, views or Views(), precision, there, _flat(image))
     if dims == 2:
-        return _slices(model, image, regions, precision)
-    return torch.sigmoid(_windows(model, image, tuple(patch), regions, precision)).cpu()
+        return _slices(look, image, regions, context)
+    return _windows(look, image, tuple(patch), regions)
 
 
-def _slices(model: nn.Module, image: Tensor, regions: int, precision: str) -> Tensor:
+@dataclass(frozen=True)
+class _Look:
+    """All that is the same for every window."""
+
+    model: nn.Module
+    views: Views
+    precision: str
+    present: Tensor | None
+    flat: Tensor  # (C,): what varies less than this is background
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, C, *spatial)`` → ``(B, R, *spatial)``: values of ``Views``."""
+        if self.present is not None:
+            x = with_presence(x, self.present.expand(len(x), -1))
+        with autocast(x.device, self.precision):
+            return self.views.values(self.model, x)
+
+    def is_background(self, image: Tensor) -> bool:
+        """Whether ``(C, …)`` shows nothing."""
+        values = image.flatten(1)
+        flat = self.flat.repeat_interleave(len(image) // len(self.flat))  # neighbour slices are channels too
+        return bool((values.amax(1) - values.amin(1) <= flat).all())
+
+
+def _flat(image: Tensor) -> Tensor:
+    """For each channel a fiftieth of its range: no window with anatomy in it varies so little."""
+    values = image.flatten(1)
+    return 0.02 * (values.amax(1) - values.amin(1))
+
+
+def _slices(look: _Look, image: Tensor, regions: int, context: int) -> Tensor:
     _, depth, y, x = image.shape
-    result = torch.empty(regions, depth, y, x)
+    result = torch.zeros(regions, depth, y, x)
     if y * x > _WHOLE_SLICE:
         for z in range(depth):
-            logits = _windows(model, image[:, z], (512, 512), regions, precision)
-            result[:, z] = torch.sigmoid(logits).cpu()
+            result[:, z] = _windows(look, with_neighbours(image, context, slice(z, z + 1))[:, 0], (512, 512), regions)
         return result
     batch = max(1, _WHOLE_SLICE_BATCH // (y * x))
     for z in range(0, depth, batch):
-        x_in = image[:, z : z + batch].transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        with autocast(image.device, precision):
-            logits = model(x_in)
-        result[:, z : z + batch] = torch.sigmoid(logits.float()).transpose(0, 1).cpu()
+        part = with_neighbours(image, context, slice(z, z + batch))
+        if not look.is_background(image[:, z : z + batch]):
+            values = look(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
+            result[:, z : z + batch] = look.views.probabilities(values).transpose(0, 1).cpu()
     return result
 
 
-def _windows(model: nn.Module, image: Tensor, patch: Sequence[int], regions: int, precision: str) -> Tensor:
-    """*image* ``(C, *spatial)`` → logits ``(R, *spatial)`` averaged over half-overlapping windows."""
+def _windows(look: _Look, image: Tensor, patch: Sequence[int], regions: int) -> Tensor:
+    """*image* ``(C, *spatial)`` → probabilities ``(R, *spatial)``, values averaged over half-overlapping windows.
+
+    Sums are kept only for the slab along the first axis that windows still reach.
+    """
     size = image.shape[1:]
     window = [min(p, n) for p, n in zip(patch, size, strict=True)]
     weight = _gaussian(window).to(image.device)
-    total = torch.zeros(regions, *size, device=image.device)
-    weights = torch.zeros(size, device=image.device)
-    for box in _boxes(size, window):
-        with autocast(image.device, precision):
-            logits = model(image[(slice(None), *box)].unsqueeze(0))[0]
-        total[(slice(None), *box)] += logits.float() * weight
-        weights[box] += weight
-    return total / weights
+    result = torch.zeros(regions, *size)
+    total = torch.zeros(regions, window[0], *size[1:], device=image.device)
+    weights = torch.zeros(window[0], *size[1:], device=image.device)
+    starts = _starts(size[0], window[0])
+    for start, following in itertools.pairwise([*starts, size[0]]):
+        for across in _boxes(size[1:], window[1:]):
+            part = image[(slice(None), slice(start, start + window[0]), *across)]
+            if look.is_background(part):
+                continue
+            total[(slice(None), slice(None), *across)] += look(part.unsqueeze(0))[0] * weight
+            weights[(slice(None), *across)] += weight
+        done = following - start  # planes that no later window reaches
+        seen = weights[:done] > 0
+        values = look.views.probabilities(total[:, :done] / weights[:done].clamp_min(torch.finfo().tiny))
+        result[:, start:following] = (values * seen).cpu()
+        for sums, axis in ((total, 1), (weights, 0)):
+            kept = sums.narrow(axis, done, window[0] - done).clone()
+            sums.narrow(axis, 0, window[0] - done).copy_(kept)
+            sums.narrow(axis, window[0] - done, done).zero_()
+    return result
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows begin: at most half a window apart, evenly spread, covering everything."""
+    steps = -(-2 * (length - window) // window) if length > window else 0
+    return [round(i * (length - window) / steps) for i in range(steps + 1)] if steps else [0]
 
 
 def _boxes(size: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Windows at most half a window apart, evenly spread, covering everything."""
-    starts = []
-    for length, w in zip(size, window, strict=True):
-        steps = max(1, -(-2 * (length - w) // w)) if length > w else 0
-        starts.append([round(i * (length - w) / steps) for i in range(steps + 1)] if steps else [0])
-    for corner in torch.cartesian_prod(*[torch.tensor(s) for s in starts]).view(-1, len(starts)).tolist():
+    for corner in itertools.product(*(_starts(n, w) for n, w in zip(size, window, strict=True))):
         yield tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
 
 

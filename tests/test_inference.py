@@ -1,0 +1,119 @@
+"""Windows, mirror images and several networks: what comes out is what the network says of each voxel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metaseg_cli.core.inference.ensemble import Views
+from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.model_file import Ensemble
+from metaseg_cli.core.models import build_model
+from metaseg_cli.errors import ConfigError
+
+
+def test_windows_of_a_network_that_sees_one_voxel_equal_the_whole() -> None:
+    torch.manual_seed(0)
+    pointwise = torch.nn.Conv3d(1, 2, 1)
+    image = torch.randn(1, 21, 30, 17)
+    whole = torch.sigmoid(pointwise(image[None])[0]).detach()
+    windows = predict_probabilities(pointwise, image, dims=3, patch=(8, 16, 16), regions=2)
+    torch.testing.assert_close(windows, whole)
+
+
+def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = build_model("attention-unet", in_channels=1, out_channels=1, widths=(4, 8)).eval()
+    image = torch.randn(1, 9, 20, 24)
+    stacked = predict_probabilities(model, image, dims=2, patch=(16, 16), regions=1)
+    alone = torch.cat(
+        [predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1
+    )
+    torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_above_a_megapixel_goes_window_by_window() -> None:
+    model = torch.nn.Conv2d(1, 1, 1)
+    image = torch.randn(1, 1, 1100, 1000)
+    result = predict_probabilities(model, image, dims=2, patch=(64, 64), regions=1)
+    torch.testing.assert_close(
+        result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("size", "patch"), [((40, 20, 20), (16, 16, 16)), ((7, 50, 33), (8, 16, 16))])
+def test_slab_by_slab_is_the_whole(size: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
+    """Against sums over the whole volume, window by window."""
+    torch.manual_seed(1)
+    network = torch.nn.Conv3d(1, 1, 3, padding=1)
+    image = torch.randn(1, *size)
+    window = [min(p, n) for p, n in zip(patch, size, strict=True)]
+    total, weights = torch.zeros(size), torch.zeros(size)
+    line = [torch.exp(-0.5 * ((torch.arange(w) - (w - 1) / 2) / (w / 8)) ** 2) for w in window]
+    weight = torch.einsum("i,j,k->ijk", *line).clamp_min(1e-3)
+    starts = []
+    for n, w in zip(size, window, strict=True):
+        steps = -(-2 * (n - w) // w)
+        starts.append([round(i * (n - w) / steps) for i in range(steps + 1)] if steps else [0])
+    for z, y, x in torch.cartesian_prod(*map(torch.tensor, starts)).tolist():
+        box = (slice(z, z + window[0]), slice(y, y + window[1]), slice(x, x + window[2]))
+        total[box] += network(image[(slice(None), *box)][None])[0, 0].detach() * weight
+        weights[box] += weight
+    found = predict_probabilities(network, image, dims=3, patch=patch, regions=1)
+    torch.testing.assert_close(found[0], torch.sigmoid(total / weights))
+
+
+def test_nothing_is_found_where_there_is_no_head() -> None:
+    network = torch.nn.Conv3d(1, 1, 1)
+    torch.nn.init.constant_(network.bias, 9.0)  # it sees lesions everywhere
+    image = torch.zeros(1, 24, 24, 80)
+    image[..., 40:] = torch.randn(24, 24, 40)
+    found = predict_probabilities(network, image, dims=3, patch=(8, 8, 8), regions=1)[0]
+    assert found[..., :32].max() == 0
+    assert found[..., 40:].min() > 0.9
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_mirror_images_make_the_answer_symmetric(dims: int) -> None:
+    torch.manual_seed(2)
+    model = build_model("attention-unet", in_channels=1, out_channels=1, dims=dims, widths=(4, 8)).eval()
+    image = torch.randn(1, 8, 16, 16)
+    image = image + image.flip(-1)
+    views = Views(flips=True)
+    found = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1, views=views)
+    torch.testing.assert_close(found, found.flip(-1), rtol=1e-4, atol=1e-5)
+    once = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1)
+    assert not torch.allclose(once, once.flip(-1), rtol=1e-4, atol=1e-5)
+
+
+class Says(torch.nn.Module):
+    """A network of one opinion."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, self.logit)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "threshold", "expected"),
+    [
+        ("mean", 0.5, torch.sigmoid(torch.tensor(-1.0)).item()),
+        ("max", 0.5, torch.sigmoid(torch.tensor(2.0)).item()),
+        ("vote", 0.5, 1 / 3),
+        ("vote", 0.2, 2 / 3),
+    ],
+)
+def test_fusion_of_three_networks(fusion: str, threshold: float, expected: float) -> None:
+    three = Ensemble([Says(2.0), Says(-1.0), Says(-4.0)])
+    views = Views(fusion=fusion, threshold=threshold)
+    for dims, patch in ((3, (4, 4, 4)), (2, (8, 8))):
+        found = predict_probabilities(three, torch.randn(1, 8, 8, 8), dims=dims, patch=patch, regions=1, views=views)
+        torch.testing.assert_close(found, torch.full((1, 8, 8, 8), expected))
+
+
+def test_a_fusion_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match="median"):
+        Views(fusion="median")
