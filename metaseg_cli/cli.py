@@ -145,6 +145,26 @@ def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
         raise typer.Exit(1)
 
 
+@app.command(name="follow-up")
+@options_from(settings.FollowUpConfig)
+def follow_up(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Follow the lesions of one patient over visits, by masks or scans in order of time.
+
+    Example: metaseg follow-up january_mask.nii.gz april_mask.nii.gz
+    """
+    checked = layered(settings.FollowUpConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.follow_up import as_document
+    from metaseg_cli.commands.follow_up import follow_up as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        _print_json(as_document(result))
+    elif not quiet:
+        _print(*tables.follow_up_summary(as_document(result)))
+
+
 @app.command(name="serve-ui")
 @options_from(settings.ServeUiConfig)
 def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:

@@ -549,6 +549,38 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FollowUpConfig:
+    """Lesions over the visits of one patient."""
+
+    visits: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="A mask or a scan of each visit, the earliest first; scans are segmented.",
+            positional=True,
+            option="visit",
+        ),
+    ] = ()
+    model: Annotated[
+        str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
+    ] = None
+    out: Annotated[Path, Setting(help="Folder for the results.")] = Path("follow_up")
+    match_distance: Annotated[
+        float,
+        Setting(help="Lesions of two visits that do not overlap are the same within this distance (mm).", least=0),
+    ] = 3.0
+    overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.visits) < 2:
+            raise ConfigError(
+                "a follow-up needs two visits or more",
+                remedy="name their masks or scans in order, as in metaseg follow-up 2024.nii.gz 2025.nii.gz",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeUiConfig:
     """Open the app in a browser."""
 

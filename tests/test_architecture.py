@@ -29,6 +29,7 @@ ALLOWED = {
     "core.augmentation": set(),
     "core.measurements": set(),
     "core.metrics": set(),
+    "core.follow_up": {"core.measurements"},
     "core.postprocessing": set(),
     "core.preprocessing": {"core.images"},
     "core.phantom": {"core.images"},
@@ -64,6 +65,7 @@ WITHOUT_TORCH = [
     "core.metrics",
     "core.postprocessing",
     "core.measurements",
+    "core.follow_up",
     "core.preprocessing",
 ]
 

@@ -24,3 +24,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """*text* in UTF-8, line ends as they are."""
     write_whole(path, lambda to: to.write_text(text, encoding="utf-8", newline=""))
+
+
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """*data* as it is."""
+    write_whole(path, lambda to: to.write_bytes(data))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from metaseg_cli.core.follow_up import Course
 from metaseg_cli.core.metrics.curves import FROC_AT, Calibration, Froc
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
@@ -143,4 +144,32 @@ def rank_stability(ranks: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
             range(len(systems)), list(systems) if axes in first_of_line else [""] * len(systems), fontsize=8
         )
         axes.invert_yaxis()
+    return _png(figure)
+
+
+def course(visits: Sequence[str], found: Course) -> bytes:
+    """Longest diameter of every lesion over the visits, and the sum of the targets' with its categories."""
+    figure, (each, together) = _figure(2, width=max(4.6, 1.1 * len(visits)))
+    at = np.arange(len(visits))
+    for lesion in found.lesions:
+        lengths = [sight.longest_mm for sight in lesion.sights]
+        shown = at[lesion.first :]
+        style = {"color": _LINE, "linewidth": 1.8} if lesion.target else {"color": _SOFT, "linewidth": 1.2}
+        each.plot(shown, lengths[lesion.first :], marker="o", markersize=4, **style)
+        if lesion.first:
+            each.plot(shown[0], lengths[lesion.first], marker="o", markersize=7, color=_DOTS)
+        each.annotate(
+            str(lesion.number), (shown[-1], lengths[-1]), xytext=(6, 0), textcoords="offset points", va="center"
+        )
+    each.set(title="Longest diameter (mm); targets blue, first sight of new ones orange", ylim=(0, None))
+    sums = [visit.sum_mm for visit in found.visits]
+    together.plot(at, sums, marker="o", color=_LINE)
+    for x, visit in zip(at, found.visits, strict=True):
+        together.annotate(visit.category, (x, visit.sum_mm), xytext=(0, 8), textcoords="offset points", ha="center")
+    together.set(title="Sum of the targets' diameters (mm)", ylim=(0, 1.2 * max([*sums, 1.0])))
+    for axes in (each, together):
+        axes.title.set_fontsize(9)
+        axes.set_xlim(-0.4, len(visits) - 0.6)
+        names = [name if len(name) <= 16 else f"…{name[-15:]}" for name in visits]
+        axes.set_xticks(at, names, rotation=25 if len(visits) > 3 or max(map(len, names)) > 10 else 0, fontsize=8)
     return _png(figure)

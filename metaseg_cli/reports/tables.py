@@ -289,6 +289,45 @@ def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> li
     return [*parts, *problems_table(problems)]
 
 
+def follow_up_summary(document: dict[str, Any]) -> list[Any]:
+    """What ``metaseg follow-up`` prints of its ``follow_up.json``: each lesion's diameter, then each visit."""
+    visits, rows = document["visits"], document["lesions"]
+    names = [visit["visit"] for visit in visits]
+    lengths = _table("Longest axial diameter (mm)", "lesion", *(f">{escape(name)}" for name in names))
+    for number in dict.fromkeys(row["lesion"] for row in rows):
+        mine = {row["visit"]: row for row in rows if row["lesion"] == number}
+        target = any(row["target"] for row in mine.values())
+        cells = (_sight(mine[name]) if name in mine else "" for name in names)
+        lengths.add_row(f"{number}{' target' if target else ''}", *cells)
+    course = _table("Visits", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why")
+    for visit in visits:
+        changes = (
+            "" if v is None else f"{v:+.0f} %" for v in (visit["from_baseline_percent"], visit["from_nadir_percent"])
+        )
+        course.add_row(
+            escape(visit["visit"]),
+            str(visit["lesions"]),
+            _number(visit["sum_of_diameters_mm"], 1),
+            *changes,
+            f"[bold]{visit['category']}[/bold]",
+            visit["reason"],
+        )
+    uncertain = [
+        f"[dim]· {escape(visit['visit'])}: lesion {visit['uncertain']} is new, but on one slice only: not counted[/dim]"
+        for visit in visits
+        if visit["uncertain"]
+    ]
+    notes = [f"[dim]· {escape(note)}[/dim]" for note in document["notes"]]
+    where = f"All results: {escape(document['out'])}; look at course.png there"
+    return [*([lengths] if rows else ["no lesion at any visit"]), "", course, *uncertain, *notes, "", where]
+
+
+def _sight(row: dict[str, Any]) -> str:
+    if row["state"] == "there":
+        return f"{row['longest_axial_mm']:.1f}"
+    return row["state"] if not row["longest_axial_mm"] else f"{row['longest_axial_mm']:.1f} ({row['state']})"
+
+
 def demo_summary(result: Any) -> list[Any]:
     """What ``metaseg demo`` prints."""
     facts = [

@@ -1,5 +1,6 @@
 """Read and write one scan with its geometry."""
 
+from metaseg_cli.core.images.alignment import align_rigidly
 from metaseg_cli.core.images.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
@@ -23,6 +24,7 @@ from metaseg_cli.core.images.volume import Volume
 __all__ = [
     "Turn",
     "Volume",
+    "align_rigidly",
     "as_grey",
     "brought_onto",
     "can_write_seg",

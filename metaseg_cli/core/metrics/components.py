@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from metaseg_cli.core.metrics.surfaces import bounding_box
 
+_AT_ONCE = 4_000_000  # voxels whose coordinates are held in memory
+
 
 def label_lesions(mask: NDArray[Any], neighbours: int | None = None) -> tuple[NDArray[np.int32], int]:
     """Components of ``(Z, Y, X)`` by 26 *neighbours* (or 6 or 18), of ``(Y, X)`` by 8 (or 4); numbered from 1."""
@@ -81,13 +83,21 @@ def describe_labels(
     """The lesions 1 … *count* of a label map ``(Z, Y, X)``, in their order."""
     if not count:
         return []
-    where = labels.nonzero()
-    owner = labels[where] - 1
-    sizes = np.bincount(owner, minlength=count)
-    centroids = np.stack([np.bincount(owner, weights=axis, minlength=count) / sizes for axis in where], axis=1)
-    confidences = None
-    if probability is not None:
-        confidences = np.bincount(owner, weights=probability.reshape(labels.shape)[where], minlength=count) / sizes
+    sizes, sums = np.zeros(count, np.int64), np.zeros((3, count))
+    confidence = None if probability is None else np.zeros(count)
+    slab = max(1, _AT_ONCE // labels[0].size)
+    for first in range(0, len(labels), slab):
+        part = labels[first : first + slab]
+        where = part.nonzero()
+        owner = part[where] - 1
+        here = np.bincount(owner, minlength=count)
+        sizes += here
+        sums += [np.bincount(owner, weights=axis, minlength=count) for axis in where]
+        sums[0] += first * here
+        if confidence is not None and probability is not None:
+            values = probability.reshape(labels.shape)[first : first + slab][where]
+            confidence += np.bincount(owner, weights=values, minlength=count)
+    centroids = (sums / sizes).T
     voxel = math.prod(spacing_mm) if spacing_mm else 1.0
     area = voxel / spacing_mm[0] if spacing_mm else 1.0
     flat = labels.shape[0] == 1
@@ -104,7 +114,7 @@ def describe_labels(
                 equivalent_diameter=equivalent_diameter(n * (area if flat else voxel), flat=flat),
                 centroid_voxel=(z, y, x),
                 box=(in_z, in_y, in_x),
-                confidence=None if confidences is None else float(confidences[i]),
+                confidence=None if confidence is None else float(confidence[i] / n),
             )
         )
     return lesions
