@@ -165,6 +165,25 @@ def follow_up(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = F
         _print(*tables.follow_up_summary(as_document(result)))
 
 
+@app.command()
+@options_from(settings.ExportConfig)
+def export(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Write a model as ONNX, with a description of what to do before and after, and compare it with torch.
+
+    Example: metaseg export runs/attention-unet-20260101-120000
+    """
+    checked = layered(settings.ExportConfig, read_yaml(config), typed)
+    from metaseg_cli.commands.export import export as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(checked, progress)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        _print(tables.export_summary(result))
+
+
 @app.command(name="serve-ui")
 @options_from(settings.ServeUiConfig)
 def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:

@@ -472,6 +472,23 @@ def test_the_plan_is_explained_and_can_be_overridden(prepared: Path) -> None:
     assert any("would not fit" in reason for reason in small.reasons)
 
 
+def test_small_lesions_in_3d_get_small_patches_and_a_narrow_network(prepared: Path) -> None:
+    folder = dataclasses.replace(open_prepared(prepared), kind="volumes")
+
+    def plan(*lesions: int, gpu: bool = False) -> Plan:
+        case = dataclasses.replace(
+            folder.cases[0], shape=(80, 160, 160), spacing_mm=(1.0, 1.0, 1.0), lesion_voxels=lesions
+        )
+        return make_plan(folder, [case], model="attention-unet", machine=Machine(gpu=gpu), wishes=Wishes())
+
+    small = plan(4, 14, 60, 200)
+    assert (small.patch, small.batch_size, small.widths[0]) == ((32, 32, 32), 8, 16)
+    assert any("lesions of up to" in reason for reason in small.reasons)
+    for usual in (plan(4, 14, 4000), plan()):
+        assert (usual.patch, usual.widths[0]) == ((64, 64, 64), 32)
+    assert plan(4, 14, gpu=True).widths[0] == 32
+
+
 def test_a_coarse_axis_is_pooled_last(prepared: Path) -> None:
     folder = dataclasses.replace(open_prepared(prepared), kind="volumes")
 

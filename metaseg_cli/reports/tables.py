@@ -328,6 +328,16 @@ def _sight(row: dict[str, Any]) -> str:
     return row["state"] if not row["longest_axial_mm"] else f"{row['longest_axial_mm']:.1f} ({row['state']})"
 
 
+def export_summary(result: Any) -> Table:
+    """What ``metaseg export`` prints."""
+    facts = [
+        ("model", str(result.onnx)),
+        ("how to use it", str(result.description)),
+        ("compared with torch", f"probabilities differ by at most {result.difference:.1e}, on {result.checked_on}"),
+    ]
+    return _facts("Exported", facts)
+
+
 def demo_summary(result: Any) -> list[Any]:
     """What ``metaseg demo`` prints."""
     facts = [

@@ -1,0 +1,82 @@
+"""A trained model as ONNX, checked against torch before it keeps its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.commands.runs import find_model
+from metaseg_cli.config import ExportConfig
+from metaseg_cli.core.images import read_scan
+from metaseg_cli.core.inference.export import export_onnx, greatest_difference
+from metaseg_cli.core.inference.predictor import Model, load_model
+from metaseg_cli.core.phantom import PhantomSettings, make_phantom
+from metaseg_cli.core.preprocessing import normalise, preprocess
+from metaseg_cli.core.progress import Progress
+from metaseg_cli.errors import InputError
+
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """``difference`` is the greatest one between torch's probabilities and ONNX Runtime's, on ``checked_on``."""
+
+    model: Path
+    onnx: Path
+    description: Path
+    difference: float
+    checked_on: str
+
+
+def export(config: ExportConfig, progress: Progress) -> ExportResult:
+    """Run ``metaseg export``. Raises MetasegError; a file that does not agree with torch is not kept."""
+    source = find_model(config.model)
+    path = config.out or source.with_suffix(".onnx")
+    if path.suffix != ".onnx":
+        raise InputError("the file must end in .onnx", where=path, remedy=f"name it {path.with_suffix('.onnx').name}")
+    about = path.with_suffix(".json")
+    for each in (path, about):
+        if each.exists() and not config.overwrite:
+            raise InputError("it exists already", where=each, remedy="pass --overwrite, or another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = load_model(source, "cpu")
+    image, name = _example(model, config.check)
+    progress.start("exporting", 2)
+    export_onnx(model, path)
+    progress.advance(1, "written")
+    difference = greatest_difference(model, path, image)
+    progress.advance(1, "compared with torch")
+    if not difference <= _TOLERANCE:
+        path.unlink()
+        about.unlink()
+        raise InputError(
+            f"ONNX Runtime's probabilities are up to {difference:.2g} away from torch's",
+            where=path,
+            remedy="try other versions of onnxscript and onnxruntime",
+        )
+    return ExportResult(model=source, onnx=path, description=about, difference=difference, checked_on=name)
+
+
+def _example(model: Model, scan: Path | None) -> tuple[NDArray[np.float32], str]:
+    """``(1, C, *spatial)`` as the network sees it: the middle of *scan*, or of a phantom."""
+    card = model.card
+    if scan is None:
+        phantom = make_phantom(1, PhantomSettings(shape=(24, 120, 104), spacing_mm=(2.0, 1.6, 1.6)))
+        image, name = normalise(phantom.image, "case"), "a phantom"
+    else:
+        if not scan.exists():
+            raise InputError("no such file", where=scan, remedy="check the path")
+        image, name = preprocess(read_scan([scan]), model.preprocessing)[0], str(scan)
+    middle = image.shape[1] // 2
+    if card.dims == 2:
+        image = image[:, middle]
+    else:
+        low = [max(0, (n - p) // 2) for n, p in zip(image.shape[1:], card.patch, strict=True)]
+        image = image[(slice(None), *(slice(a, a + p) for a, p in zip(low, card.patch, strict=True)))]
+    # Further channels, neighbour slices and those that tell which sequences are there, are filled up.
+    channels = [image[i % len(image)] for i in range(card.in_channels)]
+    return np.stack(channels)[None], name

@@ -1,0 +1,106 @@
+"""A model for programs without torch: an ONNX file, and beside it all that its user must do before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import metaseg_cli
+from metaseg_cli.core.inference.predictor import Model
+from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.models.blocks import total_stride
+from metaseg_cli.core.whole_file import write_text_whole, write_whole
+from metaseg_cli.errors import ConfigError
+
+INPUT, OUTPUT = "image", "logits"
+_KEPT = (  # of the card, as they stand
+    *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
+    *("threshold", "temperature", "smallest_lesion_voxels"),
+)
+
+
+def export_onnx(model: Model, path: Path) -> None:
+    """Write *path* ``.onnx`` with free batch and image sizes, and ``.json`` beside it.
+
+    Raises ConfigError when the packages of the extra ``export`` are missing.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("export needs onnx and onnxscript", remedy="pip install 'metaseg-cli[export]'") from error
+    # No two sizes alike, or the exporter takes them for one and the same; no multiples of the stride, or it leaves out
+    # the padding.
+    multiple = total_stride(model.card.strides)
+    size = [step * max(2, -(-16 // step)) + 2 * i * step + 1 + i for i, step in enumerate(multiple)]
+    example = torch.randn(2, model.card.in_channels, *size)
+    free = (0, *range(2, 2 + model.card.dims))
+    network = model.network.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+    def write(to: Path) -> None:
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (example,),
+                str(to),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
+                external_data=False,
+                verbose=False,
+            )
+
+    write_whole(path, write)
+    write_text_whole(path.with_suffix(".json"), json.dumps(description(model.card), indent=1))
+
+
+def description(card: ModelCard) -> dict[str, Any]:
+    """What the ``.json`` says: the card, and the steps in words."""
+    channels = [
+        f"{sequence}{f' slice {offset:+d}' if offset else ''}"
+        for sequence in card.sequences
+        for offset in range(-card.context, card.context + 1)
+    ]
+    if card.presence:
+        channels += [f"1 where {sequence} is there, else 0" for sequence in card.sequences]
+    values = dataclasses.asdict(card)
+    return {
+        "schema": 1,
+        "program": f"metaseg {metaseg_cli.__version__}",
+        "input": {"name": INPUT, "layout": "batch, channel, " + ", ".join("zyx"[-card.dims :]), "channels": channels},
+        "output": {"name": OUTPUT, "channels": list(card.regions), "value": "logit: sigmoid gives the probability"},
+        **{name: values[name] for name in _KEPT},
+        "steps": [
+            "bring the scan to the orientation and spacing of 'preprocessing' (None: as it is)",
+            "per channel: mean and deviation of the head's voxels, clipped to the percentiles 0.5 and 99.5; "
+            "subtract, divide, clip to -8 … 8",
+            "run the network; sigmoid; a voxel counts from 'threshold' on",
+            "drop components of fewer than 'smallest_lesion_voxels' voxels (26 neighbours, in 2D 8)",
+        ],
+    }
+
+
+def greatest_difference(model: Model, path: Path, image: NDArray[np.float32]) -> float:
+    """Between the probabilities of torch and of ONNX Runtime on *image* ``(B, C, *spatial)``, normalised.
+
+    Raises ConfigError when onnxruntime is missing.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("the check needs onnxruntime", remedy="pip install 'metaseg-cli[export]'") from error
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (theirs,) = session.run([OUTPUT], {INPUT: image})
+    with torch.inference_mode():
+        ours = model.network(torch.from_numpy(image)).float()
+    return float((torch.sigmoid(ours) - torch.sigmoid(torch.from_numpy(theirs))).abs().max())
