@@ -153,6 +153,10 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
         FollowUpConfig(visits=(mask,))
     with pytest.raises(InputError, match="no such file"):
         follow_up(FollowUpConfig(visits=(mask, str(tmp_path / "b.nii.gz")), out=tmp_path / "out"), Silent())
+    (tmp_path / "c.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"c\.nii\.gz"):
+        follow_up(FollowUpConfig(visits=(mask, str(tmp_path / "c.nii.gz")), out=tmp_path / "out"), Silent())
+    assert not (tmp_path / "out").exists()
     settings = FollowUpConfig(visits=(mask, mask), out=tmp_path / "out")
     assert follow_up(settings, Silent()).names == ("visit 1", "visit 2")
     with pytest.raises(InputError, match="--overwrite"):

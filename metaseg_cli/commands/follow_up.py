@@ -23,6 +23,7 @@ from metaseg_cli.core.images import (
     dicom_files,
     is_picture,
     read_mask,
+    read_scan,
     same_grid,
     stem_of,
     turn_to_canonical,
@@ -107,8 +108,8 @@ def _read(name: str, path: Path, config: FollowUpConfig) -> _Visit:
         try:
             mask = read_mask(path)
         except InputError as error:
-            if error.what.startswith("no such") or not _is_scan(path):
-                raise
+            if not _is_scan(path):
+                raise error from None
     if mask is None:
         from metaseg_cli.core.inference.predictor import load_model
 
@@ -123,10 +124,11 @@ def _read(name: str, path: Path, config: FollowUpConfig) -> _Visit:
 
 
 def _is_scan(path: Path) -> bool:
-    """Whether the file can at least be read as an image; raises what stands in the way."""
-    from metaseg_cli.core.images import read_image
-
-    read_image(path)
+    """Whether what is no mask can be read as an image."""
+    try:
+        read_scan([path])
+    except InputError:
+        return False
     return True
 
 
