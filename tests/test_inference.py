@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.windows import LARGEST, largest_window, tile
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.core.models import build_model
 from metaseg_cli.errors import ConfigError
@@ -117,3 +120,37 @@ def test_fusion_of_three_networks(fusion: str, threshold: float, expected: float
 def test_a_fusion_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match="median"):
         Views(fusion="median")
+
+
+def test_larger_windows_compute_less_and_say_the_same() -> None:
+    """What the network sees of a voxel's surroundings is the same, so its answer is; but for what lies at borders."""
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(4, 1, 3, padding=1)
+    )
+    image = torch.randn(1, 40, 70, 65)
+    exact, larger = tile(image.shape[1:], (16, 16, 16)), tile(image.shape[1:], (16, 16, 16), largest=40 * 40 * 40)
+    assert larger.voxels < 0.5 * exact.voxels
+    assert torch.tensor(larger.shape).prod() <= 40**3
+    small = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1)
+    large = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1, largest=40**3)
+    torch.testing.assert_close(large, small, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(155, 240, 240), (16, 16, 16), (9, 300, 31), (48, 47, 49)])
+@pytest.mark.parametrize("largest", [None, 30_000, LARGEST])
+def test_windows_cover_the_image_and_share_half_a_patch(size: tuple[int, int, int], largest: int | None) -> None:
+    patch = (16, 32, 32)
+    tiling = tile(size, patch, largest)
+    for length, side, starts, known in zip(size, tiling.shape, tiling.starts, patch, strict=True):
+        assert starts[0] == 0
+        assert starts[-1] + side == length
+        assert all(b - a <= side - min(side, known) // 2 for a, b in itertools.pairwise(starts))
+    assert len(list(tiling.boxes())) == tiling.voxels // int(torch.tensor(tiling.shape).prod())
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"), [("batch", LARGEST), ("none", LARGEST), ("instance", None), ("group", None)]
+)
+def test_windows_stay_patches_where_statistics_come_from_them(norm: str, expected: int | None) -> None:
+    assert largest_window(norm) == expected

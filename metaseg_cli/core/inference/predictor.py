@@ -23,6 +23,7 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.windows import largest_window
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.metrics import Lesion, find_lesions
 from metaseg_cli.core.model_file import ModelCard, load_model_file
@@ -102,6 +103,7 @@ class Model:
             dims=self.card.dims,
             context=self.card.context,
             patch=self.card.patch[-self.card.dims :],
+            largest=largest_window(self.card.norm),
             regions=self.card.out_channels,
             precision=self.precision,
             present=present if self.card.presence else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from metaseg_cli.core.inference.ensemble import Views
+from metaseg_cli.core.inference.windows import LARGEST, Tiling, tile
 from metaseg_cli.core.models.presence import with_presence
 
-# A 2D slice up to this many pixels goes through the network in one piece.
-_WHOLE_SLICE = 1024 * 1024
-_WHOLE_SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
+_SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -47,6 +46,7 @@ def predict_probabilities(
     dims: int,
     patch: Sequence[int],
     regions: int,
+    largest: int | None = None,
     context: int = 0,
     precision: str = "fp32",
     present: Tensor | None = None,
@@ -57,16 +57,16 @@ def predict_probabilities(
     *present* ``(C,)`` goes to models that are told which sequences are there; *context* neighbour slices on each side
     to 2D models that want them; *views* says how often each place is looked at (None: once).
 
-    A 2D network sees whole slices; pictures above a megapixel, and volumes for a 3D network, go window by window
-    (*patch*, half overlapping, Gaussian weights as in Isensee et al. 2021). Where there is nothing but background, the
-    probability is 0 and the network is not asked.
+    A 2D network sees whole slices up to ``LARGEST`` pixels. What is larger, and volumes for a 3D network, go window by
+    window (see ``tile``): of the size of *patch*, or of up to *largest* voxels. Where there is nothing but background,
+    the probability is 0 and the network is not asked.
     """
     model.eval()
     there = None if present is None else present.to(image.device)
     look = _Look(model, views or Views(), precision, there, _flat(image))
     if dims == 2:
-        return _slices(look, image, regions, context)
-    return _windows(look, image, tuple(patch), regions)
+        return _slices(look, image, patch, largest, regions, context)
+    return _windows(look, image, tile(image.shape[1:], patch, largest), regions)
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,17 @@ def _flat(image: Tensor) -> Tensor:
     return 0.02 * (values.amax(1) - values.amin(1))
 
 
-def _slices(look: _Look, image: Tensor, regions: int, context: int) -> Tensor:
+def _slices(
+    look: _Look, image: Tensor, patch: Sequence[int], largest: int | None, regions: int, context: int
+) -> Tensor:
     _, depth, y, x = image.shape
     result = torch.zeros(regions, depth, y, x)
-    if y * x > _WHOLE_SLICE:
+    tiling = tile((y, x), patch, largest or LARGEST)
+    if tiling.shape != (y, x):
         for z in range(depth):
-            result[:, z] = _windows(look, with_neighbours(image, context, slice(z, z + 1))[:, 0], (512, 512), regions)
+            result[:, z] = _windows(look, with_neighbours(image, context, slice(z, z + 1))[:, 0], tiling, regions)
         return result
-    batch = max(1, _WHOLE_SLICE_BATCH // (y * x))
+    batch = max(1, _SLICE_BATCH // (y * x))
     for z in range(0, depth, batch):
         part = with_neighbours(image, context, slice(z, z + batch))
         if not look.is_background(image[:, z : z + batch]):
@@ -115,20 +118,18 @@ def _slices(look: _Look, image: Tensor, regions: int, context: int) -> Tensor:
     return result
 
 
-def _windows(look: _Look, image: Tensor, patch: Sequence[int], regions: int) -> Tensor:
-    """*image* ``(C, *spatial)`` → probabilities ``(R, *spatial)``, values averaged over half-overlapping windows.
+def _windows(look: _Look, image: Tensor, tiling: Tiling, regions: int) -> Tensor:
+    """*image* ``(C, *spatial)`` → probabilities ``(R, *spatial)``, values averaged over windows that overlap.
 
     Sums are kept only for the slab along the first axis that windows still reach.
     """
-    size = image.shape[1:]
-    window = [min(p, n) for p, n in zip(patch, size, strict=True)]
-    weight = _gaussian(window).to(image.device)
+    size, window = tiling.size, tiling.shape
+    weight = tiling.weight.to(image.device)
     result = torch.zeros(regions, *size)
     total = torch.zeros(regions, window[0], *size[1:], device=image.device)
     weights = torch.zeros(window[0], *size[1:], device=image.device)
-    starts = _starts(size[0], window[0])
-    for start, following in itertools.pairwise([*starts, size[0]]):
-        for across in _boxes(size[1:], window[1:]):
+    for start, following in itertools.pairwise([*tiling.starts[0], size[0]]):
+        for across in tiling.boxes(first_axis=1):
             part = image[(slice(None), slice(start, start + window[0]), *across)]
             if look.is_background(part):
                 continue
@@ -143,23 +144,3 @@ def _windows(look: _Look, image: Tensor, patch: Sequence[int], regions: int) -> 
             sums.narrow(axis, 0, window[0] - done).copy_(kept)
             sums.narrow(axis, window[0] - done, done).zero_()
     return result
-
-
-def _starts(length: int, window: int) -> list[int]:
-    """Where windows begin: at most half a window apart, evenly spread, covering everything."""
-    steps = -(-2 * (length - window) // window) if length > window else 0
-    return [round(i * (length - window) / steps) for i in range(steps + 1)] if steps else [0]
-
-
-def _boxes(size: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    for corner in itertools.product(*(_starts(n, w) for n, w in zip(size, window, strict=True))):
-        yield tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
-
-
-def _gaussian(window: Sequence[int]) -> Tensor:
-    """Weight of a window's voxels: a Gaussian of sigma 1/8 of the window, never below a thousandth."""
-    weight = torch.ones(())
-    for w in window:
-        offset = torch.arange(w) - (w - 1) / 2
-        weight = weight.unsqueeze(-1) * torch.exp(-0.5 * (offset / (w / 8)) ** 2)
-    return weight.clamp_min(1e-3)

@@ -92,7 +92,7 @@ class Trainer:
             drop_sequence=config.drop_sequence,
             paste=config.paste,
         )
-        self.whole_cases = WholeCases(prepared, plan, presence=card.presence, device=device, group=self.group)
+        self.whole_cases = WholeCases(prepared, card, device=device, group=self.group)
         self.averaged = AveragedModel(self.model, config.ema)
         self.best: dict[str, Tensor] = {}
         self.state = State()

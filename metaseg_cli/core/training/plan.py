@@ -25,7 +25,8 @@ _VOXELS = {("cpu", 2): 8 * 160**2, ("cpu", 3): 2 * 64**3, ("gpu", 2): 32 * 256**
 _SMALL_LESION = 8.0  # voxels across
 _SMALL_PATCH, _SMALL_VOXELS, _SMALL_WIDTHS = 32, 8 * 32**3, tuple(w // 2 for w in DEFAULT_WIDTHS)
 _MEMORY_SHARE = 0.7
-_VALIDATION_STEPS = 5  # voxels to learn from for each one that is validated
+_VALIDATION_STEPS = 10  # voxels to learn from for each one that is validated
+_LONGEST_EPOCH = 1000
 # Maps of a level's width that training keeps per level, measured as peak memory; the nested network's nodes of a level
 # each read all those before them.
 _MAPS = {"attention-unet": 16, "nested-unet": 48}
@@ -128,13 +129,15 @@ def make_plan(
     if iterations is None:
         per_case = [np.prod(np.maximum(1, np.array(case.shape) / patch)) for case in cases]
         patches = int(sum(case.shape[0] for case in cases) if dims == 2 else sum(per_case))
-        # Looking at a voxel costs a third of learning from it: a validation may take a tenth of its epoch.
+        # Looking at a voxel costs a third of learning from it, and most are looked at twice: with the search for
+        # mistakes in training cases, a validation takes a tenth of its epoch.
         looked_at = sum(int(np.prod(case.shape)) for case in validation)
-        quiet = int(_VALIDATION_STEPS * looked_at / (batch_size * voxels))
-        iterations = int(np.clip(max(-(-patches // batch_size), quiet), 10, 250))
+        quiet = min(_LONGEST_EPOCH, int(_VALIDATION_STEPS * looked_at / (batch_size * voxels)))
+        once = int(np.clip(-(-patches // batch_size), 10, 250))
+        iterations = max(once, quiet)
         why = f"{patches} {'slices' if dims == 2 else 'patches'}"
-        if quiet > -(-patches // batch_size):
-            why += ", and validation must not take longer than training"
+        if quiet > once:
+            why += ", and validation should take little of the time"
         reasons.append(f"{iterations} steps an epoch: {why}")
     prior = wishes.foreground_prior or _prior(cases)
     reasons.append(f"prior {prior:.4f}: {'as asked' if wishes.foreground_prior else 'share of foreground voxels'}")

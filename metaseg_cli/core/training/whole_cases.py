@@ -12,10 +12,11 @@ from torch import nn
 
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.windows import largest_window
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.sampling import Place
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.mistakes import false_places
-from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.validation import MIDDLE, CaseFindings, findings
 
 _PICTURES = 8
@@ -32,10 +33,10 @@ class Example:
 
 
 class WholeCases:
-    """Predicts cases of *prepared* as *plan* says; the processes of *group* share them out, one each at a time."""
+    """Predicts cases of *prepared* with networks of *card*; the processes of *group* share them out, one at a time."""
 
-    def __init__(self, prepared: Prepared, plan: Plan, *, presence: bool, device: torch.device, group: Group) -> None:
-        self.prepared, self.plan, self.presence, self.device, self.group = prepared, plan, presence, device, group
+    def __init__(self, prepared: Prepared, card: ModelCard, *, device: torch.device, group: Group) -> None:
+        self.prepared, self.card, self.device, self.group = prepared, card, device, group
 
     def findings(
         self,
@@ -83,12 +84,13 @@ class WholeCases:
         probabilities: NDArray[np.float32] = predict_probabilities(
             model,
             image,
-            dims=self.plan.dims,
-            context=self.plan.context,
-            patch=self.plan.patch[-self.plan.dims :],
+            dims=self.card.dims,
+            context=self.card.context,
+            patch=self.card.patch[-self.card.dims :],
+            largest=largest_window(self.card.norm),
             regions=len(self.prepared.regions),
             precision=precision,
-            present=torch.from_numpy(self.prepared.present(record)) if self.presence else None,
+            present=torch.from_numpy(self.prepared.present(record)) if self.card.presence else None,
         ).numpy()
         return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
 

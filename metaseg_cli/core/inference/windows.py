@@ -1,0 +1,86 @@
+"""Where the windows lie that an image is looked at through, and how much each of their voxels counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# As many voxels at once as two cores like; a GPU takes them as well.
+LARGEST = 64 * 128 * 128
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows of one *shape* over an image of *size*; ``starts`` are their first voxels along each axis."""
+
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @property
+    def voxels(self) -> int:
+        """What the network computes altogether."""
+        return int(np.prod(self.shape)) * int(np.prod([len(s) for s in self.starts]))
+
+    def boxes(self, first_axis: int = 0) -> Iterator[tuple[slice, ...]]:
+        """Every window, along the axes from *first_axis* on."""
+        shape = self.shape[first_axis:]
+        for corner in itertools.product(*self.starts[first_axis:]):
+            yield tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """A Gaussian of sigma 1/8 of the window (Isensee et al. 2021), never below a thousandth."""
+        weight = torch.ones(())
+        for n in self.shape:
+            offset = torch.arange(n) - (n - 1) / 2
+            weight = weight.unsqueeze(-1) * torch.exp(-0.5 * (offset / (n / 8)) ** 2)
+        return weight.clamp_min(1e-3)
+
+
+def tile(size: Sequence[int], patch: Sequence[int], largest: int | None = None) -> Tiling:
+    """Windows over an image of *size* for a network that learnt from *patch*.
+
+    Neighbours share at least half a patch, so that every voxel is seen from the distance to the border that the network
+    knows. The windows are patches, unless *largest* voxels are allowed: then those of half patches that compute least.
+    """
+    exact = _tiling(size, patch, patch)
+    if largest is None:
+        return exact
+    sides = [_sides(n, p) for n, p in zip(size, patch, strict=True)]
+    tilings = (_tiling(size, shape, patch) for shape in itertools.product(*sides) if np.prod(shape) <= largest)
+    return min((exact, *tilings), key=lambda t: (t.voxels, -np.prod(t.shape)))
+
+
+def largest_window(norm: str) -> int | None:
+    """For ``tile``: None where *norm* makes a voxel's answer depend on the statistics of its window."""
+    return LARGEST if norm in ("batch", "none") else None
+
+
+def _sides(length: int, patch: int) -> list[int]:
+    """The patch, and its multiples by 1.5, 2, …, up to the image."""
+    if length <= patch:
+        return [length]
+    half = max(1, patch // 2)
+    return [*range(patch, min(length, 16 * patch), half), length]
+
+
+def _tiling(size: Sequence[int], shape: Sequence[int], patch: Sequence[int]) -> Tiling:
+    fitting = tuple(min(n, length) for n, length in zip(shape, size, strict=True))
+    starts = tuple(_starts(*each) for each in zip(size, fitting, patch, strict=True))
+    return Tiling(tuple(size), fitting, starts)
+
+
+def _starts(length: int, window: int, patch: int) -> tuple[int, ...]:
+    """Where windows begin: evenly spread, half a patch or more of each shared with the next."""
+    if length <= window:
+        return (0,)
+    step = window - min(window, patch) / 2
+    steps = int(-(-(length - window) // step))
+    return tuple(round(i * (length - window) / steps) for i in range(steps + 1))
