@@ -43,8 +43,9 @@ def normalised(image: np.ndarray) -> np.ndarray:
     return result
 
 
-def without_small(mask: np.ndarray, smallest: int) -> np.ndarray:
-    """*mask* ``(Y, X)`` without components of fewer than *smallest* pixels (8 neighbours)."""
+def mask_of(probability: np.ndarray, settings: dict) -> np.ndarray:
+    """What *settings*, a region's post-processing, make of ``(Y, X)``; components have 8 neighbours."""
+    mask = probability >= settings["threshold"]
     kept, left = np.zeros_like(mask), {(int(y), int(x)) for y, x in np.argwhere(mask)}
     while left:
         component, border = [], [left.pop()]
@@ -54,8 +55,12 @@ def without_small(mask: np.ndarray, smallest: int) -> np.ndarray:
             near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
             left -= near
             border += near
-        if len(component) >= smallest:
-            kept[tuple(np.transpose(component))] = True
+        where = tuple(np.transpose(component))
+        inside = np.clip(probability[where], 1e-6, 1 - 1e-6)
+        confidence = 1 / (1 + np.exp(-np.mean(np.log(inside / (1 - inside)))))
+        large = len(component) >= settings["smallest_lesion"]
+        if (large or 1 > settings["sparing"] <= confidence) and inside.max() >= settings["seed"]:
+            kept[where] = True
     return kept
 
 
@@ -67,8 +72,8 @@ def segment(model: Path, picture: Path) -> np.ndarray:
     image = pixels[None] if colours == 1 else pixels.transpose(2, 0, 1)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {about["input"]["name"]: normalised(image)[None]})
-    probability = 1 / (1 + np.exp(-logits[0, 0]))
-    return without_small(probability >= about["threshold"], about["smallest_lesion_voxels"])
+    probability = 1 / (1 + np.exp(-logits[0, 0] / about["temperature"]))
+    return mask_of(probability, next(iter(about["postprocessing"].values())))
 
 
 def example(folder: Path) -> None:

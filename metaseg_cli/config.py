@@ -528,15 +528,25 @@ class PredictConfig:
             choices=("mean", "max", "vote"),
         ),
     ] = "mean"
-    probabilities: Annotated[bool, Setting(help="Write the probabilities too.")] = False
+    probabilities: Annotated[bool, Setting(help="Write the calibrated probabilities too.")] = False
+    uncertainty: Annotated[
+        bool,
+        Setting(help="Write how unsure each voxel is: entropy, and how far mirror images or networks disagree."),
+    ] = False
     format: Annotated[
         str,
         Setting(
             help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and, with highdicom, SEG.",
-            choices=("auto", "nifti", "nrrd", "mha", "png", "dicom-seg"),
+            choices=("auto", "nifti", "nrrd", "mha", "png", "dicom-seg", "rtstruct"),
         ),
     ] = "auto"
-    per_lesion: Annotated[bool, Setting(help="In a DICOM SEG, make every lesion a segment of its own.")] = False
+    per_lesion: Annotated[
+        bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a structure of its own.")
+    ] = False
+    postprocess: Annotated[
+        bool, Setting(help="Apply the model's threshold and filters; without: 0.5 and no filter.")
+    ] = True
+    fill_holes: Annotated[bool, Setting(help="Fill what a lesion encloses, such as a dark core.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"

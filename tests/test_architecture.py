@@ -36,7 +36,7 @@ ALLOWED = {
     "core.executor": set(),
     "core.cache": {"core.images", "core.datasets", "core.preprocessing"},
     "core.sampling": {"core.cache"},
-    "core.model_file": {"core.models"},
+    "core.model_file": {"core.models", "core.postprocessing"},
     "core.inference": {
         "core.models",
         "core.model_file",

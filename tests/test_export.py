@@ -17,6 +17,7 @@ from metaseg_cli.config import ExportConfig
 from metaseg_cli.core.inference.export import export_onnx, greatest_difference
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
@@ -38,8 +39,8 @@ def card(name: str, dims: int, norm: str) -> ModelCard:
         regions={"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)},
         preprocessing={"normalisation": "case", "oriented": True, "spacing_mm": [1.0, 1.0, 1.0]},
         patch=(16, 32, 32),
-        threshold=0.4,
-        smallest_lesion_voxels=3,
+        temperature=1.5,
+        postprocessing={"ET": Postprocessing(threshold=0.4, smallest_lesion=3)},
     )
 
 
@@ -60,7 +61,7 @@ def test_onnx_agrees_with_torch_at_any_size(tmp_path: Path, name: str, dims: int
     described = json.loads(path.with_suffix(".json").read_text())
     assert described["input"]["channels"] == ["t1c", "t2f"]
     assert described["output"]["channels"] == ["ET", "TC", "WT"]
-    assert described["threshold"] == 0.4
+    assert described["postprocessing"]["ET"]["threshold"] == 0.4
     assert described["regions"]["TC"] == [1, 3]
 
 

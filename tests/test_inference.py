@@ -111,7 +111,7 @@ class Says(torch.nn.Module):
 )
 def test_fusion_of_three_networks(fusion: str, threshold: float, expected: float) -> None:
     three = Ensemble([Says(2.0), Says(-1.0), Says(-4.0)])
-    views = Views(fusion=fusion, threshold=threshold)
+    views = Views(fusion=fusion, thresholds=(threshold,))
     for dims, patch in ((3, (4, 4, 4)), (2, (8, 8))):
         found = predict_probabilities(three, torch.randn(1, 8, 8, 8), dims=dims, patch=patch, regions=1, views=views)
         torch.testing.assert_close(found, torch.full((1, 8, 8, 8), expected))

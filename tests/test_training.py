@@ -27,13 +27,8 @@ from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoin
 from metaseg_cli.core.training.mistakes import false_places
 from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
-from metaseg_cli.core.training.validation import (
-    choose_postprocessing,
-    choose_temperature,
-    findings,
-    score_by_size,
-    score_cases,
-)
+from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature
+from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
 
 
@@ -407,7 +402,7 @@ def test_postprocessing_drops_only_what_is_small() -> None:
     probability = np.zeros((1, 20, 20), np.float32)
     probability[0, 2:6, 2:6], probability[0, 15, 15] = 0.9, 0.9
     assert to_mask(probability, Postprocessing()).sum() == 17
-    assert to_mask(probability, Postprocessing(smallest_lesion_voxels=2)).sum() == 16
+    assert to_mask(probability, Postprocessing(smallest_lesion=2)).sum() == 16
     assert to_mask(probability, Postprocessing(threshold=0.95)).sum() == 0
 
 
@@ -426,27 +421,34 @@ def test_the_filter_never_reaches_the_size_of_small_training_lesions() -> None:
     for i in range(4):
         probability[0, 0, 25, 5 + 5 * i] = 0.9
     cases = [findings("c", "p", None, probability, reference)]
-    assert choose_postprocessing(cases, [100] * 20)[0].smallest_lesion_voxels >= 2
-    assert choose_postprocessing(cases, [1, 2, 3])[0].smallest_lesion_voxels == 0
+    assert choose_postprocessing(cases, [100] * 20)[0][0].smallest_lesion >= 2
+    assert choose_postprocessing(cases, [1, 2, 3])[0][0].smallest_lesion == 0
 
 
-def test_validation_scores_equal_those_of_the_masks() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Postprocessing(threshold=0.8, smallest_lesion=3),
+        Postprocessing(threshold=0.7, seed=0.95),
+        Postprocessing(threshold=0.8, smallest_lesion=4, sparing=0.9, seed=0.9),
+    ],
+)
+def test_validation_scores_equal_those_of_the_masks(settings: Postprocessing) -> None:
     from metaseg_cli.core.metrics import confusion, lesion_scores, match_lesions
 
     rng = np.random.default_rng(0)
     pairs = [(rng.random((1, 4, 16, 16)).astype(np.float32), rng.random((1, 4, 16, 16)) > 0.93) for _ in range(4)]
     cases = [findings(f"c{i}", f"p{i % 2}", None, *pair) for i, pair in enumerate(pairs)]
-    settings = Postprocessing(threshold=0.8, smallest_lesion_voxels=3)
     masks = [to_mask(p[0], settings) for p, _ in pairs]
     matches = [match_lesions(r[0], m) for (_, r), m in zip(pairs, masks, strict=True)]
     lesions = lesion_scores(*(sum(getattr(m, k) for m in matches) for k in ("lesion_tp", "lesion_fp", "lesion_fn")))
     pooled = [confusion(pairs[i][1][0], masks[i]) + confusion(pairs[i + 2][1][0], masks[i + 2]) for i in (0, 1)]
-    score = score_cases(cases, settings)
+    score = score_cases(cases, [settings])
     assert score.dice == pytest.approx(np.mean([c.scores()["dice"] for c in pooled]))
     assert score.lesion_f1 == pytest.approx(lesions["lesion_f1"])
     assert score.lesion_recall == pytest.approx(lesions["lesion_recall"])
     assert score.false_positives_per_case == pytest.approx(lesions["lesion_fp"] / 4)
-    assert sum(each.found for each in score_by_size(cases, settings)) == lesions["lesion_tp"]
+    assert sum(each.found for each in score_by_size(cases, [settings])) == lesions["lesion_tp"]
 
 
 def test_the_temperature_undoes_overconfidence() -> None:

@@ -159,7 +159,7 @@ def test_the_mask_lies_exactly_on_its_scan(
     save(scan, brain(3)[0]["t1c"], direction, spacing=1.7)
     result = predicted(run, tmp_path / "out", scan, probabilities=True, threshold=0.01)
     assert not result.problems
-    for path in (result.scans[0].mask, *result.scans[0].probability):
+    for path in (result.scans[0].mask, *result.scans[0].maps["probability"]):
         before, after = sitk.ReadImage(str(scan)), sitk.ReadImage(str(path))
         assert after.GetSize() == before.GetSize()
         for get in ("GetSpacing", "GetOrigin", "GetDirection"):

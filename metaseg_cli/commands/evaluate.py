@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,19 +109,22 @@ def _of_model(
     prepared = open_prepared(config.data)
     records, notes = unseen_cases(prepared, card, path, config)
     records = [record for record in records if only is None or record.case in only]
-    threshold = card.threshold if config.threshold is None else config.threshold
+    postprocessing = card.of_regions()
+    if config.threshold is not None:
+        postprocessing = tuple(each.at(config.threshold) for each in postprocessing)
     problems: list[Problem] = []
     return _System(
         name=path.parent.name,
         what=f"{len(records)} cases, {config.split}, {path}",
         out=config.out or path.parent / "evaluation",
-        scored=score_with_model(path, prepared, records, threshold, config, protocol, problems, progress),
+        scored=score_with_model(path, prepared, records, postprocessing, config, protocol, problems, progress),
         settings={
             "model": path,
             "data": config.data,
             "split": config.split,
-            "threshold": threshold,
-            "smallest_lesion_voxels": card.smallest_lesion_voxels,
+            "postprocessing": {
+                name: dataclasses.asdict(each) for name, each in zip(card.regions, postprocessing, strict=True)
+            },
             "grid": "of the prepared cases",
         },
         notes=notes,

@@ -87,7 +87,7 @@ class _Job:
     folder: Path
     model: Path
     changed: float  # of the model file: a worker must not go on with an older one
-    threshold: float
+    postprocessing: tuple[Postprocessing, ...]
     device: str
     protocol: Protocol
     tolerances: tuple[float, ...]
@@ -97,7 +97,7 @@ def score_with_model(
     path: Path,
     prepared: Prepared,
     records: Sequence[CaseRecord],
-    threshold: float,
+    postprocessing: tuple[Postprocessing, ...],
     config: EvaluateConfig,
     protocol: Protocol,
     problems: list[Problem],
@@ -109,7 +109,8 @@ def score_with_model(
         path, folder = path.resolve(), folder.resolve()
     changed = path.stat().st_mtime
     jobs = [
-        _Job(record, folder, path, changed, threshold, config.device, protocol, config.tolerance) for record in records
+        _Job(record, folder, path, changed, postprocessing, config.device, protocol, config.tolerance)
+        for record in records
     ]
     progress.start("evaluating", len(jobs))
     for job, result in map_cases(_score_record, jobs, 1, config.cluster):
@@ -134,11 +135,12 @@ def _score_record(job: _Job) -> ScoredCase:
 
     prepared, model = _opened(job.folder, job.model, job.changed, job.device)
     record = job.record
-    settings = Postprocessing(threshold=job.threshold, smallest_lesion_voxels=model.card.smallest_lesion_voxels)
     image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
     found = model.probabilities(image, torch.from_numpy(prepared.present(record)))
     reference = region_masks(prepared.label(record), prepared.regions)
-    prediction = np.stack([to_mask(p, settings) for p in found])
+    prediction = np.stack(
+        [to_mask(p, each, record.spacing_mm) for p, each in zip(found, job.postprocessing, strict=True)]
+    )
     scan = image.numpy()
     head = _head(scan)
     return score_case(

@@ -32,6 +32,7 @@ from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
 from metaseg_cli.core.inference.device import choose_device, free_memory
 from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
 from metaseg_cli.core.models.names import model_name
+from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress, Silent
 from metaseg_cli.core.training.distributed import Group, joined
 from metaseg_cli.core.training.engine import Trainer
@@ -57,8 +58,7 @@ class TrainResult:
     scores: dict[str, float]
     by_size: tuple[SizeClassScore, ...]
     unit: str  # of the size classes: mm or px
-    threshold: float
-    smallest_lesion_voxels: int
+    postprocessing: dict[str, Postprocessing]
     temperature: float
     minutes: float
     images_per_second: float
@@ -215,8 +215,7 @@ def _result(run: Path, fitted: Fitted, validation: list[CaseRecord], minutes: fl
         scores=dataclasses.asdict(fitted.score) if fitted.score else {},
         by_size=fitted.by_size,
         unit="mm" if validation and validation[0].spacing_mm else "px",
-        threshold=fitted.postprocessing.threshold,
-        smallest_lesion_voxels=fitted.postprocessing.smallest_lesion_voxels,
+        postprocessing=fitted.postprocessing,
         temperature=fitted.temperature,
         minutes=minutes,
         images_per_second=sum(r.images_per_second for r in last) / max(1, len(last)),

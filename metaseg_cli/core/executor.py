@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from typing import TypeVar
 from metaseg_cli.errors import InputError, MetasegError, first_line
 
 Item = TypeVar("Item")
+First = TypeVar("First")
+Second = TypeVar("Second")
 Result = TypeVar("Result")
 
 
@@ -60,6 +63,37 @@ def map_cases(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def map_stages(
+    stages: tuple[Callable[[Item], First], Callable[[First], Second], Callable[[Second], Result]],
+    items: Sequence[Item],
+    *,
+    overlap: bool = True,
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each of *items* with what the three *stages* make of it, in order.
+
+    With *overlap*, the next item's first stage and the last one's third run in threads beside the second, so that up to
+    three items are in memory.
+    """
+    before, middle, after = stages
+    if not overlap or len(items) < 2:
+        for item in items:
+            yield item, after(middle(before(item)))
+        return
+    with ThreadPoolExecutor(1, "before") as ahead, ThreadPoolExecutor(1, "after") as behind:
+        coming = ahead.submit(before, items[0])
+        going: tuple[Item, Future[Result]] | None = None
+        for item, following in itertools.zip_longest(items, items[1:]):
+            ready = coming.result()
+            if following is not None:
+                coming = ahead.submit(before, following)
+            done = middle(ready)
+            if going is not None:
+                yield going[0], going[1].result()
+            going = (item, behind.submit(after, done))
+        assert going is not None
+        yield going[0], going[1].result()
 
 
 def _on_cluster(

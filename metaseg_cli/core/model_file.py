@@ -19,10 +19,11 @@ import metaseg_cli
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError, first_line
 
-FORMAT = 4
+FORMAT = 5
 _KEY = "metaseg"
 
 
@@ -48,9 +49,8 @@ class ModelCard:
     deep_supervision: bool = True
     foreground_prior: float = 0.01
     members: int = 1  # networks whose logits are averaged
-    threshold: float = 0.5
-    temperature: float = 1.0  # logits are divided by it for calibrated probabilities; the threshold is for undivided
-    smallest_lesion_voxels: int = 0
+    temperature: float = 1.0  # logits are divided by it, for calibrated probabilities …
+    postprocessing: dict[str, Postprocessing] = field(default_factory=dict)  # … of each region; none: the defaults
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
     validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
@@ -58,6 +58,10 @@ class ModelCard:
     dataset_id: str = ""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     program: str = f"metaseg {metaseg_cli.__version__}"
+
+    def of_regions(self) -> tuple[Postprocessing, ...]:
+        """The post-processing of each region, in their order."""
+        return tuple(self.postprocessing.get(name, Postprocessing()) for name in self.regions)
 
     def build(self) -> AttentionUNet | NestedUNet:
         """The network with fresh weights."""
@@ -133,6 +137,7 @@ def read_card(path: Path) -> ModelCard:
             values[name] = tuple(values[name]) if values.get(name) is not None else None
         values["strides"] = tuple(tuple(s) for s in values["strides"])
         values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}
+        values["postprocessing"] = {name: Postprocessing(**v) for name, v in values["postprocessing"].items()}
         return ModelCard(**{k: v for k, v in values.items() if k in known})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(f"its description is damaged ({error})", where=path, remedy="train again") from error

@@ -2,26 +2,103 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.morphology import remove_small_objects
+from scipy import ndimage
+
+_NEAR = 1 - 1e-6  # a lesion of exactly the smallest size stays, whatever the rounding of its volume
 
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What is done to a region's probabilities; chosen on the validation fold and kept in the model file."""
+    """What is done to a region's probabilities; chosen on cases that were not learnt from, kept in the model file.
+
+    A voxel counts from *threshold* on, if its component reaches *seed* somewhere (hysteresis; 0: any component). A
+    component smaller than *smallest_lesion* (mm³, in pictures mm²; voxels where there is no spacing) is dropped, unless
+    its confidence reaches *sparing* (1: never). There is no opening: it would delete small metastases.
+    """
 
     threshold: float = 0.5
-    smallest_lesion_voxels: int = 0
+    seed: float = 0.0
+    smallest_lesion: float = 0.0
+    sparing: float = 1.0
+    fill_holes: bool = False
+
+    def keeps(
+        self, size: NDArray[np.floating], peak: NDArray[np.floating], confidence: NDArray[np.floating]
+    ) -> NDArray[np.bool_]:
+        """Which components stay: their sizes as *smallest_lesion* has them, highest probability, ``confidence_of``."""
+        large = (size >= _NEAR * self.smallest_lesion) | ((confidence >= self.sparing) & (self.sparing < 1))
+        stays: NDArray[np.bool_] = large & (peak >= self.seed)
+        return stays
+
+    def at(self, threshold: float) -> Postprocessing:
+        """The same with a threshold that somebody chose: every component of it counts, whatever its highest point."""
+        return replace(self, threshold=threshold, seed=0.0)
+
+    def calibrated(self, temperature: float) -> Postprocessing:
+        """What does the same to probabilities whose logits were divided by *temperature*."""
+
+        def moved(value: float) -> float:
+            return _sigmoid(math.log(value / (1 - value)) / temperature) if 0 < value < 1 else value
+
+        return replace(self, threshold=moved(self.threshold), seed=moved(self.seed), sparing=moved(self.sparing))
 
 
-def to_mask(probability: NDArray[np.float32], settings: Postprocessing) -> NDArray[np.bool_]:
-    """``(Z, Y, X)`` probabilities → mask: the threshold, then components below the smallest size are dropped."""
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+@dataclass(frozen=True)
+class Components:
+    """Connected components of a mask, numbered from 1: voxels, highest probability and confidence of each."""
+
+    voxels: NDArray[np.int64]
+    peak: NDArray[np.float32]
+    confidence: NDArray[np.float64]
+
+
+def components_of(labels: NDArray[np.int32], count: int, probability: NDArray[np.floating]) -> Components:
+    """Describe *count* components. The confidence is the sigmoid of a component's mean logit."""
+    inside = labels > 0
+    owner = labels[inside]
+    values = probability[inside].astype(np.float32)
+    voxels = np.bincount(owner, minlength=count + 1)[1:]
+    clipped = np.clip(values, 1e-6, 1 - 1e-6)
+    logits = np.bincount(owner, weights=np.log(clipped / (1 - clipped)), minlength=count + 1)[1:]
+    peak = np.zeros(count + 1, np.float32)
+    np.maximum.at(peak, owner, values)
+    return Components(voxels, peak[1:], 1 / (1 + np.exp(-logits / np.maximum(1, voxels))))
+
+
+def voxel_size(spacing_mm: Sequence[float] | None, *, flat: bool) -> float:
+    """In mm³, of *flat* images in mm²; 1 where there is no spacing."""
+    return 1.0 if spacing_mm is None else float(np.prod(spacing_mm[1:] if flat else spacing_mm))
+
+
+def to_mask(
+    probability: NDArray[np.floating], settings: Postprocessing, spacing_mm: Sequence[float] | None = None
+) -> NDArray[np.bool_]:
+    """``(Z, Y, X)`` probabilities → mask. *spacing_mm* is (z, y, x); components have 26 neighbours (one slice: 8)."""
     mask: NDArray[np.bool_] = probability >= settings.threshold
-    if settings.smallest_lesion_voxels > 1 and mask.any():
-        mask = remove_small_objects(mask, max_size=settings.smallest_lesion_voxels - 1, connectivity=3)
+    filtered = settings.smallest_lesion > 0 or settings.seed > settings.threshold
+    box = ndimage.find_objects(mask.view(np.uint8))[0] if mask.any() else None
+    if box is None or not (filtered or settings.fill_holes):
+        return mask
+    if filtered:
+        labels, count = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
+        each = components_of(labels, count, probability[box])
+        size = each.voxels * voxel_size(spacing_mm, flat=len(mask) == 1)
+        mask[box] = np.concatenate([[False], settings.keeps(size, each.peak, each.confidence)])[labels]
+    if settings.fill_holes:
+        # A slice has no inside in space: there holes are what the outline encloses.
+        mask[box] = (
+            ndimage.binary_fill_holes(mask[box][0])[None] if len(mask) == 1 else ndimage.binary_fill_holes(mask[box])
+        )
     return mask
 
 

@@ -85,6 +85,39 @@ def save_overlay(
     _save(path, tiles[0] if len(tiles) == 1 else _grid(tiles, columns=min(4, len(tiles))))
 
 
+def save_overview(
+    path: Path,
+    image: NDArray[Any],
+    mask: NDArray[np.bool_],
+    lesions: Sequence[tuple[int, float, float, float, str]],
+    spacing_mm: tuple[float, float, float] | None,
+) -> None:
+    """Maximum-intensity projections of an axial volume ``(C, Z, Y, X)`` from above, in front and the side.
+
+    Lesions as for ``save_overlay``; every voxel is as large as it is in the patient.
+    """
+    spacing = np.array(spacing_mm or (1.0, 1.0, 1.0))
+    shape = np.maximum(1, np.round(np.array(mask.shape) * spacing / spacing.min())).astype(int)
+    tiles = []
+    for title, axis in (("axial", 0), ("coronal", 1), ("sagittal", 2)):
+        rows, columns = (a for a in range(3) if a != axis)
+        upside = rows == 0  # slices are stored from the feet up
+        planes, flat = image.max(axis=1 + axis), np.asarray(mask.any(axis=axis))
+        if upside:
+            planes, flat = planes[:, ::-1], flat[::-1]
+        size = (int(shape[columns]), int(shape[rows]))
+        rgb = np.asarray(Image.fromarray(to_rgb(planes)).resize(size, Image.Resampling.BILINEAR))
+        stretched = np.asarray(Image.fromarray(flat).resize(size, Image.Resampling.NEAREST))
+        scale = shape / mask.shape
+        here = []
+        for number, *centre, text in lesions:
+            row = mask.shape[rows] - 1 - centre[rows] if upside else centre[rows]
+            y, x = (row + 0.5) * scale[rows] - 0.5, (centre[columns] + 0.5) * scale[columns] - 0.5
+            here.append((number, 0.0, y, x, text))
+        tiles.append(_titled(_annotated(np.moveaxis(rgb, -1, 0), stretched, here, 360), title))
+    _save(path, _grid(tiles, columns=3))
+
+
 def _annotated(
     image: NDArray[Any], mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]], least: int
 ) -> Rgb:

@@ -148,7 +148,10 @@ def train_summary(result: Any) -> list[Any]:
             ("lesion F1", _number(result.scores["lesion_f1"])),
             ("lesion recall", _number(result.scores["lesion_recall"])),
             ("false lesions per case", _number(result.scores["false_positives_per_case"])),
-            ("threshold", f"{result.threshold:g}, smallest lesion {result.smallest_lesion_voxels} voxels"),
+        ]
+        facts += [
+            ("threshold" + (f" of {name}" if len(result.postprocessing) > 1 else ""), _settings(each, result.unit))
+            for name, each in result.postprocessing.items()
         ]
         cases = "out of fold" if result.folds else "on the validation fold, which also chose epoch and threshold"
         parts.append(f"[dim]{cases}: expect a little less elsewhere[/dim]")
@@ -167,6 +170,18 @@ def train_summary(result: Any) -> list[Any]:
         facts.append(("time of a step", ", ".join(f"{k} {v:.0f} ms" for k, v in result.milliseconds_per_step.items())))
     facts.append(("model", str(result.model)))
     return [_facts("Trained", facts), *parts, "", "Next: metaseg evaluate, or metaseg predict scan.png"]
+
+
+def _settings(chosen: Any, unit: str) -> str:
+    """A ``Postprocessing`` in words."""
+    text = f"{chosen.threshold:.2f}"
+    if chosen.seed > chosen.threshold:
+        text += f", {chosen.seed:.2f} somewhere in the lesion"
+    if chosen.smallest_lesion:
+        text += f", lesions from {chosen.smallest_lesion:g} {'mm³' if unit == 'mm' else 'voxels'} on"
+        if chosen.sparing < 1:
+            text += f" or of confidence {chosen.sparing:.2f}"
+    return text
 
 
 def evaluate_summary(result: Any) -> list[Any]:

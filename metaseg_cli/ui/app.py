@@ -76,9 +76,8 @@ def main() -> None:
                 f"lesion F1 {card.validation['lesion_f1']:.2f}"
             )
         st.header("Display")
-        threshold = st.slider(
-            "Threshold", 0.05, 0.95, float(card.threshold), 0.05, help="Probability from which a voxel counts."
-        )
+        usual = round(min(0.99, max(0.01, card.of_regions()[0].threshold)), 2)
+        threshold = st.slider("Threshold", 0.01, 0.99, usual, 0.01, help="Probability from which a voxel counts.")
         opacity = st.slider("Opacity", 0.0, 1.0, 0.4, 0.05, help="Of the coloured overlay; the outline stays.")
     uploads = st.file_uploader("Upload scans", type=_FORMATS, accept_multiple_files=True)
     if not uploads:
@@ -92,11 +91,11 @@ def main() -> None:
     if result.problems:
         st.error(f"{upload.name}: {result.problems[0].reason}. {result.problems[0].remedy.capitalize()}.")
         return
-    show(upload.name, result, model, threshold, opacity)
+    show(upload.name, result, model, None if threshold == usual else threshold, opacity)
 
 
-def show(name: str, result: PredictResult, model: object, threshold: float, opacity: float) -> None:
-    """Image beside overlay, the table of lesions, and the mask to take home."""
+def show(name: str, result: PredictResult, model: object, threshold: float | None, opacity: float) -> None:
+    """Image beside overlay, the table of lesions, and the mask to take home. No *threshold*: the model's."""
     prediction = at_threshold(model, result.scans[0].prediction, threshold)
     image, mask = prediction.source.array, prediction.mask
     rows = lesion_rows(Path(name), prediction)
@@ -109,7 +108,9 @@ def show(name: str, result: PredictResult, model: object, threshold: float, opac
     left, right = st.columns(2)
     picture = enlarged(grey_or_colour(image, z))
     left.image(picture, caption="Scan", width="stretch")
-    found = f"{len(rows)} lesion{'s' if len(rows) != 1 else ''} at threshold {threshold:.2f}"
+    found = f"{len(rows)} lesion{'s' if len(rows) != 1 else ''}" + (
+        f" at threshold {threshold:.2f}" if threshold else ""
+    )
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
     for note in result.scans[0].notes:
         st.caption(note)

@@ -3,6 +3,7 @@
 from metaseg_cli.core.images.alignment import align_rigidly
 from metaseg_cli.core.images.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.dicom_masks import padding_value
+from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, stem_of, suffix_of
 from metaseg_cli.core.images.geometry import (
@@ -48,6 +49,7 @@ __all__ = [
     "turn_to_canonical",
     "turned",
     "write_mask",
+    "write_rtstruct",
     "write_seg",
     "write_volume",
 ]

@@ -45,7 +45,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    sources, order = _sources(files)
+    sources, order = source_images(files)
     pixels = np.stack([mask for _, mask in segments], axis=-1)[order].astype(np.uint8)
     program = hd.AlgorithmIdentificationSequence(
         name="metaseg", version=metaseg_cli.__version__, family=codes.DCM.ArtificialIntelligence
@@ -83,7 +83,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
         )
 
 
-def _sources(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
+def source_images(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
     """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame."""
     headers = slice_headers(files)
     if int(headers[0].get("NumberOfFrames") or 1) == 1:

@@ -23,7 +23,7 @@ from metaseg_cli.errors import ConfigError
 INPUT, OUTPUT = "image", "logits"
 _KEPT = (  # of the card, as they stand
     *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
-    *("threshold", "temperature", "smallest_lesion_voxels"),
+    *("temperature", "postprocessing"),
 )
 
 
@@ -84,8 +84,11 @@ def description(card: ModelCard) -> dict[str, Any]:
             "bring the scan to the orientation and spacing of 'preprocessing' (None: as it is)",
             "per channel: mean and deviation of the head's voxels, clipped to the percentiles 0.5 and 99.5; "
             "subtract, divide, clip to -8 … 8",
-            "run the network; sigmoid; a voxel counts from 'threshold' on",
-            "drop components of fewer than 'smallest_lesion_voxels' voxels (26 neighbours, in 2D 8)",
+            "run the network; divide by 'temperature'; sigmoid",
+            "for each region, as its 'postprocessing' says: a voxel counts from 'threshold' on; of the components (26 "
+            "neighbours, in 2D 8) drop those whose highest probability is below 'seed', and those smaller than "
+            "'smallest_lesion' (mm³, of pictures mm², voxels without a spacing) unless the sigmoid of their mean "
+            "logit reaches 'sparing' (1: never); with 'fill_holes' fill what they enclose",
         ],
     }
 

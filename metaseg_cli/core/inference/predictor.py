@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaseg_cli.core.images import (
-    Volume,
-    as_grey,
-    brought_onto,
-    channels_are_equal,
-    is_picture,
-    read_scan,
-    turn_to_canonical,
-)
+from metaseg_cli.core.images import Volume, is_picture, turn_to_canonical
+from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
@@ -30,9 +23,6 @@ from metaseg_cli.core.model_file import ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.preprocessing import Placement, Preprocessing, preprocess
-from metaseg_cli.errors import InputError
-
-Files = Path | str | Sequence[Path]  # one file or folder, or the files of a DICOM series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +32,8 @@ class Prediction:
     ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions; ``masks`` and ``probabilities``
     ``(R, Z, Y, X)`` have a layer for each region, ``lesions`` its connected lesions, and ``measurements`` their
     lengths, in the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say
-    what was missing or assumed.
+    what was missing or assumed. ``disagreement``, when asked for, is the standard deviation of the probabilities that
+    several networks or mirror images gave.
     """
 
     mask: NDArray[np.uint8]
@@ -52,6 +43,24 @@ class Prediction:
     measurements: dict[str, list[Measurement]]
     source: Volume
     notes: tuple[str, ...] = ()
+    disagreement: NDArray[np.float32] | None = None
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32]:
+        """Entropy of each voxel's probability in bits, ``(R, Z, Y, X)``: 0 where it is sure, 1 at 0.5."""
+        p = np.clip(self.probabilities, 1e-7, 1 - 1e-7)
+        entropy: NDArray[np.float32] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return np.clip(entropy, 0, 1)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A scan as the network sees it: ``image (C, Z, Y, X)`` on its grid, and which of its sequences are there."""
+
+    volume: Volume
+    image: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    placement: Placement
 
 
 class Model:
@@ -62,39 +71,67 @@ class Model:
     ) -> None:
         self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
-        self.views = views or Views()
+        self.views = replace(
+            views or Views(),
+            thresholds=tuple(each.threshold for each in card.of_regions()),
+            temperature=card.temperature,
+        )
         self.preprocessing = Preprocessing.from_record(card.preprocessing)
+        self.largest = largest_window(card.norm)
 
     def predict(
-        self, scan: Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume, threshold: float | None = None
+        self,
+        scan: Scan,
+        threshold: float | None = None,
+        *,
+        postprocess: bool = True,
+        fill_holes: bool = False,
+        disagreement: bool = False,
     ) -> Prediction:
         """Segment *scan*: a file, an array ``(C, Z, Y, X)`` or ``(C, Y, X)``, or a file per sequence name.
 
-        An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file.
-        Raises InputError when the scan cannot be read or its channels are not those the model was trained on.
+        An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file;
+        ``settings_of`` says what *postprocess* and *fill_holes* do. Raises InputError when the scan cannot be read or
+        its channels are not those the model was trained on.
         """
-        volume, present = self._volume(scan)
-        image, placement = preprocess(volume, self.preprocessing)
-        whole = np.zeros((len(self.card.sequences), *image.shape[1:]), np.float32)
-        whole[present] = image
-        probabilities = self.probabilities(torch.from_numpy(whole), torch.from_numpy(present))
-        prediction = self.interpret(volume, self._in_place(probabilities, placement), threshold)
-        missing = [s for s, there in zip(self.card.sequences, present, strict=True) if not there]
-        if missing:
-            prediction = replace(
-                prediction, notes=(*prediction.notes, f"predicted without {', '.join(missing)}: expect less of it")
-            )
-        return prediction
+        given = self.read(scan)
+        probabilities, spread = self.look(given, disagreement=disagreement)
+        return self.interpret(
+            given.volume, probabilities, threshold, postprocess=postprocess, fill_holes=fill_holes, disagreement=spread
+        )
 
-    def _in_place(self, probabilities: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    def read(self, scan: Scan) -> Input:
+        """The first third of ``predict``: reading and preprocessing, without the network."""
+        volume, present = as_channels(self.card, scan)
+        missing = [s for s, there in zip(self.card.sequences, present, strict=True) if not there]
+        image, placement = preprocess(volume, self.preprocessing)
+        if missing:
+            whole = np.zeros((len(self.card.sequences), *image.shape[1:]), np.float32)
+            whole[present] = image
+            image = whole
+            note = f"predicted without {', '.join(missing)}: expect less of it"
+            volume = replace(volume, notes=(*volume.notes, note))
+        return Input(volume, image, present, placement)
+
+    def look(
+        self, given: Input, *, disagreement: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """The second third: probabilities on the scan's own grid, and with *disagreement* their deviation."""
+        views = replace(self.views, spread=disagreement)
+        values = self._values(torch.from_numpy(given.image), torch.from_numpy(given.present), views)
         # Interpolation of values between 0 and 1 may leave the range by rounding.
-        return np.clip(placement.undo(probabilities), 0.0, 1.0)
+        placed = np.clip(given.placement.undo(values), 0.0, 1.0)
+        regions = self.card.out_channels
+        return placed[:regions], placed[regions:] if disagreement else None
 
     def probabilities(self, image: Tensor, present: Tensor | None = None) -> NDArray[np.float32]:
-        """*image* ``(C, Z, Y, X)``, preprocessed as in training → ``(R, Z, Y, X)`` on the same grid.
+        """*image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
 
         *present* ``(C,)`` bool: which sequences are there; None: all.
         """
+        return self._values(image, present, self.views)
+
+    def _values(self, image: Tensor, present: Tensor | None, views: Views) -> NDArray[np.float32]:
         if self.card.presence and present is None:
             present = torch.ones(len(self.card.sequences), dtype=torch.bool)
         values: NDArray[np.float32] = predict_probabilities(
@@ -103,26 +140,31 @@ class Model:
             dims=self.card.dims,
             context=self.card.context,
             patch=self.card.patch[-self.card.dims :],
-            largest=largest_window(self.card.norm),
+            largest=self.largest,
             regions=self.card.out_channels,
             precision=self.precision,
             present=present if self.card.presence else None,
-            views=replace(self.views, threshold=self.card.threshold),
+            views=views,
         ).numpy()
         return values
 
     def interpret(
-        self, volume: Volume, probabilities: NDArray[np.float32], threshold: float | None = None
+        self,
+        volume: Volume,
+        probabilities: NDArray[np.float32],
+        threshold: float | None = None,
+        *,
+        postprocess: bool = True,
+        fill_holes: bool = False,
+        disagreement: NDArray[np.float32] | None = None,
     ) -> Prediction:
-        """Masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean at *threshold*."""
-        settings = Postprocessing(
-            threshold=usual_threshold(self.card, self.views.fusion) if threshold is None else threshold,
-            smallest_lesion_voxels=self.card.smallest_lesion_voxels,
-        )
-        masks = np.stack([to_mask(p, settings) for p in probabilities])
+        """The last third: masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean."""
+        spacing = volume.spacing_mm
+        settings = settings_of(self.card, self.views.fusion, threshold, postprocess=postprocess, fill_holes=fill_holes)
+        masks = np.stack([to_mask(p, each, spacing) for p, each in zip(probabilities, settings, strict=True)])
         lesions, measurements = {}, {}
         for region, mask, probability in zip(self.card.regions, masks, probabilities, strict=True):
-            numbers, lesions[region] = find_lesions(mask, volume.spacing_mm, probability)
+            numbers, lesions[region] = find_lesions(mask, spacing, probability)
             measurements[region] = _measured(numbers, lesions[region], volume)
         return Prediction(
             mask=to_label_map(masks, self.card.regions),
@@ -132,84 +174,13 @@ class Model:
             measurements=measurements,
             source=volume,
             notes=volume.notes,
+            disagreement=disagreement,
         )
 
-    # -- what the user has → the model's sequences --------------------------------------------------------------------
-
-    def _volume(
-        self, scan: Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
-    ) -> tuple[Volume, NDArray[np.bool_]]:
-        """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``."""
-        every = np.ones(len(self.card.sequences), dtype=bool)
-        if isinstance(scan, Mapping):
-            return self._from_sequences(scan)
-        if isinstance(scan, Volume):
-            return self._fitted(scan), every
-        if isinstance(scan, (str, Path)):
-            return self._fitted(self._in_order(read_scan([Path(scan)]))), every
-        array = np.asarray(scan)
-        if array.ndim == 3:
-            array = array[:, None]
-        if array.ndim != 4:
-            raise InputError(
-                f"an array of shape {array.shape} is not an image", remedy="pass (C, Z, Y, X) or (C, Y, X)"
-            )
-        if not np.isfinite(array).all():
-            raise InputError("the array holds values that are not finite", remedy="replace NaN and Inf first")
-        return self._fitted(Volume(array=array, spacing_mm=None, source=Path("array"))), every
-
-    def _from_sequences(self, scans: Mapping[str, Files]) -> tuple[Volume, NDArray[np.bool_]]:
-        wanted = self.card.sequences
-        unknown = [name for name in scans if name not in wanted]
-        missing = [name for name in wanted if name not in scans]
-        if unknown or len(missing) == len(wanted) or (missing and not self.card.presence):
-            raise InputError(
-                f"the model wants the sequences {', '.join(wanted)}, got {', '.join(scans)}",
-                remedy="name one file per sequence, as in t1c=a.nii.gz",
-            )
-        volumes = {name: read_scan(_files(scans[name])) for name in wanted if name in scans}
-        first = next(iter(volumes.values()))
-        for volume in volumes.values():
-            if volume.array.shape[0] != 1:
-                raise InputError(
-                    f"it has {volume.array.shape[0]} channels", where=volume.source, remedy="name a file of one"
-                )
-        placed = [brought_onto(volume, first) for volume in volumes.values()]
-        notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
-        merged = replace(first, array=np.concatenate([volume.array for volume in placed]), notes=notes)
-        return merged, np.array([name in volumes for name in wanted])
-
-    def _in_order(self, volume: Volume) -> Volume:
-        """A file of several channels with the model's sequences in their order, never by position alone."""
-        channels, wanted = volume.array.shape[0], self.card.sequences
-        if channels == 1 or len(wanted) == 1 or not self.preprocessing.oriented:
-            return volume
-        if len(self.card.file_channels) != channels:
-            raise InputError(
-                f"a file of {channels} channels that does not say which sequences they are",
-                where=volume.source,
-                remedy=f"name a file for each sequence, as in {wanted[0]}=a.nii.gz",
-            )
-        return replace(volume, array=volume.array[[self.card.file_channels.index(name) for name in wanted]])
-
-    def _fitted(self, volume: Volume) -> Volume:
-        """*volume* with the model's channels; a grey picture saved in colour is taken as grey."""
-        wanted = len(self.card.sequences)
-        if volume.array.shape[0] != wanted and wanted == 1 and channels_are_equal(volume):
-            volume = as_grey(volume)
-        has = volume.array.shape[0]
-        if has != wanted:
-            kinds = {1: "1 channel (grey)", 3: "3 channels (colour)"}
-            remedy = "give it images of the kind it was trained on, or choose another model with --model"
-            if wanted > 1 and self.preprocessing.oriented:
-                remedy = f"name the file of each sequence, as in {self.card.sequences[0]}=a.nii.gz"
-            raise InputError(
-                f"the image has {kinds.get(has, f'{has} channels')}, the model wants "
-                f"{kinds.get(wanted, f'{wanted} channels')}: {', '.join(self.card.sequences)}",
-                where=volume.source,
-                remedy=remedy,
-            )
-        return volume
+    @property
+    def looks_often(self) -> bool:
+        """Whether several networks or mirror images answer."""
+        return self.card.members > 1 or self.views.flips
 
 
 def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:
@@ -227,13 +198,21 @@ def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Vol
     return found
 
 
-def _files(scan: Files) -> list[Path]:
-    return [Path(scan)] if isinstance(scan, (str, Path)) else list(scan)
+def settings_of(
+    card: ModelCard, fusion: str, threshold: float | None = None, *, postprocess: bool = True, fill_holes: bool = False
+) -> tuple[Postprocessing, ...]:
+    """What is done to each region's probabilities: the model file's, or with another *threshold*.
 
-
-def usual_threshold(card: ModelCard, fusion: str) -> float:
-    """The model file's; the majority where views vote, each by the model file's."""
-    return 0.5 if fusion == "vote" else card.threshold
+    Without *postprocess* only the threshold, by default 0.5.
+    """
+    usual = card.of_regions()
+    if not postprocess:
+        usual = (Postprocessing(),) * len(usual)
+    elif fusion == "vote":  # shares of votes: the threshold and all else that is tuned went into each of them
+        usual = tuple(Postprocessing(smallest_lesion=each.smallest_lesion) for each in usual)
+    if threshold is not None:
+        usual = tuple(each.at(threshold) for each in usual)
+    return tuple(replace(each, fill_holes=True) for each in usual) if fill_holes else usual
 
 
 def load_model(path: Path | str, device: str = "auto", *, tta: bool = False, fusion: str = "mean") -> Model:

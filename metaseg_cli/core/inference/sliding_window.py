@@ -55,18 +55,21 @@ def predict_probabilities(
     """*image* ``(C, Z, Y, X)`` normalised, on the model's device → probabilities ``(R, Z, Y, X)`` float32 on the CPU.
 
     *present* ``(C,)`` goes to models that are told which sequences are there; *context* neighbour slices on each side
-    to 2D models that want them; *views* says how often each place is looked at (None: once).
+    to 2D models that want them; *views* says how often each place is looked at (None: once), and whether the answers'
+    deviations follow as R more layers.
 
     A 2D network sees whole slices up to ``LARGEST`` pixels. What is larger, and volumes for a 3D network, go window by
     window (see ``tile``): of the size of *patch*, or of up to *largest* voxels. Where there is nothing but background,
     the probability is 0 and the network is not asked.
     """
     model.eval()
+    views = views or Views()
+    layers = 2 * regions if views.spread else regions
     there = None if present is None else present.to(image.device)
-    look = _Look(model, views or Views(), precision, there, _flat(image))
+    look = _Look(model, views, precision, there, _flat(image))
     if dims == 2:
-        return _slices(look, image, patch, largest, regions, context)
-    return _windows(look, image, tile(image.shape[1:], patch, largest), regions)
+        return _slices(look, image, patch, largest, layers, context)
+    return _windows(look, image, tile(image.shape[1:], patch, largest), layers)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _slices(
         part = with_neighbours(image, context, slice(z, z + batch))
         if not look.is_background(image[:, z : z + batch]):
             values = look(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
-            result[:, z : z + batch] = look.views.probabilities(values).transpose(0, 1).cpu()
+            result[:, z : z + batch] = look.views.probabilities(values.transpose(0, 1)).cpu()
     return result
 
 

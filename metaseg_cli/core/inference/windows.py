@@ -17,10 +17,14 @@ LARGEST = 64 * 128 * 128
 
 @dataclass(frozen=True)
 class Tiling:
-    """Windows of one *shape* over an image of *size*; ``starts`` are their first voxels along each axis."""
+    """Windows of one *shape* over an image of *size*; ``starts`` are their first voxels along each axis.
+
+    *patch* is what the network learnt from.
+    """
 
     size: tuple[int, ...]
     shape: tuple[int, ...]
+    patch: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
 
     @property
@@ -36,11 +40,16 @@ class Tiling:
 
     @cached_property
     def weight(self) -> Tensor:
-        """A Gaussian of sigma 1/8 of the window (Isensee et al. 2021), never below a thousandth."""
+        """1 from half a patch inside the border on; outside it the flank of a Gaussian of sigma 1/8 of the patch.
+
+        A window as large as the patch has the whole Gaussian (Isensee et al. 2021). Never below a thousandth.
+        """
         weight = torch.ones(())
-        for n in self.shape:
-            offset = torch.arange(n) - (n - 1) / 2
-            weight = weight.unsqueeze(-1) * torch.exp(-0.5 * (offset / (n / 8)) ** 2)
+        for n, patch in zip(self.shape, self.patch, strict=True):
+            known = min(n, patch)
+            place = torch.arange(n) + 0.5
+            missing = (known / 2 - torch.minimum(place, n - place)).clamp_min(0)
+            weight = weight.unsqueeze(-1) * torch.exp(-0.5 * (missing / (known / 8)) ** 2)
         return weight.clamp_min(1e-3)
 
 
@@ -74,7 +83,7 @@ def _sides(length: int, patch: int) -> list[int]:
 def _tiling(size: Sequence[int], shape: Sequence[int], patch: Sequence[int]) -> Tiling:
     fitting = tuple(min(n, length) for n, length in zip(shape, size, strict=True))
     starts = tuple(_starts(*each) for each in zip(size, fitting, patch, strict=True))
-    return Tiling(tuple(size), fitting, starts)
+    return Tiling(tuple(size), fitting, tuple(patch), starts)
 
 
 def _starts(length: int, window: int, patch: int) -> tuple[int, ...]:

@@ -34,12 +34,8 @@ from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
 from metaseg_cli.core.training.state import EpochRecord, Fitted, State
 from metaseg_cli.core.training.stepping import Setting, Stepper, Stopwatch, fastest
-from metaseg_cli.core.training.validation import (
-    CaseFindings,
-    choose_postprocessing,
-    choose_temperature,
-    score_by_size,
-)
+from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature, lesion_sizes
+from metaseg_cli.core.training.validation import CaseFindings, score_by_size
 from metaseg_cli.core.training.whole_cases import Example, WholeCases
 from metaseg_cli.errors import InputError, Interrupted
 
@@ -220,7 +216,7 @@ class Trainer:
         examples: list[Example] = []
         found = self._findings(examples=examples)
         # What post-processing removes in the end must not choose the epoch.
-        score = choose_postprocessing(found, self._lesion_voxels)[1] if found else None
+        score = choose_postprocessing(found, lesion_sizes(self.training), thorough=False)[1] if found else None
         loss_sum, loss_count = self.group.total([state.loss_sum, state.loss_count])
         record = EpochRecord(
             epoch=state.epoch,
@@ -257,17 +253,20 @@ class Trainer:
         )
 
     def _finish(self, stopped: str) -> Fitted:
-        """Choose threshold, smallest lesion and temperature for the best weights and write the final model file."""
+        """Choose post-processing and temperature for the best weights and write the final model file."""
         model = self._evaluated()
         model.load_state_dict(self.best)
-        settings, temperature, score = Postprocessing(), 1.0, None
+        settings, temperature, score = (Postprocessing(),) * len(self.card.regions), 1.0, None
         found = self._findings(keep=self.on_final)
         if found:
-            settings, score = choose_postprocessing(found, self._lesion_voxels)
+            settings, score = choose_postprocessing(found, lesion_sizes(self.training))
             temperature = choose_temperature(found)
+        by_size = tuple(score_by_size(found, settings)) if found else ()
+        calibrated = {
+            name: each.calibrated(temperature) for name, each in zip(self.card.regions, settings, strict=True)
+        }
         values: dict[str, Any] = {
-            "threshold": settings.threshold,
-            "smallest_lesion_voxels": settings.smallest_lesion_voxels,
+            "postprocessing": calibrated,
             "temperature": temperature,
             "validation": {"dice": score.dice, "lesion_f1": score.lesion_f1} if score else {},
         }
@@ -275,10 +274,10 @@ class Trainer:
             save_model(self.run / MODEL_FILE, model, ModelCard(**{**vars(self.card), **values}))
         return Fitted(
             state=self.state,
-            postprocessing=settings,
+            postprocessing=calibrated,
             temperature=temperature,
             score=score,
-            by_size=tuple(score_by_size(found, settings)) if found else (),
+            by_size=by_size,
             findings=tuple(found),
             milliseconds=self.watch.milliseconds_per_step(),
             setting=self.stepper.setting,
@@ -304,10 +303,6 @@ class Trainer:
         old = [place for place in self.sampler.mistakes if place.case not in looked]
         self.sampler.mistakes = tuple((fresh + old)[:_MOST_MISTAKES])
         self.batches.restart(self.state.step)
-
-    @property
-    def _lesion_voxels(self) -> list[int]:
-        return [voxels for case in self.training for voxels in case.lesion_voxels]
 
     def _evaluated(self) -> nn.Module:
         return self.averaged.model if self.config.ema else self.model

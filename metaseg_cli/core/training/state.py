@@ -60,7 +60,7 @@ class Fitted:
     """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
 
     state: State
-    postprocessing: Postprocessing
+    postprocessing: dict[str, Postprocessing]
     temperature: float
     score: ValidationScore | None
     by_size: tuple[SizeClassScore, ...]

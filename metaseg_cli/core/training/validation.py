@@ -1,4 +1,4 @@
-"""How good a network is on whole cases it does not learn from, and what to make of its probabilities.
+"""How good a network is on whole cases it does not learn from.
 
 Whole volumes of probabilities are never kept: each case is reduced to its findings, which are small, can be sent
 between processes, and are enough to try every threshold and smallest size.
@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
-from metaseg_cli.core.metrics import Confusion, equivalent_diameter, label_lesions, lesion_scores
-from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.metrics import equivalent_diameter, label_lesions, lesion_scores
+from metaseg_cli.core.postprocessing import Components, Postprocessing, components_of, voxel_size
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 MIDDLE = 0.5
 # Upper ends of the size classes in mm (pixels where there is no spacing).
 SIZE_CLASSES = (3.0, 5.0, 10.0, np.inf)
-_LOGIT_EDGES = np.linspace(-16, 16, 321)
+LOGIT_EDGES = np.linspace(-16, 16, 321)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +40,11 @@ class ValidationScore:
 
 
 @dataclass(frozen=True)
-class Components:
+class Candidates:
     """The predicted components of one region of one case at one threshold."""
 
-    voxels: NDArray[np.int64]  # of each component
-    hits: NDArray[np.int64]  # of them on the reference
+    components: Components
+    hits: NDArray[np.int64]  # of their voxels, on the reference
     touching: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
 
 
@@ -54,7 +53,7 @@ class RegionFindings:
     """One region of one case."""
 
     lesion_voxels: NDArray[np.int64]  # of each reference lesion
-    at: dict[float, Components]  # by threshold
+    at: dict[float, Candidates]  # by threshold
     logits: NDArray[np.int64]  # (2, bins): how many background and foreground voxels have which logit
 
 
@@ -87,11 +86,10 @@ def findings(
 ) -> CaseFindings:
     """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs."""
     flat = reference.shape[1] == 1
-    spacing = spacing_mm or (1.0, 1.0, 1.0)
     return CaseFindings(
         case=case,
         patient=patient,
-        voxel=float(np.prod(spacing[1:] if flat else spacing)),
+        voxel=voxel_size(spacing_mm, flat=flat),
         flat=flat,
         regions=tuple(_region(p, r) for p, r in zip(probabilities, reference, strict=True)),
     )
@@ -104,8 +102,8 @@ def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]
         predicted, count = label_lesions(probability >= threshold)
         inside = predicted > 0
         p, r = predicted[inside], truth[inside]
-        at[threshold] = Components(
-            voxels=np.bincount(p, minlength=count + 1)[1:],
+        at[threshold] = Candidates(
+            components=components_of(predicted, count, probability),
             hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
             touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
         )
@@ -116,50 +114,87 @@ def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]
 def _histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
     clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
     logit = np.log(clipped) - np.log1p(-clipped)
-    return np.stack([np.histogram(logit[where], _LOGIT_EDGES)[0] for where in (~foreground, foreground)])
+    return np.stack([np.histogram(logit[where], LOGIT_EDGES)[0] for where in (~foreground, foreground)])
 
 
-def score_cases(cases: Sequence[CaseFindings], settings: Postprocessing) -> ValidationScore:
-    """Scores of the masks that *settings* make; regions and patients count alike. The threshold must be known."""
-    pooled: dict[tuple[str, int], Confusion] = {}
-    tp = fp = fn = 0
-    for case in cases:
-        for number, region in enumerate(case.regions):
-            kept, hit = _kept(region, settings)
-            one = region.at[settings.threshold]
-            hits, voxels = int(one.hits[kept].sum()), int(one.voxels[kept].sum())
-            counts = Confusion(tp=hits, fp=voxels - hits, fn=int(region.lesion_voxels.sum()) - hits)
-            key = (case.patient, number)
-            pooled[key] = pooled.get(key, Confusion()) + counts
-            tp, fn = tp + int(hit.sum()), fn + int((~hit).sum())
-            pairs = one.touching[kept[one.touching[:, 0]]]
-            fp += int(kept.sum()) - len(np.unique(pairs[:, 0]))
+class Pool:
+    """All components of one region at one threshold, of all cases; thousands of settings are tried on it."""
+
+    def __init__(self, cases: Sequence[CaseFindings], region: int, threshold: float) -> None:
+        patients = {patient: number for number, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
+        regions = [case.regions[region] for case in cases]
+        at = [each.at[threshold] for each in regions]
+        first = np.cumsum([0, *(len(each.hits) for each in at)])
+        first_lesion = np.cumsum([0, *(len(each.lesion_voxels) for each in regions)])
+        self.voxels = _joined([each.components.voxels for each in at])
+        self.peak = _joined([each.components.peak for each in at])
+        self.confidence = _joined([each.components.confidence for each in at])
+        self.hits = _joined([each.hits for each in at])
+        self.size = _joined([each.components.voxels * case.voxel for each, case in zip(at, cases, strict=True)])
+        owner = np.array([patients[case.patient] for case in cases])
+        self.patient = np.repeat(owner, np.diff(first))
+        shifts = np.column_stack([first, first_lesion])
+        self.pairs = _joined([each.touching + shift for each, shift in zip(at, shifts, strict=False)])
+        self.lesions = int(first_lesion[-1])
+        self.reference = np.bincount(
+            owner, weights=[each.lesion_voxels.sum() for each in regions], minlength=len(patients)
+        )
+
+    def kept(self, settings: Postprocessing) -> NDArray[np.bool_]:
+        """Which components *settings* leave."""
+        return settings.keeps(self.size, self.peak, self.confidence)
+
+    def hit(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which reference lesions the *kept* components touch."""
+        hit = np.zeros(self.lesions, bool)
+        hit[self.pairs[kept[self.pairs[:, 0]], 1]] = True
+        return hit
+
+    def counts(self, kept: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int, int, int]:
+        """Dice of each patient, then true positive, false positive and missed lesions."""
+        own = self.patient[kept]
+        patients = len(self.reference)
+        hits = np.bincount(own, weights=self.hits[kept], minlength=patients)
+        both = np.bincount(own, weights=self.voxels[kept], minlength=patients) + self.reference
+        dice = np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0)
+        tp = int(self.hit(kept).sum())
+        true = len(np.unique(self.pairs[kept[self.pairs[:, 0]], 0]))
+        return dice, tp, int(kept.sum()) - true, self.lesions - tp
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def score_cases(cases: Sequence[CaseFindings], settings: Sequence[Postprocessing]) -> ValidationScore:
+    """Scores of the masks that *settings*, one for each region, make; regions and patients count alike.
+
+    Their thresholds must be among ``THRESHOLDS``.
+    """
+    pools = [Pool(cases, region, each.threshold) for region, each in enumerate(settings)]
+    return combined([pool.counts(pool.kept(each)) for pool, each in zip(pools, settings, strict=True)], len(cases))
+
+
+def combined(regions: Sequence[tuple[NDArray[np.float64], int, int, int]], cases: int) -> ValidationScore:
+    """One score of what ``Pool.counts`` says of each region."""
+    tp, fp, fn = (sum(int(region[i]) for region in regions) for i in (1, 2, 3))
     lesions = lesion_scores(tp, fp, fn)
     return ValidationScore(
-        dice=float(np.mean([c.scores()["dice"] for c in pooled.values()])),
+        dice=float(np.mean([dice for region in regions for dice in region[0]])),
         lesion_recall=lesions["lesion_recall"],
         lesion_precision=lesions["lesion_precision"],
         lesion_f1=lesions["lesion_f1"],
-        false_positives_per_case=fp / max(1, len(cases)),
+        false_positives_per_case=fp / max(1, cases),
     )
 
 
-def _kept(region: RegionFindings, settings: Postprocessing) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which components stay, and which reference lesions those touch."""
-    one = region.at[settings.threshold]
-    kept = one.voxels >= max(1, settings.smallest_lesion_voxels)
-    hit = np.zeros(len(region.lesion_voxels), dtype=bool)
-    hit[one.touching[kept[one.touching[:, 0]], 1]] = True
-    return kept, hit
-
-
-def score_by_size(cases: Sequence[CaseFindings], settings: Postprocessing) -> list[SizeClassScore]:
+def score_by_size(cases: Sequence[CaseFindings], settings: Sequence[Postprocessing]) -> list[SizeClassScore]:
     """Lesions and found ones by the equivalent diameter of the reference lesion."""
     counts = np.zeros((len(SIZE_CLASSES), 2), int)
     for case in cases:
-        for region in case.regions:
-            _, hit = _kept(region, settings)
-            for voxels, found in zip(region.lesion_voxels, hit, strict=True):
+        for number, (region, each) in enumerate(zip(case.regions, settings, strict=True)):
+            pool = Pool([case], number, each.threshold)
+            for voxels, found in zip(region.lesion_voxels, pool.hit(pool.kept(each)), strict=True):
                 diameter = equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
                 which = int(np.searchsorted(SIZE_CLASSES, diameter, side="left"))
                 counts[which] += (1, int(found))
@@ -167,40 +202,3 @@ def score_by_size(cases: Sequence[CaseFindings], settings: Postprocessing) -> li
         SizeClassScore(up_to=float(end), lesions=int(n), found=int(f))
         for end, (n, f) in zip(SIZE_CLASSES, counts, strict=True)
     ]
-
-
-def choose_postprocessing(
-    cases: Sequence[CaseFindings], training_lesions: Sequence[int]
-) -> tuple[Postprocessing, ValidationScore]:
-    """The threshold and smallest lesion with the best score on *cases*.
-
-    Nothing as large as the smallest tenth of the training lesions is ever dropped: a filter that gains precision
-    by deleting small metastases would look good and do harm.
-    """
-    limit = int(np.quantile(training_lesions, 0.1)) if len(training_lesions) else 0
-    sizes = [0] + [s for s in (2, 4, 8, 16, 32, 64) if s <= limit]
-    best: tuple[Postprocessing, ValidationScore] | None = None
-    # From the middle outwards and from no filter up, so that a tie keeps the plainer setting.
-    for threshold in sorted(THRESHOLDS, key=lambda t: abs(t - MIDDLE)):
-        for size in sizes:
-            settings = Postprocessing(threshold=threshold, smallest_lesion_voxels=size)
-            score = score_cases(cases, settings)
-            if best is None or score.score > best[1].score + 1e-4:
-                best = (settings, score)
-    assert best is not None
-    return best
-
-
-def choose_temperature(cases: Sequence[CaseFindings]) -> float:
-    """The T for which sigmoid(logit/T) has the least cross-entropy on *cases* (Guo et al. 2017), 0.25 … 4."""
-    background, foreground = np.sum([r.logits for case in cases for r in case.regions], axis=0)
-    if not foreground.sum() or not background.sum():
-        return 1.0
-    middles = (_LOGIT_EDGES[:-1] + _LOGIT_EDGES[1:]) / 2
-
-    def cross_entropy(log_temperature: float) -> float:
-        scaled = middles / np.exp(log_temperature)
-        return float(foreground @ np.logaddexp(0, -scaled) + background @ np.logaddexp(0, scaled))
-
-    found = optimize.minimize_scalar(cross_entropy, bounds=(np.log(0.25), np.log(4.0)), method="bounded")
-    return float(np.exp(found.x))

@@ -1,0 +1,101 @@
+"""From what the user has to the channels that a model wants: by names, never by position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.core.images import Volume, as_grey, brought_onto, channels_are_equal, read_scan
+from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.preprocessing import Preprocessing
+from metaseg_cli.errors import InputError
+
+Files = Path | str | Sequence[Path]  # one file or folder, or the files of a DICOM series
+Scan = Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
+
+
+def as_channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
+    """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``."""
+    every = np.ones(len(card.sequences), dtype=bool)
+    if isinstance(scan, Mapping):
+        return _from_sequences(card, scan)
+    if isinstance(scan, Volume):
+        return _fitted(card, scan), every
+    if isinstance(scan, (str, Path)):
+        return _fitted(card, _in_order(card, read_scan([Path(scan)]))), every
+    array = np.asarray(scan)
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim != 4:
+        raise InputError(f"an array of shape {array.shape} is not an image", remedy="pass (C, Z, Y, X) or (C, Y, X)")
+    if not np.isfinite(array).all():
+        raise InputError("the array holds values that are not finite", remedy="replace NaN and Inf first")
+    return _fitted(card, Volume(array=array, spacing_mm=None, source=Path("array"))), every
+
+
+def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume, NDArray[np.bool_]]:
+    wanted = card.sequences
+    unknown = [name for name in scans if name not in wanted]
+    missing = [name for name in wanted if name not in scans]
+    if unknown or len(missing) == len(wanted) or (missing and not card.presence):
+        raise InputError(
+            f"the model wants the sequences {', '.join(wanted)}, got {', '.join(scans)}",
+            remedy="name one file per sequence, as in t1c=a.nii.gz",
+        )
+    volumes = {name: read_scan(_files(scans[name])) for name in wanted if name in scans}
+    first = next(iter(volumes.values()))
+    for volume in volumes.values():
+        if volume.array.shape[0] != 1:
+            raise InputError(
+                f"it has {volume.array.shape[0]} channels", where=volume.source, remedy="name a file of one"
+            )
+    placed = [brought_onto(volume, first) for volume in volumes.values()]
+    notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
+    merged = replace(first, array=np.concatenate([volume.array for volume in placed]), notes=notes)
+    return merged, np.array([name in volumes for name in wanted])
+
+
+def _in_order(card: ModelCard, volume: Volume) -> Volume:
+    """A file of several channels with the model's sequences in their order, never by position alone."""
+    channels, wanted = volume.array.shape[0], card.sequences
+    if channels == 1 or len(wanted) == 1 or not _oriented(card):
+        return volume
+    if len(card.file_channels) != channels:
+        raise InputError(
+            f"a file of {channels} channels that does not say which sequences they are",
+            where=volume.source,
+            remedy=f"name a file for each sequence, as in {wanted[0]}=a.nii.gz",
+        )
+    return replace(volume, array=volume.array[[card.file_channels.index(name) for name in wanted]])
+
+
+def _fitted(card: ModelCard, volume: Volume) -> Volume:
+    """*volume* with the model's channels; a grey picture saved in colour is taken as grey."""
+    wanted = len(card.sequences)
+    if volume.array.shape[0] != wanted and wanted == 1 and channels_are_equal(volume):
+        volume = as_grey(volume)
+    has = volume.array.shape[0]
+    if has != wanted:
+        kinds = {1: "1 channel (grey)", 3: "3 channels (colour)"}
+        remedy = "give it images of the kind it was trained on, or choose another model with --model"
+        if wanted > 1 and _oriented(card):
+            remedy = f"name the file of each sequence, as in {card.sequences[0]}=a.nii.gz"
+        raise InputError(
+            f"the image has {kinds.get(has, f'{has} channels')}, the model wants "
+            f"{kinds.get(wanted, f'{wanted} channels')}: {', '.join(card.sequences)}",
+            where=volume.source,
+            remedy=remedy,
+        )
+    return volume
+
+
+def _oriented(card: ModelCard) -> bool:
+    return Preprocessing.from_record(card.preprocessing).oriented
+
+
+def _files(scan: Files) -> list[Path]:
+    return [Path(scan)] if isinstance(scan, (str, Path)) else list(scan)
