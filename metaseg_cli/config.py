@@ -549,13 +549,33 @@ class PredictConfig:
     fill_holes: Annotated[bool, Setting(help="Fill what a lesion encloses, such as a dark core.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
+    depth: Annotated[
+        str,
+        Setting(
+            help="Where to cut a nested-unet: 1 (fastest), 2, …, full; auto: the shallowest one that is nearly as good."
+        ),
+    ] = "full"
+    max_memory: Annotated[
+        str | None, Setting(help="Memory that the program may take, such as 2GB.", shown_default="half of what is free")
+    ] = None
     device: Device = "auto"
     cluster: Cluster = None
 
     def __post_init__(self) -> None:
         check(self)
+        self.max_bytes()
         if not self.inputs:
             raise ConfigError("nothing to predict", remedy="name a scan or a folder, as in metaseg predict scan.png")
+
+    def max_bytes(self) -> int | None:
+        """What --max-memory says, in bytes."""
+        if self.max_memory is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", self.max_memory.strip(), re.IGNORECASE)
+        if found is None:
+            raise ConfigError(f"--max-memory {self.max_memory!r} is no size", remedy="write it as 2GB or 1500MB")
+        number, prefix, binary = found.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.datasets import find_cases
 from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask, read_scan, write_seg
+from metaseg_cli.core.images import write_rtstruct as write_rtstruct_of_masks
+from metaseg_cli.core.images.dicom_rtstruct import outlines
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
@@ -276,6 +278,53 @@ def test_a_seg_of_ours_lies_on_the_series_voxel_for_voxel(tmp_path: Path) -> Non
     volume = seg.get_volume(segment_numbers=[1], combine_segments=True).match_geometry(ours)
     theirs = volume.array if np.allclose(volume.position, scan.origin_mm, atol=1e-4) else volume.array[::-1]
     np.testing.assert_array_equal(theirs > 0, mask)
+
+
+def ragged() -> np.ndarray:
+    """Holes, an island in a hole, a single voxel, two voxels that touch at a corner, voxels at the edge."""
+    mask = np.zeros(SHAPE, bool)
+    mask[0, 1:12, 1:14] = True
+    mask[0, 3:6, 3:6] = mask[0, 4, 8] = mask[0, 7:11, 7:12] = mask[0, 3:5, 11:13] = False
+    mask[0, 9, 9] = True
+    mask[2, 5, 5] = mask[2, 9, 9] = mask[2, 10, 10] = True
+    mask[3, 0:2, 0:3] = mask[3, -1, -1] = True
+    mask[5] = np.random.default_rng(4).random(SHAPE[1:]) > 0.4
+    return mask
+
+
+def test_an_rtstruct_of_ours_fills_to_the_very_mask(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scan", numbers())
+    scan, mask = read_scan(files), ragged()
+    inner = mask & (np.arange(SHAPE[2]) > 6)
+    write_rtstruct_of_masks(tmp_path / "a.dcm", [("metastasis", mask), ("core", inner)], files, scan)
+    found = read_mask(tmp_path / "a.dcm", scan)
+    np.testing.assert_array_equal((found.array == 1).any(axis=0), mask)
+    np.testing.assert_array_equal((found.array == 2).any(axis=0), inner)
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    assert (data.Modality, data.PatientID) == ("RTSTRUCT", "P1")
+    assert {o.RTROIInterpretedType for o in data.RTROIObservationsSequence} == {"GTV"}
+    # Every contour names the image that it lies on.
+    positions = {d.SOPInstanceUID: d.ImagePositionPatient for d in map(pydicom.dcmread, files)}
+    row, column = np.array(pydicom.dcmread(files[0]).ImageOrientationPatient).reshape(2, 3)
+    for contour in data.ROIContourSequence[0].ContourSequence:
+        points = np.array(contour.ContourData, float).reshape(-1, 3)
+        at = np.array(positions[contour.ContourImageSequence[0].ReferencedSOPInstanceUID], float)
+        np.testing.assert_allclose((points - at) @ np.cross(row, column), 0, atol=1e-3)
+        assert contour.NumberOfContourPoints == len(points)
+
+
+def test_outlines_give_random_masks_again_by_a_reader_of_polygons() -> None:
+    from skimage.draw import polygon2mask
+
+    rng = np.random.default_rng(0)
+    for density in (0.2, 0.5, 0.65, 0.8, 0.95):
+        mask = rng.random((30, 37)) < density
+        again = np.zeros_like(mask)
+        for ring in outlines(mask):
+            filled = polygon2mask(mask.shape, ring)
+            assert not (again & filled).any()
+            again |= filled
+        np.testing.assert_array_equal(again, mask)
 
 
 def test_a_seg_without_any_lesion_is_written_too(tmp_path: Path) -> None:

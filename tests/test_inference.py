@@ -122,8 +122,8 @@ def test_a_fusion_that_does_not_exist() -> None:
         Views(fusion="median")
 
 
-def test_larger_windows_compute_less_and_say_the_same() -> None:
-    """What the network sees of a voxel's surroundings is the same, so its answer is; but for what lies at borders."""
+def test_larger_windows_compute_less_and_come_closer_to_the_whole_image() -> None:
+    """Only at its borders does a window differ from the image as a whole, and larger ones have fewer of them."""
     torch.manual_seed(3)
     model = torch.nn.Sequential(
         torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(4, 1, 3, padding=1)
@@ -134,7 +134,10 @@ def test_larger_windows_compute_less_and_say_the_same() -> None:
     assert torch.tensor(larger.shape).prod() <= 40**3
     small = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1)
     large = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1, largest=40**3)
-    torch.testing.assert_close(large, small, rtol=0, atol=0.05)
+    whole = predict_probabilities(model, image, dims=3, patch=(40, 70, 65), regions=1)
+    few, many = (large - whole).abs(), (small - whole).abs()
+    assert few.max() <= many.max() < 0.1
+    assert few.mean() < 0.2 * many.mean() < 0.001
 
 
 @pytest.mark.parametrize("size", [(155, 240, 240), (16, 16, 16), (9, 300, 31), (48, 47, 49)])

@@ -116,3 +116,20 @@ def test_names_cannot_inject_into_the_report(tmp_path: Path) -> None:
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_the_overview_has_the_head_up_and_shows_three_sides(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((1, 10, 40, 30)).astype(np.float32)
+    rows = {}
+    for z in (1, 8):
+        mask = np.zeros((10, 40, 30), bool)
+        mask[z, 10:14, 20:24] = True
+        figures.save_overview(tmp_path / "o.png", image, mask, [(1, z, 11.5, 21.5, "")], (3.0, 1.0, 1.0))
+        with Image.open(tmp_path / "o.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        orange = np.argwhere((abs(pixels - figures.LESION) < 8).all(axis=-1))
+        side = orange[:, 1] * 3 // pixels.shape[1]
+        rows[z] = [orange[side == each, 0].mean() for each in range(3)]
+    assert rows[8][0] == rows[1][0]
+    assert rows[8][1] < rows[1][1] - 50
+    assert rows[8][2] < rows[1][2] - 50

@@ -16,6 +16,9 @@ from metaseg_cli.commands.predict import PredictResult, at_threshold, predict
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import read_mask
+from metaseg_cli.core.inference.memory import bytes_per_voxel, fitting_windows
+from metaseg_cli.core.inference.windows import LARGEST
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
@@ -138,6 +141,73 @@ def test_mirror_images_and_votes(trained: Path, scan: Path, tmp_path: Path) -> N
     assert set(np.unique(shares.probabilities)) <= {0, 0.25, 0.5, 0.75, 1}
     document = json.loads((tmp_path / "voted" / "predictions.json").read_text())
     assert (document["tta"], document["fusion"], document["threshold"]) == (True, "vote", 0.5)
+
+
+def test_uncertainty_and_disagreement_are_written_when_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path, scan, uncertainty=True, tta=True)
+    prediction = result.scans[0].prediction
+    assert prediction is not None
+    p = prediction.probabilities.astype(float)
+    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    np.testing.assert_allclose(prediction.uncertainty, entropy, atol=1e-4)
+    with Image.open(tmp_path / "patient001_02_uncertainty.png") as picture:
+        np.testing.assert_allclose(np.asarray(picture) / 65535, entropy[0, 0], atol=1e-4)
+    assert prediction.disagreement is not None
+    assert 0 < prediction.disagreement.max() <= 0.5
+    assert (tmp_path / "patient001_02_disagreement.png").exists()
+    assert not run(trained, tmp_path / "once", scan, uncertainty=True).scans[0].maps["disagreement"]
+
+
+def test_the_raw_result_is_the_probabilities_at_a_half(trained: Path, scan: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path, scan, postprocess=False)
+    prediction = result.scans[0].prediction
+    assert prediction is not None
+    np.testing.assert_array_equal(prediction.masks, prediction.probabilities >= 0.5)
+    document = json.loads((tmp_path / "predictions.json").read_text())
+    assert document["postprocessing"]["metastasis"] == {
+        "threshold": 0.5,
+        "seed": 0.0,
+        "smallest_lesion": 0.0,
+        "sparing": 1.0,
+        "fill_holes": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2GB", 2_000_000_000), ("1.5 GiB", 1_610_612_736), ("500mb", 500_000_000), ("7", 7)]
+)
+def test_sizes_of_memory(text: str, expected: int) -> None:
+    assert PredictConfig(inputs=("a.png",), max_memory=text).max_bytes() == expected
+    with pytest.raises(ConfigError, match="2GB"):
+        PredictConfig(inputs=("a.png",), max_memory=text + " or so")
+
+
+def test_too_little_memory_is_said_and_little_memory_gives_smaller_windows(
+    trained: Path, scan: Path, tmp_path: Path
+) -> None:
+    result = run(trained, tmp_path, scan, max_memory="1MB")
+    assert "--max-memory" in result.problems[0].reason
+    card = ModelCard(
+        name="attention-unet",
+        in_channels=1,
+        out_channels=1,
+        dims=3,
+        widths=(32, 64, 128),
+        strides=((2, 2, 2),) * 2,
+        norm="batch",
+        activation="leaky-relu",
+        sequences=("t1c",),
+        regions={"metastasis": ()},
+        preprocessing={},
+        patch=(64, 64, 64),
+    )
+    assert fitting_windows(card, LARGEST, "bf16", 1, 10**9) == ((64, 64, 64), LARGEST)
+    patch, largest = fitting_windows(card, LARGEST, "bf16", 1, 120 * 10**6)
+    assert patch == (32, 64, 64)
+    assert largest is not None
+    assert largest * bytes_per_voxel(card, "bf16", 1) < 120 * 10**6
+    with pytest.raises(ConfigError, match="GB more"):
+        fitting_windows(card, None, "bf16", 1, 120 * 10**6)
 
 
 def test_python_and_terminal_give_the_same_mask(trained: Path, scan: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.inference.predictor import load_model
 from metaseg_cli.core.inference.sliding_window import with_neighbours
 from metaseg_cli.core.model_file import load_model_file, read_card
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
@@ -69,6 +70,28 @@ def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict
     result = train(tiny_training(prepared, tmp_path, epochs=1, **settings), Silent())
     assert result.epochs == 1
     assert np.isfinite(float(history(result.run)[0]["loss"]))
+
+
+def test_a_nested_network_knows_what_it_is_worth_at_each_depth(prepared: Path, tmp_path: Path) -> None:
+    model = train(tiny_training(prepared, tmp_path, epochs=1, model="nested-unet", widths=(4, 8, 8, 8)), Silent()).model
+    card = read_card(model)
+    assert sorted(card.depths) == [1, 2]
+    scan = np.random.default_rng(0).random((1, 64, 64)).astype(np.float32)
+    found = [load_model(model, depth=depth).predict(scan).probabilities for depth in ("1", "2", "full")]
+    assert not np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[1], found[2])
+    whole = (card.validation["dice"] + card.validation["lesion_f1"]) / 2
+    depth, chosen = card.at_depth("auto")
+    assert depth == next((d for d in (1, 2) if card.depths[d].score >= whole - 0.01), None)
+    assert chosen.postprocessing == (card.depths[depth].postprocessing if depth else card.postprocessing)
+    with pytest.raises(ConfigError, match="1 to 3"):
+        load_model(model, depth="7")
+
+
+def test_a_network_of_one_depth_is_not_cut(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="one depth"):
+        load_model(trained / "model.safetensors", depth="2")
+    load_model(trained / "model.safetensors", depth="auto")
 
 
 def test_a_network_learns_what_a_lesion_is(prepared: Path, tmp_path: Path) -> None:
@@ -404,6 +427,38 @@ def test_postprocessing_drops_only_what_is_small() -> None:
     assert to_mask(probability, Postprocessing()).sum() == 17
     assert to_mask(probability, Postprocessing(smallest_lesion=2)).sum() == 16
     assert to_mask(probability, Postprocessing(threshold=0.95)).sum() == 0
+
+
+def test_a_lesion_counts_where_it_is_bright_somewhere() -> None:
+    probability = np.zeros((1, 20, 20), np.float32)
+    probability[0, 2:6, 2:6], probability[0, 3, 3], probability[0, 12:16, 12:16] = 0.4, 0.9, 0.6
+    mask = to_mask(probability, Postprocessing(threshold=0.3, seed=0.8))
+    assert mask[0, 2:6, 2:6].all()
+    assert mask.sum() == 16
+
+
+def test_a_small_lesion_is_spared_when_it_is_sure() -> None:
+    probability = np.zeros((4, 20, 20), np.float32)
+    probability[1, 2, 2:4], probability[2, 12, 12:14] = 0.95, 0.6
+    settings = Postprocessing(smallest_lesion=4.5, sparing=0.9)
+    assert to_mask(probability, settings, (1.0, 1.5, 1.5)).sum() == 4  # 2 voxels are 4.5 mm³
+    assert np.argwhere(to_mask(probability, settings, (1.0, 1.0, 1.0))).tolist() == [[1, 2, 2], [1, 2, 3]]
+
+
+def test_holes_are_filled_when_asked() -> None:
+    probability = np.zeros((5, 9, 9), np.float32)
+    probability[1:4, 2:7, 2:7] = 0.9
+    probability[2, 4, 4] = 0
+    assert to_mask(probability, Postprocessing(fill_holes=True)).sum() == 75
+    assert to_mask(probability[2:3], Postprocessing(fill_holes=True)).sum() == 25
+    assert to_mask(probability, Postprocessing()).sum() == 74
+
+
+def test_settings_for_calibrated_probabilities_give_the_same_mask() -> None:
+    logit = np.random.default_rng(0).normal(0, 3, (6, 30, 30))
+    settings = Postprocessing(threshold=0.6, seed=0.9, smallest_lesion=3, sparing=0.8)
+    raw, divided = (1 / (1 + np.exp(-logit / t)) for t in (1.0, 2.5))
+    np.testing.assert_array_equal(to_mask(raw, settings), to_mask(divided, settings.calibrated(2.5)))
 
 
 def test_nested_regions_are_painted_outermost_first() -> None:

@@ -447,6 +447,10 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     lesions = sum(map(len, prediction.lesions.values()))
     assert lesions > 0
     assert read_mask(each.mask).array.max() == lesions
+    (drawn,) = predicted(run, tmp_path / "rt", given, threshold=low, format="rtstruct").scans
+    contours = on_grid_of(read_mask(drawn.mask, prediction.source), prediction.source)
+    for number, mask in enumerate(prediction.masks, start=1):
+        np.testing.assert_array_equal((contours.array == number).any(axis=0), mask)
     other = predicted(run, tmp_path / "nrrd", given, threshold=low, format="nrrd").scans[0]
     np.testing.assert_array_equal(read_mask(other.mask).array, read_mask(found.mask).array)
     assert other.segmentation is None
@@ -456,6 +460,10 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
 
 def test_a_format_that_cannot_be_is_named(visits: Path, run: Path, tmp_path: Path) -> None:
     scan = next(visits.glob("*0-000")) / "BraTS-MET-00000-000-t1c.nii.gz"
-    for wanted, reason in (("dicom-seg", "no DICOM series"), ("png", "does not fit into a PNG")):
+    for wanted, reason in (
+        ("dicom-seg", "no DICOM series"),
+        ("rtstruct", "no DICOM series"),
+        ("png", "does not fit into a PNG"),
+    ):
         result = predicted(run, tmp_path / wanted, f"t1c={scan}", format=wanted)
         assert reason in result.problems[0].reason

@@ -20,8 +20,8 @@ from metaseg_cli.core.cache import Prepared, open_prepared, region_masks
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file, save_model
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
-from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature, lesion_sizes
-from metaseg_cli.core.training.validation import CaseFindings, findings, score_by_size
+from metaseg_cli.core.training.tuning import lesion_sizes, tune
+from metaseg_cli.core.training.validation import CaseFindings, findings
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import InputError
 
@@ -105,18 +105,18 @@ def _joined(run: Path, prepared: Prepared, results: list[dict[str, object]], min
     members = [load_model_file(fold / MODEL_FILE) for fold in folds]
     cards = [card for _, card in members]
     found = [each for fold in folds for each in _out_of_fold(fold / OUT_OF_FOLD, prepared)]
-    settings, score = choose_postprocessing(found, lesion_sizes(prepared.cases))
-    temperature = choose_temperature(found)
-    calibrated = {name: each.calibrated(temperature) for name, each in zip(prepared.regions, settings, strict=True)}
+    tuned = tune(found, lesion_sizes(prepared.cases), prepared.regions)
+    assert tuned.score is not None
 
     def of_all(name: str) -> tuple[str, ...]:
         return tuple(sorted({value for card in cards for value in getattr(card, name)}))
 
     values = {
         "members": len(members),
-        "postprocessing": calibrated,
-        "temperature": temperature,
-        "validation": {"dice": score.dice, "lesion_f1": score.lesion_f1},
+        "postprocessing": tuned.postprocessing,
+        "temperature": tuned.temperature,
+        "depths": {},  # of one fold each
+        "validation": {"dice": tuned.score.dice, "lesion_f1": tuned.score.lesion_f1},
         "trained_on": of_all("trained_on"),
         "patients": of_all("patients"),
         "validated_on": (),
@@ -130,11 +130,11 @@ def _joined(run: Path, prepared: Prepared, results: list[dict[str, object]], min
         best_epoch=0,
         steps=_total(results, "steps"),
         stopped=f"{len(members)} folds",
-        scores=dataclasses.asdict(score),
-        by_size=tuple(score_by_size(found, settings)),
+        scores=dataclasses.asdict(tuned.score),
+        by_size=tuned.by_size,
         unit=str(results[0]["unit"]),
-        postprocessing=calibrated,
-        temperature=temperature,
+        postprocessing=tuned.postprocessing,
+        temperature=tuned.temperature,
         minutes=minutes,
         images_per_second=sum(_number(r["images_per_second"]) for r in results) / len(results),
         milliseconds_per_step={},

@@ -17,7 +17,7 @@ from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.executor import Failure, map_cases, map_stages
-from metaseg_cli.core.inference.predictor import Model, Prediction, load_model, settings_of
+from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
@@ -68,7 +68,8 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     if config.cluster is not None:
         results = map_cases(_predict_one, jobs, 1, config.cluster)
     else:
-        results = map_stages((read, look, write), jobs)
+        # Reading ahead and writing behind keep up to three cases in memory.
+        results = map_stages((read, look, write), jobs, overlap=config.max_memory is None)
     for job, one in results:
         if isinstance(one, Failure):
             problems.append(Problem(file=job.source.first_file, reason=one.reason, remedy="predict it again"))
@@ -98,7 +99,7 @@ def _predict_one(job: Job) -> PredictedScan | Problem:
 
 def at_threshold(model: Model, prediction: Prediction, threshold: float | None) -> Prediction:
     """The same scan at another threshold, without running the network again."""
-    return model.interpret(prediction.source, prediction.probabilities, threshold)
+    return model.interpret(prediction.source, Answer(prediction.probabilities), threshold)
 
 
 def as_document(result: PredictResult) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from metaseg_cli.commands.predict_inputs import scan_for
@@ -29,6 +31,8 @@ from metaseg_cli.core.images import (
     write_seg,
     write_volume,
 )
+from metaseg_cli.core.inference.device import free_memory
+from metaseg_cli.core.inference.memory import resident
 from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_model
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.errors import InputError, MetasegError
@@ -85,14 +89,25 @@ class Read:
 @lru_cache(maxsize=1)
 def _model(path: Path, changed: float, config: PredictConfig) -> Model:
     del changed
-    return load_model(path, config.device, tta=config.tta, fusion=config.fusion)
+    return load_model(
+        path,
+        config.device,
+        tta=config.tta,
+        fusion=config.fusion,
+        depth=config.depth,
+        max_memory=config.max_bytes() or _half_of_what_is_free(),
+    )
+
+
+def _half_of_what_is_free() -> int | None:
+    free = free_memory(torch.device("cpu"))
+    return None if free is None else resident() + free // 2
 
 
 def model_of(path: Path, changed: float, config: PredictConfig) -> Model:
     """The model as *config* wants it, loaded once in each process."""
-    return _model(
-        path, changed, PredictConfig(inputs=("any",), device=config.device, tta=config.tta, fusion=config.fusion)
-    )
+    same = dataclasses.replace(config, inputs=("any",), out=Path(), overwrite=False)
+    return _model(path, changed, same)
 
 
 def read(job: Job) -> Read | Problem:
@@ -151,14 +166,9 @@ def _read(job: Job) -> Read:
 
 def _looked(one: Read) -> Prediction:
     config = one.job.config
-    probabilities, spread = one.model.look(one.given, disagreement=config.uncertainty and one.model.looks_often)
+    answer = one.model.look(one.given, disagreement=config.uncertainty and one.model.looks > 1)
     return one.model.interpret(
-        one.given.volume,
-        probabilities,
-        config.threshold,
-        postprocess=config.postprocess,
-        fill_holes=config.fill_holes,
-        disagreement=spread,
+        one.given.volume, answer, config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes
     )
 
 

@@ -24,7 +24,17 @@ from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, ModelFileError, first_line
 
 FORMAT = 5
+DEPTH_MARGIN = 0.01
 _KEY = "metaseg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """How good a nested-unet is on its validation cases when it is cut shallower, and what to make of its logits."""
+
+    score: float  # mean of Dice and lesion F1
+    temperature: float
+    postprocessing: dict[str, Postprocessing]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ class ModelCard:
     members: int = 1  # networks whose logits are averaged
     temperature: float = 1.0  # logits are divided by it, for calibrated probabilities …
     postprocessing: dict[str, Postprocessing] = field(default_factory=dict)  # … of each region; none: the defaults
+    depths: dict[int, Pruned] = field(default_factory=dict)  # where it was measured: those below the full one
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
     validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
@@ -62,6 +73,32 @@ class ModelCard:
     def of_regions(self) -> tuple[Postprocessing, ...]:
         """The post-processing of each region, in their order."""
         return tuple(self.postprocessing.get(name, Postprocessing()) for name in self.regions)
+
+    def at_depth(self, wanted: str) -> tuple[int | None, ModelCard]:
+        """The depth that *wanted* ("full", "auto" or a number) means, None for the full one, and the card for it.
+
+        "auto" is the shallowest one that scores at most ``DEPTH_MARGIN`` less on the validation cases. Raises
+        ConfigError.
+        """
+        full = len(self.widths) - 1
+        if wanted == "auto":
+            whole = (self.validation.get("dice", 0.0) + self.validation.get("lesion_f1", 0.0)) / 2
+            good = [depth for depth, each in sorted(self.depths.items()) if each.score >= whole - DEPTH_MARGIN]
+            depth = good[0] if good else full
+        elif wanted == "full":
+            depth = full
+        elif self.name != "nested-unet":
+            raise ConfigError(f"{self.name} has one depth only", remedy="leave out --depth")
+        elif not wanted.isdecimal() or not 1 <= int(wanted) <= full:
+            raise ConfigError(f"there is no depth {wanted}", remedy=f"take 1 to {full}, auto or full")
+        else:
+            depth = int(wanted)
+        if depth == full:
+            return None, self
+        known = self.depths.get(depth)
+        if known is None:
+            return depth, self
+        return depth, dataclasses.replace(self, temperature=known.temperature, postprocessing=known.postprocessing)
 
     def build(self) -> AttentionUNet | NestedUNet:
         """The network with fresh weights."""
@@ -137,10 +174,18 @@ def read_card(path: Path) -> ModelCard:
             values[name] = tuple(values[name]) if values.get(name) is not None else None
         values["strides"] = tuple(tuple(s) for s in values["strides"])
         values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}
-        values["postprocessing"] = {name: Postprocessing(**v) for name, v in values["postprocessing"].items()}
+        values["postprocessing"] = _settings(values["postprocessing"])
+        values["depths"] = {
+            int(depth): Pruned(**{**v, "postprocessing": _settings(v["postprocessing"])})
+            for depth, v in values["depths"].items()
+        }
         return ModelCard(**{k: v for k, v in values.items() if k in known})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(f"its description is damaged ({error})", where=path, remedy="train again") from error
+
+
+def _settings(values: dict[str, dict[str, Any]]) -> dict[str, Postprocessing]:
+    return {name: Postprocessing(**each) for name, each in values.items()}
 
 
 def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:

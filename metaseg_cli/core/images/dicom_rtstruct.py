@@ -149,8 +149,8 @@ def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
 
     rings = [ring[:-1] - 1 for ring in find_contours(np.pad(mask, 1).astype(np.uint8), 0.5)]
     # find_contours goes round holes the other way.
-    outer = [ring for ring in rings if _signed_area(ring) < 0]
-    holes = sorted((ring for ring in rings if _signed_area(ring) > 0), key=lambda ring: -float(ring[:, 1].min()))
+    outer = [ring for ring in rings if _signed_area(ring) > 0]
+    holes = sorted((ring for ring in rings if _signed_area(ring) < 0), key=lambda ring: -float(ring[:, 1].min()))
     # From the rightmost hole on: the ring that it meets on its left reaches farther to the left than itself.
     for i, hole in enumerate(holes):
         candidates = [*outer, *holes[i + 1 :]]

@@ -15,12 +15,14 @@ from metaseg_cli.core.images import Volume, is_picture, turn_to_canonical
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.ensemble import Views
+from metaseg_cli.core.inference.memory import fitting_windows, resident
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
-from metaseg_cli.core.inference.windows import largest_window
+from metaseg_cli.core.inference.windows import largest_window, tile
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.metrics import Lesion, find_lesions
-from metaseg_cli.core.model_file import ModelCard, load_model_file
+from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
+from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.preprocessing import Placement, Preprocessing, preprocess
 
@@ -63,11 +65,26 @@ class Input:
     placement: Placement
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of a scan, on the scan's own grid: ``(R, Z, Y, X)`` each."""
+
+    probabilities: NDArray[np.float32]
+    disagreement: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Model:
     """A network with its card, ready to predict. Made by ``load_model``."""
 
     def __init__(
-        self, network: nn.Module, card: ModelCard, device: torch.device, path: Path, views: Views | None = None
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        device: torch.device,
+        path: Path,
+        views: Views | None = None,
+        max_memory: int | None = None,
     ) -> None:
         self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
@@ -77,7 +94,7 @@ class Model:
             temperature=card.temperature,
         )
         self.preprocessing = Preprocessing.from_record(card.preprocessing)
-        self.largest = largest_window(card.norm)
+        self.max_memory = max_memory
 
     def predict(
         self,
@@ -95,10 +112,8 @@ class Model:
         its channels are not those the model was trained on.
         """
         given = self.read(scan)
-        probabilities, spread = self.look(given, disagreement=disagreement)
-        return self.interpret(
-            given.volume, probabilities, threshold, postprocess=postprocess, fill_holes=fill_holes, disagreement=spread
-        )
+        answer = self.look(given, disagreement=disagreement)
+        return self.interpret(given.volume, answer, threshold, postprocess=postprocess, fill_holes=fill_holes)
 
     def read(self, scan: Scan) -> Input:
         """The first third of ``predict``: reading and preprocessing, without the network."""
@@ -113,52 +128,63 @@ class Model:
             volume = replace(volume, notes=(*volume.notes, note))
         return Input(volume, image, present, placement)
 
-    def look(
-        self, given: Input, *, disagreement: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """The second third: probabilities on the scan's own grid, and with *disagreement* their deviation."""
+    def look(self, given: Input, *, disagreement: bool = False) -> Answer:
+        """The second third: the network's answer, and with *disagreement* how far its views lie apart."""
         views = replace(self.views, spread=disagreement)
-        values = self._values(torch.from_numpy(given.image), torch.from_numpy(given.present), views)
+        values, notes = self._values(torch.from_numpy(given.image), torch.from_numpy(given.present), views)
         # Interpolation of values between 0 and 1 may leave the range by rounding.
-        placed = np.clip(given.placement.undo(values), 0.0, 1.0)
+        placed = given.placement.undo(values)
+        np.clip(placed, 0.0, 1.0, out=placed)
         regions = self.card.out_channels
-        return placed[:regions], placed[regions:] if disagreement else None
+        return Answer(placed[:regions], placed[regions:] if disagreement else None, notes)
 
     def probabilities(self, image: Tensor, present: Tensor | None = None) -> NDArray[np.float32]:
         """*image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
 
         *present* ``(C,)`` bool: which sequences are there; None: all.
         """
-        return self._values(image, present, self.views)
+        return self._values(image, present, self.views)[0]
 
-    def _values(self, image: Tensor, present: Tensor | None, views: Views) -> NDArray[np.float32]:
+    def _values(
+        self, image: Tensor, present: Tensor | None, views: Views
+    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         if self.card.presence and present is None:
             present = torch.ones(len(self.card.sequences), dtype=torch.bool)
+        patch, largest = self.card.patch[-self.card.dims :], largest_window(self.card.norm)
+        notes: tuple[str, ...] = ()
+        if self.max_memory is not None and self.device.type == "cpu":
+            # The answer is there once on the network's grid, and up to twice on its way to the scan's.
+            layers = self.card.out_channels * (2 if views.spread else 1)
+            left = self.max_memory - resident() - 3 * 4 * layers * image[0].numel()
+            usual = tile(image.shape[-self.card.dims :], patch, largest)
+            patch, largest = fitting_windows(self.card, largest, self.precision, self.looks, left)
+            if tile(image.shape[-self.card.dims :], patch, largest).shape != usual.shape:
+                notes = ("smaller windows than usual for want of memory: the mask may differ a little",)
         values: NDArray[np.float32] = predict_probabilities(
             self.network,
             image.to(self.device),
             dims=self.card.dims,
             context=self.card.context,
-            patch=self.card.patch[-self.card.dims :],
-            largest=self.largest,
+            patch=patch,
+            largest=largest,
             regions=self.card.out_channels,
             precision=self.precision,
             present=present if self.card.presence else None,
             views=views,
         ).numpy()
-        return values
+        return values, notes
 
     def interpret(
         self,
         volume: Volume,
-        probabilities: NDArray[np.float32],
+        answer: Answer,
         threshold: float | None = None,
         *,
         postprocess: bool = True,
         fill_holes: bool = False,
-        disagreement: NDArray[np.float32] | None = None,
     ) -> Prediction:
-        """The last third: masks and lesions that *probabilities* ``(R, Z, Y, X)`` of *volume* mean."""
+        """The last third: masks and lesions that *answer* means for *volume*."""
+        probabilities = answer.probabilities
         spacing = volume.spacing_mm
         settings = settings_of(self.card, self.views.fusion, threshold, postprocess=postprocess, fill_holes=fill_holes)
         masks = np.stack([to_mask(p, each, spacing) for p, each in zip(probabilities, settings, strict=True)])
@@ -173,14 +199,14 @@ class Model:
             lesions=lesions,
             measurements=measurements,
             source=volume,
-            notes=volume.notes,
-            disagreement=disagreement,
+            notes=(*volume.notes, *answer.notes),
+            disagreement=answer.disagreement,
         )
 
     @property
-    def looks_often(self) -> bool:
-        """Whether several networks or mirror images answer."""
-        return self.card.members > 1 or self.views.flips
+    def looks(self) -> int:
+        """How many answers become one: networks times mirror images."""
+        return self.card.members * (2**self.card.dims if self.views.flips else 1)
 
 
 def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:
@@ -215,13 +241,33 @@ def settings_of(
     return tuple(replace(each, fill_holes=True) for each in usual) if fill_holes else usual
 
 
-def load_model(path: Path | str, device: str = "auto", *, tta: bool = False, fusion: str = "mean") -> Model:
+def load_model(
+    path: Path | str,
+    device: str = "auto",
+    *,
+    tta: bool = False,
+    fusion: str = "mean",
+    depth: str = "full",
+    max_memory: int | None = None,
+) -> Model:
     """Load a model file for prediction.
 
     With *tta* (test-time augmentation) it looks at every mirror image too, four (2D) or eight (3D) times as long.
-    *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". Raises
-    ModelFileError, ConfigError.
+    *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". *depth* cuts a
+    nested-unet: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* are the bytes that the process may have
+    on a processor; windows become smaller than usual before that is passed. Raises ModelFileError, ConfigError.
     """
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
-    return Model(fold_batch_norms(network), card, chosen, Path(path), Views(flips=tta, fusion=fusion))
+    cut, card = card.at_depth(depth)
+    if cut is not None:
+        network = _cut(network, cut)
+    views = Views(flips=tta, fusion=fusion)
+    return Model(fold_batch_norms(network), card, chosen, Path(path), views, max_memory)
+
+
+def _cut(network: nn.Module, depth: int) -> nn.Module:
+    if isinstance(network, Ensemble):
+        return Ensemble([_cut(member, depth) for member in network.members])
+    assert isinstance(network, NestedUNet)
+    return network.pruned(depth)

@@ -22,9 +22,9 @@ from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.inference.device import choose_precision, memory_format
 from metaseg_cli.core.losses import build_loss
-from metaseg_cli.core.model_file import ModelCard, save_model
+from metaseg_cli.core.model_file import ModelCard, Pruned, save_model
+from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.models.presence import with_presence
-from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.sampling import Batch, PatchSampler, Place, ReadAhead
 from metaseg_cli.core.training.averaging import AveragedModel
@@ -34,8 +34,8 @@ from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
 from metaseg_cli.core.training.state import EpochRecord, Fitted, State
 from metaseg_cli.core.training.stepping import Setting, Stepper, Stopwatch, fastest
-from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature, lesion_sizes
-from metaseg_cli.core.training.validation import CaseFindings, score_by_size
+from metaseg_cli.core.training.tuning import choose_postprocessing, lesion_sizes, tune
+from metaseg_cli.core.training.validation import CaseFindings
 from metaseg_cli.core.training.whole_cases import Example, WholeCases
 from metaseg_cli.errors import InputError, Interrupted
 
@@ -142,9 +142,9 @@ class Trainer:
                         where=self.run,
                         remedy=f"go on with: metaseg train --resume {self.run}",
                     )
-                # Two more validations must fit: this epoch's, and the one that chooses the threshold.
+                # More validations must fit: this epoch's, and those that choose the post-processing.
                 limit = config.max_minutes * 60 if config.max_minutes else float("inf")
-                out_of_time = elapsed + 2 * validation_seconds >= limit
+                out_of_time = elapsed + self._last_looks * validation_seconds >= limit
                 if state.step % self.plan.iterations_per_epoch == 0 or out_of_time:
                     break
             trained = self.clock() - epoch_began
@@ -256,33 +256,43 @@ class Trainer:
         """Choose post-processing and temperature for the best weights and write the final model file."""
         model = self._evaluated()
         model.load_state_dict(self.best)
-        settings, temperature, score = (Postprocessing(),) * len(self.card.regions), 1.0, None
         found = self._findings(keep=self.on_final)
-        if found:
-            settings, score = choose_postprocessing(found, lesion_sizes(self.training))
-            temperature = choose_temperature(found)
-        by_size = tuple(score_by_size(found, settings)) if found else ()
-        calibrated = {
-            name: each.calibrated(temperature) for name, each in zip(self.card.regions, settings, strict=True)
-        }
+        tuned = tune(found, lesion_sizes(self.training), self.card.regions)
         values: dict[str, Any] = {
-            "postprocessing": calibrated,
-            "temperature": temperature,
-            "validation": {"dice": score.dice, "lesion_f1": score.lesion_f1} if score else {},
+            "postprocessing": tuned.postprocessing,
+            "temperature": tuned.temperature,
+            "depths": self._shallower(model) if found else {},
+            "validation": {"dice": tuned.score.dice, "lesion_f1": tuned.score.lesion_f1} if tuned.score else {},
         }
         if self.group.leads:
             save_model(self.run / MODEL_FILE, model, ModelCard(**{**vars(self.card), **values}))
         return Fitted(
             state=self.state,
-            postprocessing=calibrated,
-            temperature=temperature,
-            score=score,
-            by_size=by_size,
+            tuned=tuned,
             findings=tuple(found),
             milliseconds=self.watch.milliseconds_per_step(),
             setting=self.stepper.setting,
             stopped=stopped,
         )
+
+    @property
+    def _last_looks(self) -> int:
+        """Validations that the last epoch needs; the shallower depths of a nested network cost about one."""
+        return 3 if self.card.name == "nested-unet" else 2
+
+    def _shallower(self, model: nn.Module) -> dict[int, Pruned]:
+        """What a nested network is worth when it is cut behind an inner column."""
+        if not isinstance(model, NestedUNet) or not model.deep_supervision:
+            return {}
+        worth = {}
+        for depth in range(1, model.depth):
+            found = self.whole_cases.findings(model.pruned(depth), self.validation, self.stepper.setting.precision)
+            tuned = tune(found, lesion_sizes(self.training), self.card.regions)
+            assert tuned.score is not None
+            worth[depth] = Pruned(
+                score=tuned.score.score, temperature=tuned.temperature, postprocessing=tuned.postprocessing
+            )
+        return worth
 
     def _findings(
         self, *, examples: list[Example] | None = None, keep: Callable[[str, NDArray[np.float16]], None] | None = None
@@ -371,7 +381,7 @@ class Trainer:
         by_steps = self.state.step / steps
         if not self.config.max_minutes:
             return by_steps
-        budget = max(1.0, self.config.max_minutes * 60 - 2 * reserve)
+        budget = max(1.0, self.config.max_minutes * 60 - self._last_looks * reserve)
         return max(by_steps, min(1.0, self._elapsed() / budget))
 
     def _note(self, loss: float) -> str:

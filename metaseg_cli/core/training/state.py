@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.training.stepping import Setting
-from metaseg_cli.core.training.validation import CaseFindings, SizeClassScore, ValidationScore
+from metaseg_cli.core.training.tuning import Tuned
+from metaseg_cli.core.training.validation import CaseFindings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,10 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A finished training: its last state, the chosen post-processing, and the score with it (None: not validated)."""
+    """A finished training: its last state, and what was chosen on the validation cases."""
 
     state: State
-    postprocessing: dict[str, Postprocessing]
-    temperature: float
-    score: ValidationScore | None
-    by_size: tuple[SizeClassScore, ...]
+    tuned: Tuned
     findings: tuple[CaseFindings, ...]
     milliseconds: dict[str, float]
     setting: Setting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
@@ -16,8 +17,10 @@ from metaseg_cli.core.training.validation import (
     THRESHOLDS,
     CaseFindings,
     Pool,
+    SizeClassScore,
     ValidationScore,
     combined,
+    score_by_size,
 )
 
 _SIZES = (2, 4, 8, 16, 32, 64)  # smallest lesions to try, in voxels
@@ -62,6 +65,35 @@ def _candidates(threshold: float, sizes: Sequence[float], *, thorough: bool) -> 
         for sparing in (1.0, *(s for s in _SPARING if thorough and size and s > threshold)):
             extra = (seed > 0) + (sparing < 1)
             yield Postprocessing(threshold=threshold, seed=seed, smallest_lesion=size, sparing=sparing), extra * _PRICE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was chosen on validation cases: for calibrated probabilities, by region; *score* is None without any case.
+
+    ``by_size`` says how many lesions of which size are found that way.
+    """
+
+    postprocessing: dict[str, Postprocessing]
+    temperature: float
+    score: ValidationScore | None
+    by_size: tuple[SizeClassScore, ...]
+
+
+def tune(cases: Sequence[CaseFindings], training_lesions: Sequence[float], regions: Iterable[str]) -> Tuned:
+    """Choose post-processing and temperature; the defaults where there is no case."""
+    if not cases:
+        return Tuned(
+            postprocessing={name: Postprocessing() for name in regions}, temperature=1.0, score=None, by_size=()
+        )
+    settings, score = choose_postprocessing(cases, training_lesions)
+    temperature = choose_temperature(cases)
+    return Tuned(
+        postprocessing={name: each.calibrated(temperature) for name, each in zip(regions, settings, strict=True)},
+        temperature=temperature,
+        score=score,
+        by_size=tuple(score_by_size(cases, settings)),
+    )
 
 
 def lesion_sizes(cases: Iterable[CaseRecord]) -> list[float]:
