@@ -558,6 +558,13 @@ class PredictConfig:
     max_memory: Annotated[
         str | None, Setting(help="Memory that the program may take, such as 2GB.", shown_default="half of what is free")
     ] = None
+    backend: Annotated[
+        str,
+        Setting(
+            help="What runs the network on a processor; auto: the fastest that is installed and agrees with torch.",
+            choices=("auto", "torch", "onnx", "openvino"),
+        ),
+    ] = "auto"
     device: Device = "auto"
     cluster: Cluster = None
 

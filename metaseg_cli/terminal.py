@@ -9,7 +9,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -27,6 +26,7 @@ class TerminalProgress:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._name, self._total, self._done = "", 0, 0
+        self._seconds: float | None = None
         self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> TerminalProgress:
@@ -39,21 +39,22 @@ class TerminalProgress:
             self._bar.stop()
             self._bar = None
 
-    def start(self, task: str, total: int | None) -> None:
+    def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
         """A new bar (terminal) or line (elsewhere)."""
-        self._name, self._total, self._done = task, total or 0, 0
+        self._name, self._total, self._done, self._seconds = task, total or 0, 0, seconds
         self._began = self._spoke = time.monotonic()
         if self.quiet:
             return
         if not self.console.is_terminal:
-            self._line(f"{task}: {total if total is not None else '?'} steps")
+            much = f"{seconds / 60:.3g} minutes" if seconds else f"{total if total is not None else '?'} steps"
+            self._line(f"{task}: {much}")
             return
         if self._bar is None:
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}"),
                 TextColumn("[dim]{task.fields[rate]}"),
                 TimeRemainingColumn(compact=True),
                 TextColumn("[cyan]{task.fields[note]}"),
@@ -63,7 +64,7 @@ class TerminalProgress:
             self._bar.start()
         elif self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(task, total=total, note="", rate="")
+        self._task = self._bar.add_task(task, total=seconds or total, note="", rate="", count=self._count(self._began))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the bar; without a terminal, speak at most every 15 seconds."""
@@ -74,11 +75,20 @@ class TerminalProgress:
         rate = self._done / max(1e-3, now - self._began)
         if self._bar and self._task is not None:
             shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-3):.1f} s each"
-            self._bar.update(self._task, advance=steps, note=note, rate=shown)
+            done = now - self._began if self._seconds else self._done
+            self._bar.update(self._task, completed=done, note=note, rate=shown, count=self._count(now))
         elif now - self._spoke > 15:
             self._spoke = now
-            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
-            self._line(f"{self._name} {self._done}/{self._total or '?'} ({rate:.1f}/s{left}) {note}".rstrip())
+            left = (self._total - self._done) / rate if self._total else None
+            if self._seconds:
+                left = max(0.0, self._began + self._seconds - now)
+            shown = f"{rate:.1f}/s" + ("" if left is None else f", {left:.0f} s left")
+            self._line(f"{self._name} {self._count(now)} ({shown}) {note}".rstrip())
+
+    def _count(self, now: float) -> str:
+        if self._seconds:
+            return f"{self._done} steps, {(now - self._began) / 60:.1f}/{self._seconds / 60:.3g} min"
+        return f"{self._done}/{self._total or '?'}"
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -58,7 +58,8 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         path, config = path.resolve(), dataclasses.replace(config, out=config.out.resolve())
         sources = [absolute(source) for source in sources]
     elif sources:
-        model_of(path, changed, config)  # what is wrong with it is said once, not for every scan
+        # What is wrong with it is said once, not for every scan.
+        model_of(path, changed, config).scans = len(sources)
     jobs = [
         Job(source=source, name=name, model=path, changed=changed, config=config, keep=keep)
         for source, name in zip(sources, output_names(sources), strict=True)
@@ -126,6 +127,7 @@ def as_document(result: PredictResult) -> dict[str, Any]:
                 **{what: [str(p) for p in files] for what, files in scan.maps.items()},
                 "sequences": scan.sequences,
                 "spacing_mm": scan.spacing_mm,
+                "backend": scan.backend,
                 "notes": list(scan.notes),
                 "lesions": list(scan.lesions),
             }

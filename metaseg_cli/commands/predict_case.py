@@ -67,6 +67,7 @@ class PredictedScan:
     overview: Path | None
     maps: dict[str, tuple[Path, ...]]  # probability, uncertainty, disagreement: a file for each region
     spacing_mm: tuple[float, float, float] | None
+    backend: str  # the program that ran the network
     lesions: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
@@ -96,6 +97,7 @@ def _model(path: Path, changed: float, config: PredictConfig) -> Model:
         fusion=config.fusion,
         depth=config.depth,
         max_memory=config.max_bytes() or _half_of_what_is_free(),
+        backend=config.backend,
     )
 
 
@@ -210,6 +212,7 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
         overview=overview,
         maps=maps,
         spacing_mm=image.spacing_mm,
+        backend=prediction.backend,
         lesions=tuple(lesion_rows(first, prediction)),
         notes=tuple(notes),
         prediction=prediction if job.keep else None,

@@ -128,8 +128,8 @@ class Log:
     def __init__(self, path: Path, progress: Progress) -> None:
         self._path, self._progress = path, progress
 
-    def start(self, task: str, total: int | None) -> None:
-        self._progress.start(task, total)
+    def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
+        self._progress.start(task, total, seconds)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._progress.advance(steps, note)

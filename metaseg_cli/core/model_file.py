@@ -145,6 +145,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 def read_card(path: Path) -> ModelCard:
     """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
+    if path.is_dir():
+        raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)

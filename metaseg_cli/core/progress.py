@@ -8,8 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives what long work reports; every method may be called from the working thread only."""
 
-    def start(self, task: str, total: int | None) -> None:
-        """A new piece of work begins, of *total* steps (None: unknown)."""
+    def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
+        """A new piece of work begins, of *total* steps (None: unknown), or of so many *seconds* if they end first."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """*steps* more are done; *note* (short: a loss, a file name) replaces the one before."""
@@ -21,7 +21,7 @@ class Progress(Protocol):
 class Silent:
     """A listener that ignores everything."""
 
-    def start(self, task: str, total: int | None) -> None:
+    def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
         """Ignored."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:

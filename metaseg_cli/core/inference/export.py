@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 import metaseg_cli
+from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.models.blocks import total_stride
 from metaseg_cli.core.whole_file import write_text_whole, write_whole
 from metaseg_cli.errors import ConfigError
 
-INPUT, OUTPUT = "image", "logits"
 _KEPT = (  # of the card, as they stand
     *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
     *("temperature", "postprocessing"),
@@ -36,31 +33,7 @@ def export_onnx(model: Model, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError("export needs onnx and onnxscript", remedy="pip install 'metaseg-cli[export]'") from error
-    # No two sizes alike, or the exporter takes them for one and the same; no multiples of the stride, or it leaves out
-    # the padding.
-    multiple = total_stride(model.card.strides)
-    size = [step * max(2, -(-16 // step)) + 2 * i * step + 1 + i for i, step in enumerate(multiple)]
-    example = torch.randn(2, model.card.in_channels, *size)
-    free = (0, *range(2, 2 + model.card.dims))
-    network = model.network.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-
-    def write(to: Path) -> None:
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (example,),
-                str(to),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
-                external_data=False,
-                verbose=False,
-            )
-
-    write_whole(path, write)
+    write_whole(path, lambda to: write_onnx(model.network, model.card, to))
     write_text_whole(path.with_suffix(".json"), json.dumps(description(model.card), indent=1))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaseg_cli.core.images import Volume, is_picture, turn_to_canonical
+from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.ensemble import Views
@@ -35,7 +36,7 @@ class Prediction:
     ``(R, Z, Y, X)`` have a layer for each region, ``lesions`` its connected lesions, and ``measurements`` their
     lengths, in the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say
     what was missing or assumed. ``disagreement``, when asked for, is the standard deviation of the probabilities that
-    several networks or mirror images gave.
+    several networks or mirror images gave; ``backend`` is the program that computed them.
     """
 
     mask: NDArray[np.uint8]
@@ -46,6 +47,7 @@ class Prediction:
     source: Volume
     notes: tuple[str, ...] = ()
     disagreement: NDArray[np.float32] | None = None
+    backend: str = "torch"
 
     @property
     def uncertainty(self) -> NDArray[np.float32]:
@@ -72,6 +74,7 @@ class Answer:
     probabilities: NDArray[np.float32]
     disagreement: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
+    backend: str = "torch"  # which computed it
 
 
 class Model:
@@ -85,9 +88,12 @@ class Model:
         path: Path,
         views: Views | None = None,
         max_memory: int | None = None,
+        backend: str = "auto",
     ) -> None:
         self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
         self.precision = choose_precision("auto", device)
+        self.scans = 1  # how many are expected, this one included: what pays for one may not pay for many
+        self._asked = accelerated(self.network, card, backend, self.precision, device)
         self.views = replace(
             views or Views(),
             thresholds=tuple(each.threshold for each in card.of_regions()),
@@ -136,7 +142,7 @@ class Model:
         placed = given.placement.undo(values)
         np.clip(placed, 0.0, 1.0, out=placed)
         regions = self.card.out_channels
-        return Answer(placed[:regions], placed[regions:] if disagreement else None, notes)
+        return Answer(placed[:regions], placed[regions:] if disagreement else None, notes, self.backend)
 
     def probabilities(self, image: Tensor, present: Tensor | None = None) -> NDArray[np.float32]:
         """*image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
@@ -151,17 +157,21 @@ class Model:
         if self.card.presence and present is None:
             present = torch.ones(len(self.card.sequences), dtype=torch.bool)
         patch, largest = self.card.patch[-self.card.dims :], largest_window(self.card.norm)
+        size = image.shape[-self.card.dims :]
         notes: tuple[str, ...] = ()
         if self.max_memory is not None and self.device.type == "cpu":
             # The answer is there once on the network's grid, and up to twice on its way to the scan's.
             layers = self.card.out_channels * (2 if views.spread else 1)
             left = self.max_memory - resident() - 3 * 4 * layers * image[0].numel()
-            usual = tile(image.shape[-self.card.dims :], patch, largest)
+            usual = tile(size, patch, largest)
             patch, largest = fitting_windows(self.card, largest, self.precision, self.looks, left)
-            if tile(image.shape[-self.card.dims :], patch, largest).shape != usual.shape:
+            if tile(size, patch, largest).shape != usual.shape:
                 notes = ("smaller windows than usual for want of memory: the mask may differ a little",)
+        voxels = tile(size, patch, largest).voxels * (image.shape[1] if self.card.dims == 2 else 1)
+        for member in self._accelerated:
+            member.expect(voxels * self.scans * self.looks / self.card.members)
         values: NDArray[np.float32] = predict_probabilities(
-            self.network,
+            self._asked,
             image.to(self.device),
             dims=self.card.dims,
             context=self.card.context,
@@ -201,7 +211,17 @@ class Model:
             source=volume,
             notes=(*volume.notes, *answer.notes),
             disagreement=answer.disagreement,
+            backend=answer.backend,
         )
+
+    @property
+    def backend(self) -> str:
+        """The program that computed the last scan: torch, openvino or onnx."""
+        return next((member.used for member in self._accelerated), "torch")
+
+    @property
+    def _accelerated(self) -> list[Accelerated]:
+        return [each for each in self._asked.modules() if isinstance(each, Accelerated)]
 
     @property
     def looks(self) -> int:
@@ -249,13 +269,15 @@ def load_model(
     fusion: str = "mean",
     depth: str = "full",
     max_memory: int | None = None,
+    backend: str = "auto",
 ) -> Model:
     """Load a model file for prediction.
 
     With *tta* (test-time augmentation) it looks at every mirror image too, four (2D) or eight (3D) times as long.
     *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". *depth* cuts a
     nested-unet: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* are the bytes that the process may have
-    on a processor; windows become smaller than usual before that is passed. Raises ModelFileError, ConfigError.
+    on a processor; windows become smaller than usual before that is passed. *backend* computes there: "torch", "onnx",
+    "openvino", or "auto", the fastest that is installed and agrees with torch. Raises ModelFileError, ConfigError.
     """
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
@@ -263,7 +285,7 @@ def load_model(
     if cut is not None:
         network = _cut(network, cut)
     views = Views(flips=tta, fusion=fusion)
-    return Model(fold_batch_norms(network), card, chosen, Path(path), views, max_memory)
+    return Model(fold_batch_norms(network), card, chosen, Path(path), views, max_memory, backend)
 
 
 def _cut(network: nn.Module, depth: int) -> nn.Module:

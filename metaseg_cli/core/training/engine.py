@@ -117,7 +117,8 @@ class Trainer:
         if self.state.step == 0:
             self._save()  # so that even a run that is killed at once can be gone on with
         steps = self.config.epochs * self.plan.iterations_per_epoch
-        self.progress.start("training", steps)
+        left = max(0.0, self.config.max_minutes * 60 - self._elapsed()) if self.config.max_minutes else None
+        self.progress.start("training", steps, left)
         self.progress.advance(self.state.step)
         part = slice(self.group.rank, None, self.group.size)
         self.batches = ReadAhead(self.sampler, self.state.step, self.plan.batch_size, part)
