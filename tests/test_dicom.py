@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -311,6 +312,23 @@ def test_an_rtstruct_of_ours_fills_to_the_very_mask(tmp_path: Path) -> None:
         at = np.array(positions[contour.ContourImageSequence[0].ReferencedSOPInstanceUID], float)
         np.testing.assert_allclose((points - at) @ np.cross(row, column), 0, atol=1e-3)
         assert contour.NumberOfContourPoints == len(points)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
+def test_a_validator_finds_no_error_in_seg_and_rtstruct(tmp_path: Path) -> None:
+    def odd(z: int, data: Dataset) -> None:
+        data.PatientAge, data.StudyDate = "42", "yesterday"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the odd values
+        files = write_series(tmp_path / "scan", numbers(), change=odd)
+        scan, structures = read_scan(files), [("metastasis", ragged()), ("core", ragged() & (np.arange(SHAPE[2]) > 6))]
+        write_seg(tmp_path / "seg.dcm", structures, files)
+        write_rtstruct_of_masks(tmp_path / "rt.dcm", structures, files, scan)
+    for name in ("seg.dcm", "rt.dcm"):
+        done = subprocess.run(["dciodvfy", "-new", str(tmp_path / name)], capture_output=True, text=True, check=False)
+        assert "Error" not in done.stderr
+        assert done.returncode == 0
 
 
 def test_outlines_give_random_masks_again_by_a_reader_of_polygons() -> None:

@@ -83,12 +83,29 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
         )
 
 
+def _mended(data: Any) -> Any:
+    """*data* without ages, and with empty dates and times, where the standard does not allow what stands there."""
+    from pydicom.config import RAISE
+    from pydicom.valuerep import validate_value
+
+    for element in list(data):
+        if element.VR in ("AS", "DA", "TM", "DT") and element.value:
+            try:
+                validate_value(element.VR, str(element.value), RAISE)
+            except ValueError:
+                if element.VR == "AS":
+                    del data[element.tag]
+                else:
+                    element.value = ""
+    return data
+
+
 def source_images(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
     """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame."""
-    headers = slice_headers(files)
+    headers = [_mended(header) for header in slice_headers(files)]
     if int(headers[0].get("NumberOfFrames") or 1) == 1:
         return headers, np.arange(len(headers))
-    data = full_data(files[0])
+    data = _mended(full_data(files[0]))
     planes, _ = frame_planes(data, frame_groups(data), files[0], gaps_allowed=False)
     if len(planes.slots) != planes.slices:
         raise ValueError("several frames share one position")
