@@ -39,6 +39,7 @@ from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures
 
 _SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
+_MOST_NUMBERED = 100  # lesions in a picture; more of them hide it
 Result = TypeVar("Result")
 _OF_SERIES = {"dicom-seg": "DICOM SEG", "rtstruct": "RTSTRUCT"}
 
@@ -267,7 +268,9 @@ def _save_pictures(overlay: Path, overview: Path | None, prediction: Prediction)
     *overview* shows a volume from three sides.
     """
     image, mask = prediction.source, prediction.mask
-    numbered = [(x.number, x.centroid_voxel) for found in list(prediction.lesions.values())[:1] for x in found]
+    found = next(iter(prediction.lesions.values()), [])
+    largest = sorted(found, key=lambda lesion: -lesion.voxels)[:_MOST_NUMBERED]
+    numbered = [(lesion.number, lesion.centroid_voxel) for lesion in largest]
     if not is_picture(image.source) and image.shape[0] > 1:
         turn = turn_to_canonical(image)
         numbered = [(n, _turned_point(centre, image, turned(image, turn))) for n, centre in numbered]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -102,7 +103,8 @@ def preprocess(
     head = head_mask(image)
     box = _box_around(head if keep is None else head | (turn.apply(keep) > 0))
     inside = (slice(*box[0]), slice(*box[1]), slice(*box[2]))
-    image = _normalised(image[(slice(None), *inside)], head[inside])
+    image = np.ascontiguousarray(image[(slice(None), *inside)])
+    _normalise_in_place(image, head[inside])
     shape = _target_shape(image.shape[1:], straight.spacing_mm, settings.spacing_mm)
     spacing = straight.spacing_mm
     if shape != image.shape[1:] and spacing is not None:
@@ -218,7 +220,8 @@ def head_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
         tolerance = 0.05 * (high - low)
         if np.mean(np.abs(frame - background) <= tolerance) < 0.5:
             return np.ones((z, y, x), dtype=bool)
-        inside |= np.abs(channel - background) > tolerance
+        for plane in range(z):  # a volume is large enough once
+            inside[plane] |= np.abs(channel[plane] - background) > tolerance
     if inside.mean() < 0.01:
         return np.ones((z, y, x), dtype=bool)
     return inside
@@ -233,19 +236,27 @@ def normalise(values: NDArray[Any], per: Normalisation) -> NDArray[np.float32]:
     image = values.astype(np.float32)
     if per == "slice" and image.shape[1] > 1:
         return np.concatenate([normalise(image[:, z : z + 1], "case") for z in range(image.shape[1])], axis=1)
-    return _normalised(image, head_mask(image))
+    _normalise_in_place(image, head_mask(image))
+    return image
 
 
-def _normalised(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Channel by channel, by the statistics of the voxels *inside*."""
-    result = np.empty_like(image)
-    for channel, out in zip(image, result, strict=True):
+def _normalise_in_place(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> None:
+    """Channel by channel, by the statistics of the voxels *inside*; without copies of the volume."""
+    for channel in image:
         head = channel[inside]
-        low, high = np.percentile(head, _STATISTICS_PERCENTILES)
-        typical = np.clip(head, low, high)
-        deviation = float(typical.std())
+        low, high = np.percentile(head, _STATISTICS_PERCENTILES, overwrite_input=True)
+        np.clip(head, low, high, out=head)
+        mean = head.mean()
+        deviation = _deviation(head, float(mean))
         if deviation < 1e-6 * max(1.0, abs(float(high))):
-            out[...] = 0
+            channel[...] = 0
         else:
-            np.clip((channel - typical.mean()) / deviation, -_LIMIT, _LIMIT, out=out)
-    return result
+            np.subtract(channel, mean, out=channel)
+            np.divide(channel, np.float32(deviation), out=channel)
+            np.clip(channel, -_LIMIT, _LIMIT, out=channel)
+
+
+def _deviation(values: NDArray[np.float32], mean: float) -> float:
+    pieces = np.array_split(values, max(1, len(values) // 2**20))
+    total = sum(float(np.square(piece - mean).sum(dtype=float)) for piece in pieces)
+    return math.sqrt(total / max(1, len(values)))

@@ -4,7 +4,8 @@
 
 280 volumes of 40 × 176 × 144 voxels of 1 mm with 1 to 8 lesions each, and vessels and plexus that look like them:
 240 train (12 of them choose epoch, threshold and smallest lesion) and 40 test. *minutes* is wall time: on two cores
-15 are 30 of processor time. Prints recall and false lesions per case on the test volumes.
+15 are 30 of processor time. Prints recall and false lesions per case on the test volumes, as the model is used and
+where its FROC curve has at most one false lesion per case.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def main() -> None:
     print(
         f"recall {found / (found + missed):.3f} of {found + missed}, {false / len(counts):.2f} false lesions per case"
     )
+    froc = scored["confidence"]["metastasis"]["froc"]
+    at_one = max(r for f, r in zip(froc["false_per_case"], froc["recall"], strict=True) if f <= 1)
+    print(f"recall {at_one:.3f} at one false lesion per case")
 
 
 if __name__ == "__main__":

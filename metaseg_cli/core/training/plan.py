@@ -21,9 +21,9 @@ _WIDEST_3D = 320  # in 3D the deepest levels see few voxels; wider ones cost mor
 # Small steps learn more per minute on a processor; a GPU wants to be filled.
 _PATCH = {("cpu", 2): 160, ("cpu", 3): 64, ("gpu", 2): 512, ("gpu", 3): 128}
 _VOXELS = {("cpu", 2): 8 * 160**2, ("cpu", 3): 2 * 64**3, ("gpu", 2): 32 * 256**2, ("gpu", 3): 2 * 128**3}
-# Where lesions are this small, a processor learns more from many small patches in a narrower network: measured.
+# Where lesions are this small, a processor learns more from many small steps in a narrower network: measured.
 _SMALL_LESION = 8.0  # voxels across
-_SMALL_PATCH, _SMALL_VOXELS, _SMALL_WIDTHS = 32, 8 * 32**3, tuple(w // 2 for w in DEFAULT_WIDTHS)
+_SMALL_PATCH, _SMALL_VOXELS, _SMALL_WIDTHS = 32, 4 * 32**3, tuple(w // 2 for w in DEFAULT_WIDTHS)
 _MEMORY_SHARE = 0.7
 _VALIDATION_STEPS = 10  # voxels to learn from for each one that is validated
 _LONGEST_EPOCH = 1000
