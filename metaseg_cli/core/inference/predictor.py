@@ -164,6 +164,8 @@ class Model:
             layers = self.card.out_channels * (2 if views.spread else 1)
             left = self.max_memory - resident() - 3 * 4 * layers * image[0].numel()
             usual = tile(size, patch, largest)
+            if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
+                left -= 6 * (layers + 1) * usual.shape[0] * size[1] * size[2]
             patch, largest = fitting_windows(self.card, largest, self.precision, self.looks, left)
             if tile(size, patch, largest).shape != usual.shape:
                 notes = ("smaller windows than usual for want of memory: the mask may differ a little",)

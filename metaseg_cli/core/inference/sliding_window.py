@@ -139,9 +139,10 @@ def _windows(look: _Look, image: Tensor, tiling: Tiling, regions: int) -> Tensor
             total[(slice(None), slice(None), *across)] += look(part.unsqueeze(0))[0] * weight
             weights[(slice(None), *across)] += weight
         done = following - start  # planes that no later window reaches
-        seen = weights[:done] > 0
-        values = look.views.probabilities(total[:, :done] / weights[:done].clamp_min(torch.finfo().tiny))
-        result[:, start:following] = (values * seen).cpu()
+        for plane in range(done):  # one by one: a slab is large enough once
+            weight_here = weights[plane]
+            values = look.views.probabilities(total[:, plane] / weight_here.clamp_min(torch.finfo().tiny))
+            result[:, start + plane] = (values * (weight_here > 0)).cpu()
         for sums, axis in ((total, 1), (weights, 0)):
             kept = sums.narrow(axis, done, window[0] - done).clone()
             sums.narrow(axis, 0, window[0] - done).copy_(kept)
