@@ -371,6 +371,21 @@ def test_overlapping_segments_get_layers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(layers, np.stack([masks[..., 0], 2 * masks[..., 1]]))
 
 
+def test_masks_on_a_real_series_come_back_voxel_for_voxel(real_data: Path, tmp_path: Path) -> None:
+    files = sorted((real_data / "dicom_t1").glob("*.dcm"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the patient's age, which is none
+        scan = read_scan(files)
+        mask = np.zeros(scan.shape, bool)
+        mask[5:9, 100:140, 90:150] = np.random.default_rng(0).random((4, 40, 60)) > 0.3
+        mask[20, 200, 200] = mask[-1, 0, 0] = True
+        write_seg(tmp_path / "seg.dcm", [("metastasis", mask)], files)
+        write_rtstruct_of_masks(tmp_path / "rt.dcm", [("metastasis", mask)], files, scan)
+    for name in ("seg.dcm", "rt.dcm"):
+        again = on_grid_of(read_mask(tmp_path / name, scan), scan)
+        np.testing.assert_array_equal((again.array == 1).any(axis=0), mask)
+
+
 def test_the_seg_files_of_others_read_to_their_label_volumes(real_data: Path) -> None:
     folder = real_data / "dicom_seg"
     pairs = {

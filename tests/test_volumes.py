@@ -447,6 +447,10 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     lesions = sum(map(len, prediction.lesions.values()))
     assert lesions > 0
     assert read_mask(each.mask).array.max() == lesions
+    for region, measured in found.sum_of_diameters_mm.items():
+        rows = [row for row in found.lesions if row["region"] == region and row["measurable"]]
+        longest = sorted((row["longest_axial_mm"] for row in rows), reverse=True)[:5]
+        assert measured == pytest.approx(sum(longest), abs=0.05)
     (drawn,) = predicted(run, tmp_path / "rt", given, threshold=low, format="rtstruct").scans
     contours = on_grid_of(read_mask(drawn.mask, prediction.source), prediction.source)
     for number, mask in enumerate(prediction.masks, start=1):

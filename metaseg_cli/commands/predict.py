@@ -129,6 +129,7 @@ def as_document(result: PredictResult) -> dict[str, Any]:
                 "spacing_mm": scan.spacing_mm,
                 "backend": scan.backend,
                 "notes": list(scan.notes),
+                "sum_of_diameters_mm": scan.sum_of_diameters_mm,
                 "lesions": list(scan.lesions),
             }
             for scan in result.scans

@@ -34,6 +34,7 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.inference.device import free_memory
 from metaseg_cli.core.inference.memory import resident
 from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_model
+from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.errors import InputError, MetasegError
 from metaseg_cli.reports import figures
@@ -70,6 +71,7 @@ class PredictedScan:
     spacing_mm: tuple[float, float, float] | None
     backend: str  # the program that ran the network
     lesions: tuple[dict[str, Any], ...]
+    sum_of_diameters_mm: dict[str, float]  # RANO-BM's, of each region; empty where the scan has no spacing
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
 
@@ -205,7 +207,7 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
         write_mask(one.mask, prediction.mask, image)
     used = one.scan if isinstance(one.scan, Mapping) else {next(iter(source.sequences)): (one.scan,)}
     return PredictedScan(
-        source=first if len(source.files) == 1 or is_image_file(first) else first.parent,
+        source=first if len(source.files) == 1 or first.is_dir() or is_image_file(first) else first.parent,
         sequences={n: str(files[0] if len(files) == 1 else files[0].parent) for n, files in used.items()},
         mask=one.mask,
         segmentation=one.segmentation if one.segmentation is not None and one.segmentation.exists() else None,
@@ -215,6 +217,11 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
         spacing_mm=image.spacing_mm,
         backend=prediction.backend,
         lesions=tuple(lesion_rows(first, prediction)),
+        sum_of_diameters_mm={
+            region: round(sum_of_diameters(found), 2) for region, found in prediction.measurements.items()
+        }
+        if image.spacing_mm
+        else {},
         notes=tuple(notes),
         prediction=prediction if job.keep else None,
     )
