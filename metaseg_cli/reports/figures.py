@@ -102,6 +102,7 @@ def save_overview(
     """
     spacing = np.array(spacing_mm or (1.0, 1.0, 1.0))
     shape = np.maximum(1, np.round(np.array(mask.shape) * spacing / spacing.min())).astype(int)
+    shape *= max(1, -(-_LEAST // int(shape[2])))  # all three sides on one scale
     tiles = []
     for title, axis in (("axial", 0), ("coronal", 1), ("sagittal", 2)):
         rows, columns = (a for a in range(3) if a != axis)
@@ -118,7 +119,7 @@ def save_overview(
             row = mask.shape[rows] - 1 - centre[rows] if upside else centre[rows]
             y, x = (row + 0.5) * scale[rows] - 0.5, (centre[columns] + 0.5) * scale[columns] - 0.5
             here.append((number, 0.0, y, x, text))
-        tiles.append(_titled(_annotated(np.moveaxis(rgb, -1, 0), stretched, here, 360), title))
+        tiles.append(_titled(_annotated(np.moveaxis(rgb, -1, 0), stretched, here, 1), title))
     _save(path, _grid(tiles, columns=3))
 
 
