@@ -539,7 +539,7 @@ def test_small_lesions_in_3d_get_small_patches_and_a_narrow_network(prepared: Pa
         return make_plan(folder, [case], model="attention-unet", machine=Machine(gpu=gpu), wishes=Wishes())
 
     small = plan(4, 14, 60, 200)
-    assert (small.patch, small.batch_size, small.widths[0]) == ((32, 32, 32), 8, 16)
+    assert (small.patch, small.batch_size, small.widths[0]) == ((32, 32, 32), 4, 16)
     assert any("lesions of up to" in reason for reason in small.reasons)
     for usual in (plan(4, 14, 4000), plan()):
         assert (usual.patch, usual.widths[0]) == ((64, 64, 64), 32)
