@@ -181,8 +181,8 @@ def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> R
         if tuple(image.shape) != first:
             of_any_size = of_any_size or compiled([-1, card.in_channels, *[-1] * card.dims])
             request = of_any_size
-        # Not infer(), which computes in this thread too: it leaves the processor's matrix registers (AMX) in use, and
-        # the next signal, such as Ctrl-C, then needs more stack than was set aside for it: the process would crash.
+        # Not infer(), which computes in this thread too: on processors with matrix registers (AMX) it may leave them in
+        # use, and then a signal, such as Ctrl-C, needs more stack than there may be for it.
         request.start_async({0: image.contiguous().numpy()}, share_inputs=True)
         request.wait()
         return torch.from_numpy(request.get_output_tensor(0).data.copy())
