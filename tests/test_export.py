@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_card
 
 import metaseg_cli
 from metaseg_cli.commands import export as command
@@ -16,32 +17,11 @@ from metaseg_cli.commands.export import export
 from metaseg_cli.config import ExportConfig
 from metaseg_cli.core.inference.export import export_onnx, greatest_difference
 from metaseg_cli.core.inference.predictor import Model
-from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-
-
-def card(name: str, dims: int, norm: str) -> ModelCard:
-    return ModelCard(
-        name=name,
-        in_channels=2,
-        out_channels=3,
-        dims=dims,
-        widths=(4, 8, 8),
-        strides=((2,) * dims,) * 2 if dims == 2 else ((1, 2, 2), (2, 2, 2)),
-        norm=norm,
-        activation="leaky-relu",
-        sequences=("t1c", "t2f"),
-        regions={"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)},
-        preprocessing={"normalisation": "case", "oriented": True, "spacing_mm": [1.0, 1.0, 1.0]},
-        patch=(16, 32, 32),
-        temperature=1.5,
-        postprocessing={"ET": Postprocessing(threshold=0.4, smallest_lesion=3)},
-    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +30,7 @@ def card(name: str, dims: int, norm: str) -> ModelCard:
 )
 def test_onnx_agrees_with_torch_at_any_size(tmp_path: Path, name: str, dims: int, norm: str) -> None:
     torch.manual_seed(0)
-    about = card(name, dims, norm)
+    about = small_card(name, dims, norm)
     model = Model(about.build().eval(), about, torch.device("cpu"), tmp_path / "model.safetensors")
     path = tmp_path / "model.onnx"
     export_onnx(model, path)

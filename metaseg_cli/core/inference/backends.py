@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import tempfile
@@ -151,7 +152,6 @@ def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> R
     """Through TorchScript, which takes half a second."""
     # Its import alone reports to its makers; without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -165,11 +165,10 @@ def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> R
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    core = openvino.Core()
 
     def compiled(shape: list[int]) -> Any:
         model.reshape(shape)
-        return core.compile_model(model, "CPU", settings).create_infer_request()
+        return _core().compile_model(model, "CPU", settings).create_infer_request()
 
     first = tuple(x.shape)
     # Windows of one size are the rule, and a model that knows the size is up to a quarter faster.
@@ -181,13 +180,21 @@ def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> R
         if tuple(image.shape) != first:
             of_any_size = of_any_size or compiled([-1, card.in_channels, *[-1] * card.dims])
             request = of_any_size
-        # Not infer(), which computes in this thread too: on processors with matrix registers (AMX) it may leave them in
-        # use, and then a signal, such as Ctrl-C, needs more stack than there may be for it.
-        request.start_async({0: image.contiguous().numpy()}, share_inputs=True)
-        request.wait()
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+        return torch.from_numpy(request.infer({0: image.contiguous().numpy()}, share_inputs=True)[0])
 
     return run
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO itself, one for the life of the process.
+
+    On processors with matrix registers (AMX) each one gives signals a stack of its own, and of several that come to
+    their end the last may put back the stack of one that is gone: the next Ctrl-C would crash the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _onnx(network: Network, card: ModelCard, precision: str, x: Tensor) -> Run:
