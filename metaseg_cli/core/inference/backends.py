@@ -150,8 +150,7 @@ def _installed(name: str) -> bool:
 
 def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> Run:
     """Through TorchScript, which takes half a second."""
-    # Its import alone reports to its makers; without this package it does not.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    core = _core()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -168,7 +167,7 @@ def _openvino(network: Network, card: ModelCard, precision: str, x: Tensor) -> R
 
     def compiled(shape: list[int]) -> Any:
         model.reshape(shape)
-        return _core().compile_model(model, "CPU", settings).create_infer_request()
+        return core.compile_model(model, "CPU", settings).create_infer_request()
 
     first = tuple(x.shape)
     # Windows of one size are the rule, and a model that knows the size is up to a quarter faster.
@@ -192,6 +191,8 @@ def _core() -> Any:
     On processors with matrix registers (AMX) each one gives signals a stack of its own, and of several that come to
     their end the last may put back the stack of one that is gone: the next Ctrl-C would crash the process.
     """
+    # Its import alone reports to its makers; without this package it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino.Core()

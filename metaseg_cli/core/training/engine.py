@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import CaseRecord, Prepared
-from metaseg_cli.core.inference.device import choose_precision, memory_format
 from metaseg_cli.core.losses import build_loss
 from metaseg_cli.core.model_file import ModelCard, Pruned, save_model
 from metaseg_cli.core.models.nested_unet import NestedUNet
@@ -31,9 +30,10 @@ from metaseg_cli.core.training.averaging import AveragedModel
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.plan import Plan
-from metaseg_cli.core.training.schedule import learning_rate_factor
+from metaseg_cli.core.training.schedule import base_rate, build_optimizer, learning_rate_factor
+from metaseg_cli.core.training.setting import Setting, choose_setting
 from metaseg_cli.core.training.state import EpochRecord, Fitted, State
-from metaseg_cli.core.training.stepping import Setting, Stepper, Stopwatch, fastest
+from metaseg_cli.core.training.stepping import Stepper, Stopwatch
 from metaseg_cli.core.training.tuning import choose_postprocessing, lesion_sizes, tune
 from metaseg_cli.core.training.validation import CaseFindings
 from metaseg_cli.core.training.whole_cases import Example, WholeCases
@@ -113,7 +113,7 @@ class Trainer:
         Raises Interrupted after ``ask_to_stop``, with the checkpoint saved.
         """
         self.stepper = self._stepper()
-        self.base_rate = self.config.learning_rate or (1e-3 if self.config.optimizer == "adamw" else 1e-2)
+        self.base_rate = base_rate(self.config)
         if self.state.step == 0:
             self._save()  # so that even a run that is killed at once can be gone on with
         steps = self.config.epochs * self.plan.iterations_per_epoch
@@ -331,7 +331,7 @@ class Trainer:
             setting = self._measured_setting()
         self.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
         self.averaged.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
-        optimizer = _optimizer(self.model, config)
+        optimizer = build_optimizer(self.model, config)
         if saved:
             optimizer.load_state_dict(saved["optimizer"])
         stepper = Stepper(
@@ -351,19 +351,9 @@ class Trainer:
 
     def _measured_setting(self) -> Setting:
         """What is faster here, measured on one patch; the same on all processes."""
-        config = self.config
-        by_norm = memory_format(self.plan.dims, self.card.norm) != torch.contiguous_format
-        usual = Setting(
-            choose_precision(config.precision, self.device),
-            by_norm if config.layout == "auto" else config.layout == "channels-last",
-        )
-        candidates = [usual]
-        if config.layout == "auto":
-            candidates.append(Setting(usual.precision, not usual.channels_last))
-        if config.precision == "auto" and usual.precision != "fp32":
-            candidates.append(Setting("fp32", usual.channels_last))
         shape = (1 if self.plan.dims == 3 else 2, self.card.in_channels, *self.plan.patch[-self.plan.dims :])
-        setting, seconds = fastest(self.model, torch.zeros(shape, device=self.device), usual, candidates)
+        patch = torch.zeros(shape, device=self.device)
+        setting, seconds = choose_setting(self.model, patch, self.card.norm, self.config)
         # A step is about three forward passes.
         voxels = sum(int(np.prod(case.shape)) for case in self.validation) / self.group.size
         self._expected_validation_seconds = seconds[setting] / 3 * voxels / (shape[0] * np.prod(self.plan.patch))
@@ -425,14 +415,3 @@ class Trainer:
         self.state = State.from_json(saved["state"])
         self.began = self.clock()
         return note
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    # Norms and biases are not decayed: shrinking them towards 0 has no meaning.
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    free = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate or 1e-3, fused=True)
-    groups[0]["weight_decay"] = min(config.weight_decay, 3e-5)
-    return torch.optim.SGD(groups, lr=config.learning_rate or 1e-2, momentum=0.99, nesterov=True)

@@ -1,9 +1,13 @@
-"""Learning rate over a run whose end is a number of steps, a number of minutes, or both."""
+"""The optimiser, and its learning rate over a run whose end is a number of steps, a number of minutes, or both."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+from torch import nn
+
+from metaseg_cli.config import TrainConfig
 from metaseg_cli.errors import ConfigError
 
 SCHEDULES = ("poly", "cosine", "constant")
@@ -20,3 +24,20 @@ def learning_rate_factor(progress: float, step: int, *, schedule: str, warmup_st
         raise ConfigError(f"unknown schedule {schedule!r}", remedy=f"take one of {', '.join(SCHEDULES)}")
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     return warm * max(factors[schedule], 1e-3)
+
+
+def base_rate(config: TrainConfig) -> float:
+    """What ``learning_rate_factor`` is a factor on."""
+    return config.learning_rate or (1e-3 if config.optimizer == "adamw" else 1e-2)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov's momentum, as *config* says."""
+    # Norms and biases are not decayed: shrinking them towards 0 has no meaning.
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    free = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=base_rate(config), fused=True)
+    groups[0]["weight_decay"] = min(config.weight_decay, 3e-5)
+    return torch.optim.SGD(groups, lr=base_rate(config), momentum=0.99, nesterov=True)

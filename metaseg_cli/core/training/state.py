@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from metaseg_cli.core.training.stepping import Setting
+from metaseg_cli.core.training.setting import Setting
 from metaseg_cli.core.training.tuning import Tuned
 from metaseg_cli.core.training.validation import CaseFindings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -15,11 +15,9 @@ from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.losses import Loss, deep_supervision_loss
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.training.setting import Setting
 from metaseg_cli.errors import InputError, first_line
 
-_CLEARLY = 0.8  # another setting must take at most this share of the usual one's time
-_WORTHWHILE = 0.02  # seconds of a pass below which nothing is compared: chance would decide, for no gain
-_ROUNDS = 4
 _SYNCHRONISED = 10  # every so many steps a GPU is waited for, to see where the time goes
 
 PHASES = ("loading", "augmentation", "forward", "backward")
@@ -53,64 +51,6 @@ class Stopwatch:
         """Mean of each phase."""
         watched = self.steps if self.device.type == "cpu" else -(-self.steps // _SYNCHRONISED)
         return {phase: 1000 * s / max(1, watched) for phase, s in self.seconds.items()}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Number format and memory layout of the convolutions."""
-
-    precision: str
-    channels_last: bool
-
-    def __str__(self) -> str:
-        return f"{self.precision} {'channels last' if self.channels_last else 'contiguous'}"
-
-    def layout(self, dims: int) -> torch.memory_format:
-        """As torch names it."""
-        if not self.channels_last:
-            return torch.contiguous_format
-        return torch.channels_last if dims == 2 else torch.channels_last_3d
-
-
-def fastest(
-    model: AttentionUNet | NestedUNet, image: Tensor, usual: Setting, candidates: Sequence[Setting]
-) -> tuple[Setting, dict[Setting, float]]:
-    """The setting whose forward and backward pass on *image* ``(B, C, …)`` is fastest, and the seconds of each.
-
-    *usual* stays unless another is clearly faster: the same command must not take another course because the machine
-    was busy for a moment. The weights are left as they were.
-    """
-    # The running statistics of the norms will see this image.
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.train()
-    settings = [usual, *(c for c in candidates if c != usual)]
-    seconds = dict.fromkeys(settings, float("inf"))
-    for number in range(_ROUNDS):  # by turns, so that a busy moment meets all of them
-        for setting in settings:
-            took = _pass(model, image, setting)
-            if number > 0:  # the first one warms up
-                seconds[setting] = min(seconds[setting], took)
-        if seconds[usual] < _WORTHWHILE:
-            settings = [usual]
-    model.load_state_dict(weights)
-    seconds = {setting: seconds[setting] for setting in settings}
-    best = min(seconds, key=lambda s: seconds[s] if s == usual else seconds[s] / _CLEARLY)
-    return best, seconds
-
-
-def _pass(model: AttentionUNet | NestedUNet, image: Tensor, setting: Setting) -> float:
-    """Seconds of a forward and backward pass."""
-    layout = setting.layout(image.dim() - 2)
-    model.to(memory_format=layout)  # type: ignore[call-overload]
-    laid_out = image.contiguous(memory_format=layout)
-    began = time.perf_counter()
-    with autocast(image.device, setting.precision):
-        outputs = model(laid_out)
-    torch.stack([each.float().mean() for each in outputs]).sum().backward()
-    model.zero_grad(set_to_none=True)
-    if image.device.type == "cuda":
-        torch.cuda.synchronize(image.device)
-    return time.perf_counter() - began
 
 
 class Stepper:
