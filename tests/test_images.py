@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,14 @@ def test_probabilities_survive_in_sixteen_bits(tmp_path: Path) -> None:
     like = Volume(array=np.zeros((1, 1, 20, 30)), spacing_mm=None, source=Path("x"))
     write_volume(tmp_path / "p.png", values, like)
     np.testing.assert_allclose(read_image(tmp_path / "p.png").array[0] / 65535, values, atol=1e-5)
+
+
+def test_people_see_colours_or_the_sequence_with_contrast_agent() -> None:
+    array = np.arange(3 * 24).reshape(3, 2, 3, 4)
+    scan = Volume(array=array, spacing_mm=None, source=Path("x"))
+    np.testing.assert_array_equal(scan.shown, array)
+    for sequences, channel in ((("t1n", "t1c", "t2f"), 1), (("t1n", "t2w", "t2f"), 0)):
+        np.testing.assert_array_equal(replace(scan, sequences=sequences).shown, array[channel : channel + 1])
 
 
 def test_real_colour_and_jpeg_masks_are_as_a_person_sees_them(real_data: Path) -> None:

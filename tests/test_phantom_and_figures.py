@@ -89,6 +89,16 @@ def test_overlays_of_pictures_and_volumes(tmp_path: Path, depth: int, channels: 
     assert [p.name for p in tmp_path.iterdir()] == ["o.png"]
 
 
+def test_slices_of_a_volume_share_their_contrast(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((1, 2, 64, 64)) * np.array([0.25, 1.0])[:, None, None]
+    mask = np.zeros((2, 64, 64), bool)
+    mask[:, 2, 2] = True
+    figures.save_overlay(tmp_path / "o.png", image, mask, [])
+    with Image.open(tmp_path / "o.png") as picture:
+        dark, bright = np.array_split(np.asarray(picture.convert("L")), 2, axis=1)
+    assert bright.mean() > 2.5 * dark.mean()
+
+
 def test_an_overlay_without_lesions_is_the_picture(tmp_path: Path) -> None:
     figures.save_overlay(tmp_path / "o.png", np.zeros((1, 9, 32, 32)), np.zeros((9, 32, 32), bool), [])
     assert (tmp_path / "o.png").exists()

@@ -103,6 +103,9 @@ def test_a_missing_sequence_is_kept_and_marked(folder: Path) -> None:
     image = prepared.image(without)
     assert not image[0].any()
     assert image[1].any()
+    np.testing.assert_array_equal(prepared.shown(without, image), image[1:])
+    complete = prepared.image(prepared.cases[0])
+    np.testing.assert_array_equal(prepared.shown(prepared.cases[0], complete), complete[:1])
     with h5py.File(folder / "dataset.h5") as file:
         case = file[f"cases/{without.case}"]
         assert list(case.attrs["sequences_present"]) == ["t2f"]
@@ -138,6 +141,8 @@ def test_prediction_works_with_what_is_there_and_says_what_was_missing(visits: P
     result = predicted(run, tmp_path, case / f"{case.name}-t2f.nii.gz")
     assert not result.problems
     assert any("without t1c" in note for note in result.scans[0].notes)
+    assert result.scans[0].prediction is not None
+    assert result.scans[0].prediction.source.sequences == ("t2f",)
 
 
 def test_a_sequence_of_another_name_is_not_taken_for_the_models(visits: Path, run: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def _score_record(job: _Job) -> ScoredCase:
         record.spacing_mm,
         job.protocol,
         job.tolerances,
-        image=scan,
+        image=prepared.shown(record, scan),
         probabilities=dict(zip(prepared.regions, found, strict=True)),
         confidence={
             name: Confidence(candidates=find_candidates(r, p), calibration=count_calibration(r, p, head))

@@ -283,9 +283,9 @@ def _save_pictures(overlay: Path, overview: Path | None, prediction: Prediction)
         numbered = [(n, _turned_point(centre, image, turned(image, turn))) for n, centre in numbered]
         image, mask = turned(image, turn), turn.apply(mask)
     lesions = [(number, *centre, "") for number, centre in numbered]
-    figures.save_overlay(overlay, image.array, mask > 0, lesions)
+    figures.save_overlay(overlay, image.shown, mask > 0, lesions)
     if overview is not None:
-        figures.save_overview(overview, image.array, mask > 0, lesions, image.spacing_mm)
+        figures.save_overview(overview, image.shown, mask > 0, lesions, image.spacing_mm)
 
 
 def _turned_point(zyx: tuple[float, float, float], before: Volume, after: Volume) -> tuple[float, float, float]:

@@ -311,10 +311,8 @@ def _report(prepared: Prepared, found: FoundCases, problems: Sequence[Problem], 
         label = prepared.label(record)
         z = int(label.reshape(len(label), -1).astype(bool).sum(axis=1).argmax()) if label.any() else len(label) // 2
         image = prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0].astype(np.float32)
-        if prepared.kind == "volumes":  # channels of a picture are its colours, sequences are not
-            image = image[int(np.flatnonzero(prepared.present(record))[0])][None]
         title = record.case if len(label) == 1 else f"{record.case} · {z + 1}/{len(label)}"
-        tiles.append((title, image, label[z] > 0))
+        tiles.append((title, prepared.shown(record, image), label[z] > 0))
     sheet = prepared.folder / "contact_sheet.png"
     figures.save_contact_sheet(sheet, tiles)
     print_ = prepared.fingerprint

@@ -25,14 +25,26 @@ _LEAST = 512  # pixels of an overlay's width: an outline on a 128-pixel slice wo
 _MONTAGE = 12
 
 
-def to_rgb(image: NDArray[Any], percentiles: tuple[float, float] = (0.5, 99.8)) -> Rgb:
-    """``(Y, X)`` or ``(C, Y, X)`` → RGB ``(Y, X, 3)``, stretched between *percentiles*; unless C is 3, the first."""
-    planes = image[None] if image.ndim == 2 else image
-    planes = planes if planes.shape[0] == 3 else planes[:1]
-    planes = planes.astype(np.float32)
-    low, high = np.percentile(planes, percentiles)
-    scaled = np.clip((planes - low) / max(float(high - low), 1e-6), 0, 1) * 255
+def contrast(image: NDArray[Any]) -> tuple[float, float]:
+    """What becomes black and white of ``(C, …)``: percentiles 0.5 and 99.8 of about half a million values."""
+    values = _shown(image).ravel()
+    low, high = np.percentile(values[:: max(1, values.size // 500_000)].astype(np.float32), (0.5, 99.8))
+    return float(low), float(high)
+
+
+def to_rgb(image: NDArray[Any], limits: tuple[float, float] | None = None) -> Rgb:
+    """``(Y, X)`` or ``(C, Y, X)`` → RGB ``(Y, X, 3)``, stretched between *limits*: its own ``contrast`` by default.
+
+    Three channels are colours, of other numbers the first is shown.
+    """
+    planes = _shown(image[None] if image.ndim == 2 else image)
+    low, high = limits or contrast(planes)
+    scaled = np.clip((planes.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
     return np.ascontiguousarray(np.broadcast_to(np.moveaxis(scaled, 0, -1), (*scaled.shape[1:], 3)).astype(np.uint8))
+
+
+def _shown(image: NDArray[Any]) -> NDArray[Any]:
+    return image if image.shape[0] == 3 else image[:1]
 
 
 def overlay(rgb: Rgb, mask: NDArray[np.bool_], colour: Colour = LESION, opacity: float = 0.35) -> Rgb:
@@ -81,10 +93,11 @@ def save_overlay(
         worth = sorted(np.flatnonzero(area), key=lambda z: (int(z) not in centres, -area[z]))[:_MONTAGE]
         shown = sorted(int(z) for z in worth) or [depth // 2]
     least = _LEAST if len(shown) == 1 else 320
+    limits = contrast(image[:, shown])  # one for all, so that they can be compared
     tiles = []
     for z in shown:
         here = [lesion for lesion in lesions if depth == 1 or round(lesion[1]) == z]
-        tile = _annotated(image[:, z], mask[z], here, least)
+        tile = _annotated(to_rgb(image[:, z], limits), mask[z], here, least)
         tiles.append(tile if depth == 1 else _titled(tile, f"slice {z + 1} of {depth}"))
     _save(path, tiles[0] if len(tiles) == 1 else _grid(tiles, columns=min(4, len(tiles))))
 
@@ -103,15 +116,17 @@ def save_overview(
     spacing = np.array(spacing_mm or (1.0, 1.0, 1.0))
     shape = np.maximum(1, np.round(np.array(mask.shape) * spacing / spacing.min())).astype(int)
     shape *= max(1, -(-_LEAST // int(shape[2])))  # all three sides on one scale
+    sides = [image.max(axis=1 + axis) for axis in range(3)]
+    limits = contrast(np.concatenate([side.reshape(len(image), -1) for side in sides], axis=1))
     tiles = []
-    for title, axis in (("axial", 0), ("coronal", 1), ("sagittal", 2)):
+    for axis, title in enumerate(("axial", "coronal", "sagittal")):
         rows, columns = (a for a in range(3) if a != axis)
         upside = rows == 0  # slices are stored from the feet up
-        planes, flat = image.max(axis=1 + axis), np.asarray(mask.any(axis=axis))
+        planes, flat = sides[axis], np.asarray(mask.any(axis=axis))
         if upside:
             planes, flat = planes[:, ::-1], flat[::-1]
         size = (int(shape[columns]), int(shape[rows]))
-        rgb = np.asarray(Image.fromarray(to_rgb(planes)).resize(size, Image.Resampling.BILINEAR))
+        rgb = np.asarray(Image.fromarray(to_rgb(planes, limits)).resize(size, Image.Resampling.BILINEAR))
         stretched = np.asarray(Image.fromarray(flat).resize(size, Image.Resampling.NEAREST))
         scale = shape / mask.shape
         here = []
@@ -119,14 +134,14 @@ def save_overview(
             row = mask.shape[rows] - 1 - centre[rows] if upside else centre[rows]
             y, x = (row + 0.5) * scale[rows] - 0.5, (centre[columns] + 0.5) * scale[columns] - 0.5
             here.append((number, 0.0, y, x, text))
-        tiles.append(_titled(_annotated(np.moveaxis(rgb, -1, 0), stretched, here, 1), title))
+        tiles.append(_titled(_annotated(rgb, stretched, here, 1), title))
     _save(path, _grid(tiles, columns=3))
 
 
 def _annotated(
-    image: NDArray[Any], mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]], least: int
+    rgb: Rgb, mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]], least: int
 ) -> Rgb:
-    rgb, large, factor = enlarged(to_rgb(image), mask, least)
+    rgb, large, factor = enlarged(rgb, mask, least)
     marked = outline(overlay(rgb, large, opacity=0.18), large, width=2)
     picture = Image.fromarray(marked)
     draw = ImageDraw.Draw(picture)

@@ -97,7 +97,7 @@ def main() -> None:
 def show(name: str, result: PredictResult, model: object, threshold: float | None, opacity: float) -> None:
     """Image beside overlay, the table of lesions, and the mask to take home. No *threshold*: the model's."""
     prediction = at_threshold(model, result.scans[0].prediction, threshold)
-    image, mask = prediction.source.array, prediction.mask
+    image, mask = prediction.source.shown, prediction.mask
     rows = lesion_rows(Path(name), prediction)
     depth = mask.shape[0]
     z = 0

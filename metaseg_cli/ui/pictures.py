@@ -15,8 +15,8 @@ COLOUR = (255, 92, 51)
 
 
 def grey_or_colour(image: NDArray[Any], z: int) -> NDArray[np.uint8]:
-    """Slice *z* of ``(C, Z, Y, X)`` as RGB ``(Y, X, 3)``: three channels as colours, else the first one in grey."""
-    return figures.to_rgb(image[:, z] if image.shape[0] == 3 else image[0, z])
+    """Slice *z* of ``(C, Z, Y, X)`` as RGB ``(Y, X, 3)``, in the contrast that all slices share."""
+    return figures.to_rgb(image[:, z], figures.contrast(image))
 
 
 def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
+from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import InputError
 
@@ -67,6 +68,14 @@ class Prepared:
     def present(self, record: CaseRecord) -> NDArray[np.bool_]:
         """``(C,)``: which of ``sequences`` the case has; the others are 0 in its image."""
         return np.isin(self.sequences, record.sequences)
+
+    def shown(self, record: CaseRecord, image: NDArray[Any]) -> NDArray[Any]:
+        """Of the case's *image* ``(C, …)`` what people look at: colours, or one sequence that is there, ``(1, …)``."""
+        if self.kind != "volumes":
+            return image
+        there = np.flatnonzero(self.present(record))
+        channel = there[shown_channel([self.sequences[i] for i in there])]
+        return image[channel : channel + 1]
 
     def in_fold(self, fold: int) -> tuple[list[CaseRecord], list[CaseRecord]]:
         """Training and validation cases of *fold*; cases of a test folder are in neither."""

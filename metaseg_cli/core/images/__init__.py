@@ -20,7 +20,7 @@ from metaseg_cli.core.images.geometry import (
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
 from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
-from metaseg_cli.core.images.volume import Volume
+from metaseg_cli.core.images.volume import Volume, shown_channel
 
 __all__ = [
     "Turn",
@@ -42,6 +42,7 @@ __all__ = [
     "read_mask",
     "read_scan",
     "same_grid",
+    "shown_channel",
     "size_text",
     "spacing_text",
     "stem_of",

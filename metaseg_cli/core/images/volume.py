@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Volume:
     does not say (a PNG). ``origin_mm`` (x, y, z) and ``direction`` (row-major 3×3) are in ITK's LPS patient
     coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is what the file's EXIF
     tag said; ``array`` is already turned upright. ``notes`` are sentences on what had to be assumed while reading.
+    ``sequences`` name the channels where a model or its user says what they are; colours have no names.
     """
 
     array: NDArray[Any]
@@ -44,6 +46,7 @@ class Volume:
     exif_orientation: int = 1
     nifti_forms: NiftiForms | None = None
     notes: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,3 +62,19 @@ class Volume:
         matrix[:3, :3] = np.array(self.direction).reshape(3, 3) * np.array(spacing[::-1])
         matrix[:3, 3] = self.origin_mm
         return matrix
+
+    @property
+    def shown(self) -> NDArray[Any]:
+        """What people look at: ``array`` with its colours, or of its sequences one, ``(1, Z, Y, X)``."""
+        if not self.sequences:
+            return self.array
+        channel = shown_channel(self.sequences)
+        return self.array[channel : channel + 1]
+
+
+def shown_channel(sequences: Sequence[str]) -> int:
+    """Which of *sequences* to look at: the T1 with contrast agent, without which a small metastasis is not seen.
+
+    The first where there is none.
+    """
+    return sequences.index("t1c") if "t1c" in sequences else 0

@@ -55,7 +55,9 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
             )
     placed = [brought_onto(volume, first) for volume in volumes.values()]
     notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
-    merged = replace(first, array=np.concatenate([volume.array for volume in placed]), notes=notes)
+    merged = replace(
+        first, array=np.concatenate([volume.array for volume in placed]), notes=notes, sequences=tuple(volumes)
+    )
     return merged, np.array([name in volumes for name in wanted])
 
 
@@ -90,7 +92,7 @@ def _fitted(card: ModelCard, volume: Volume) -> Volume:
             where=volume.source,
             remedy=remedy,
         )
-    return volume
+    return replace(volume, sequences=card.sequences if _oriented(card) else ())
 
 
 def _oriented(card: ModelCard) -> bool:

@@ -100,4 +100,4 @@ class WholeCases:
         z = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(truth) // 2
         image = self.prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0]
         predicted = np.asarray((probabilities[:, z] >= MIDDLE).any(axis=0))
-        return Example(record.case, image, truth[z], predicted)
+        return Example(record.case, self.prepared.shown(record, image), truth[z], predicted)
