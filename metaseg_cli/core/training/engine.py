@@ -170,7 +170,8 @@ class Trainer:
         self.watch.next_step()
         with self.watch.watching("loading"):
             batch = self.batches.take()
-            image, target, present = (t.to(self.device) for t in (batch.image, batch.target, batch.present))
+            image, target = (tensor.to(self.device).float() for tensor in (batch.image, batch.target))
+            present = batch.present.to(self.device)
         with self.watch.watching("augmentation"):
             image, target = self._augmented(image, target, present)
         value, finite = self.stepper(image, target, self.watch)
