@@ -21,9 +21,11 @@ _WIDEST_3D = 320  # in 3D the deepest levels see few voxels; wider ones cost mor
 # Small steps learn more per minute on a processor; a GPU wants to be filled.
 _PATCH = {("cpu", 2): 160, ("cpu", 3): 64, ("gpu", 2): 512, ("gpu", 3): 128}
 _VOXELS = {("cpu", 2): 8 * 160**2, ("cpu", 3): 2 * 64**3, ("gpu", 2): 32 * 256**2, ("gpu", 3): 2 * 128**3}
-# Where lesions are this small, a processor learns more from many small steps in a narrower network: measured.
+# Where lesions are this small, or the network is slow, a processor learns more from many steps of a narrower network:
+# measured.
+_NARROW_WIDTHS = tuple(w // 2 for w in DEFAULT_WIDTHS)
 _SMALL_LESION = 8.0  # voxels across
-_SMALL_PATCH, _SMALL_VOXELS, _SMALL_WIDTHS = 32, 4 * 32**3, tuple(w // 2 for w in DEFAULT_WIDTHS)
+_SMALL_PATCH, _SMALL_VOXELS = 32, 4 * 32**3
 _MEMORY_SHARE = 0.7
 _VALIDATION_STEPS = 10  # voxels to learn from for each one that is validated
 _LONGEST_EPOCH = 1000
@@ -91,8 +93,11 @@ def make_plan(
     given, largest, voxels_a_step = wishes.widths or DEFAULT_WIDTHS, _PATCH[kind, dims], _VOXELS[kind, dims]
     across = _lesion_diameter(cases)
     if kind == "cpu" and dims == 3 and across <= _SMALL_LESION:
-        given, largest, voxels_a_step = wishes.widths or _SMALL_WIDTHS, _SMALL_PATCH, _SMALL_VOXELS
+        given, largest, voxels_a_step = wishes.widths or _NARROW_WIDTHS, _SMALL_PATCH, _SMALL_VOXELS
         reasons.append(f"lesions of up to {across:.0f} voxels: small patches and narrow levels, for more steps")
+    elif kind == "cpu" and dims == 2 and name == "nested-unet" and not wishes.widths:
+        given = _NARROW_WIDTHS
+        reasons.append("a nested network on a processor: narrow levels, for twice as many steps")
     if not wishes.widths and dims == 3:
         given = tuple(min(w, _WIDEST_3D) for w in given)
     patch = _patch(shape, dims, wishes.patch, largest, len(given) - 1)
