@@ -6,17 +6,7 @@ import dataclasses
 import typing
 from pathlib import Path
 
-from metaseg_cli import config
-from metaseg_cli.config import settings_of
-
-COMMANDS = {
-    "prepare": config.PrepareConfig,
-    "train": config.TrainConfig,
-    "evaluate": config.EvaluateConfig,
-    "predict": config.PredictConfig,
-    "serve-ui": config.ServeUiConfig,
-    "demo": config.DemoConfig,
-}
+from metaseg_cli.config import COMMANDS, settings_of
 
 
 def reference() -> str:
@@ -24,7 +14,7 @@ def reference() -> str:
     parts = [
         "# Every setting",
         "",
-        "Made by `python docs/make_reference.py` from `metaseg_cli/config.py`. In a YAML file for `--config` the names",
+        "Made by `python docs/make_reference.py` from `metaseg_cli/config`. In a YAML file for `--config` the names",
         "are those of the options, without the dashes. Every command also takes `--config`, `--quiet` and `--json`.",
     ]
     for command, kind in COMMANDS.items():

@@ -11,17 +11,10 @@ from pathlib import Path
 import pytest
 
 from metaseg_cli import config as settings
+from metaseg_cli.cli import app
+from metaseg_cli.config import COMMANDS
 from metaseg_cli.config_file import dump_yaml, layered, read_yaml
 from metaseg_cli.errors import ConfigError
-
-CONFIGS = [
-    settings.PrepareConfig,
-    settings.TrainConfig,
-    settings.EvaluateConfig,
-    settings.PredictConfig,
-    settings.ServeUiConfig,
-    settings.DemoConfig,
-]
 
 
 def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -39,7 +32,8 @@ def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
 def test_help_lists_every_command_with_an_example() -> None:
     overview = metaseg("--help")
     assert overview.returncode == 0
-    for command in ("prepare", "train", "evaluate", "predict", "serve-ui", "demo"):
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(COMMANDS)
+    for command in COMMANDS:
         assert command in overview.stdout
         page = metaseg(command, "--help")
         assert page.returncode == 0
@@ -49,10 +43,8 @@ def test_help_lists_every_command_with_an_example() -> None:
 
 
 def test_every_setting_is_an_option() -> None:
-    commands = {"ServeUi": "serve-ui"}
-    for config in CONFIGS:
-        name = config.__name__.removesuffix("Config")
-        page = metaseg(commands.get(name, name.lower()), "--help").stdout
+    for command, config in COMMANDS.items():
+        page = metaseg(command, "--help").stdout
         for field, (_, setting, default) in settings.settings_of(config).items():
             option = ("no-" if default is True else "") + field.replace("_", "-")
             assert f"--{option}" in page or setting.positional, (config, field)

@@ -1,0 +1,22 @@
+"""Settings of ``metaseg demo``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from metaseg_cli.config.setting import Setting, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Make phantom brains with metastases and run prepare, train, evaluate and predict on them."""
+
+    out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
+    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
+    minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.5
+    seed: Annotated[int, Setting(help="Seed of phantoms and training.", least=0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -1,0 +1,125 @@
+"""Settings of ``metaseg evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.config.shared import Cluster, Device, Threshold, named_regions
+from metaseg_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score models on prepared cases that they have not seen, or folders of masks against another; compare several."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="Runs or model files; several are compared. With --references: folders of masks.",
+            positional=True,
+            option="model",
+            shown_default="the newest finished run",
+        ),
+    ] = ()
+    data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
+    split: Annotated[
+        str,
+        Setting(
+            help="Which cases: the validation fold, those of a test folder, or every one not trained on.",
+            choices=("validation", "test", "all"),
+        ),
+    ] = "validation"
+    predictions: Annotated[Path | None, Setting(help="Folder of predicted masks, from any tool.")] = None
+    references: Annotated[Path | None, Setting(help="Folder of reference masks.")] = None
+    region: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="A region of the masks and its label values, such as ET=3 or TC=1,3; repeatable.",
+            shown_default="every label together, or the challenge's regions",
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
+    ] = None
+    threshold: Threshold = None
+    protocol: Annotated[
+        str,
+        Setting(
+            help="By which rules lesions are scored.",
+            choices=("default", "brats-mets-2023", "brats-mets-2026"),
+            panel="Lesions",
+        ),
+    ] = "default"
+    tolerance: Annotated[
+        tuple[float, ...],
+        Setting(
+            help="Distances at which surfaces count as equal, in mm (or pixels), such as 1,2.", least=0, panel="Lesions"
+        ),
+    ] = (1.0, 2.0)
+    connectivity: Annotated[
+        int | None,
+        Setting(
+            help="Neighbours that join voxels to a lesion: 6, 18 or 26.",
+            panel="Lesions",
+            shown_default="the protocol's",
+        ),
+    ] = None
+    dilation: Annotated[
+        int | None,
+        Setting(
+            help="Voxels by which reference lesions are widened to join and to match.",
+            least=0,
+            most=20,
+            panel="Lesions",
+            shown_default="the protocol's",
+        ),
+    ] = None
+    smallest_lesion: Annotated[
+        float | None,
+        Setting(
+            help="Reference lesions of up to so many mm³ (or pixels) do not count.",
+            least=0,
+            panel="Lesions",
+            shown_default="the protocol's",
+        ),
+    ] = None
+    matching: Annotated[
+        str | None,
+        Setting(
+            help="Lesions match by any overlap, or one to one.",
+            choices=("overlap", "one-to-one"),
+            panel="Lesions",
+            shown_default="the protocol's",
+        ),
+    ] = None
+    penalty: Annotated[
+        float | None,
+        Setting(
+            help="Distance that stands for that of a missed or false lesion, in mm (or pixels).",
+            least=0,
+            panel="Lesions",
+            shown_default="the protocol's, or the image's diagonal",
+        ),
+    ] = None
+    device: Device = "auto"
+    workers: Annotated[
+        int | None, Setting(help="Processes that score two folders.", least=1, shown_default="one per processor")
+    ] = None
+    cluster: Cluster = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.regions()
+        if self.predictions is not None and self.references is None:
+            raise ConfigError("--predictions and --references come together", remedy="name both folders")
+        if self.references is not None and (self.predictions is None) == (not self.models):
+            raise ConfigError(
+                "--references wants the folders to score", remedy="name one with --predictions, or several without it"
+            )
+
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """Region name → label values; empty when none are named."""
+        return named_regions(self.region)

@@ -1,0 +1,94 @@
+"""Settings of ``metaseg predict``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.config.shared import Cluster, Device, Model, Threshold
+from metaseg_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Segment scans: pictures, volumes, or folders of them."""
+
+    inputs: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="Scans, folders of scans, DICOM folders or ZIPs; or the sequences of one case, as in t1c=a.nii.gz.",
+            positional=True,
+            option="input",
+        ),
+    ] = ()
+    model: Model = None
+    out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
+    threshold: Threshold = None
+    tta: Annotated[bool, Setting(help="Look at every mirror image too: steadier, 4 (2D) or 8 (3D) times as long.")] = (
+        False
+    )
+    fusion: Annotated[
+        str,
+        Setting(
+            help="One answer of several networks or mirror images; max keeps a lesion that only one of them sees.",
+            choices=("mean", "max", "vote"),
+        ),
+    ] = "mean"
+    probabilities: Annotated[bool, Setting(help="Write the calibrated probabilities too.")] = False
+    uncertainty: Annotated[
+        bool,
+        Setting(help="Write how unsure each voxel is: entropy, and how far mirror images or networks disagree."),
+    ] = False
+    format: Annotated[
+        str,
+        Setting(
+            help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and, with highdicom, SEG.",
+            choices=("auto", "nifti", "nrrd", "mha", "png", "dicom-seg", "rtstruct"),
+        ),
+    ] = "auto"
+    per_lesion: Annotated[
+        bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a structure of its own.")
+    ] = False
+    postprocess: Annotated[
+        bool, Setting(help="Apply the model's threshold and filters; without: 0.5 and no filter.")
+    ] = True
+    fill_holes: Annotated[bool, Setting(help="Fill what a lesion encloses, such as a dark core.")] = False
+    overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
+    overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
+    depth: Annotated[
+        str,
+        Setting(
+            help="Where to cut a nested-unet: 1 (fastest), 2, …, full; auto: the shallowest one that is nearly as good."
+        ),
+    ] = "full"
+    max_memory: Annotated[
+        str | None, Setting(help="Memory that the program may take, such as 2GB.", shown_default="half of what is free")
+    ] = None
+    backend: Annotated[
+        str,
+        Setting(
+            help="What runs the network on a processor; auto: the fastest that is installed and agrees with torch.",
+            choices=("auto", "torch", "onnx", "openvino"),
+        ),
+    ] = "auto"
+    device: Device = "auto"
+    cluster: Cluster = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.max_bytes()
+        if not self.inputs:
+            raise ConfigError("nothing to predict", remedy="name a scan or a folder, as in metaseg predict scan.png")
+
+    def max_bytes(self) -> int | None:
+        """What --max-memory says, in bytes."""
+        if self.max_memory is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", self.max_memory.strip(), re.IGNORECASE)
+        if found is None:
+            raise ConfigError(f"--max-memory {self.max_memory!r} is no size", remedy="write it as 2GB or 1500MB")
+        number, prefix, binary = found.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

@@ -1,0 +1,55 @@
+"""What a setting is: a field of a frozen dataclass, annotated with its meaning and limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from metaseg_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a field's type cannot say: its meaning, limits, choices, and how it stands on the command line."""
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    positional: bool = False
+    option: str | None = None  # another name on the command line; for a positional, an option that means the same
+    panel: str | None = None
+    shown_default: str | None = None
+    auto: bool = False  # a number, or the word auto for None
+    several: bool = False  # a text that may be typed as several numbers: --spacing 6.5 0.8 0.8
+
+
+def settings_of(config: type) -> dict[str, tuple[Any, Setting, Any]]:
+    """Field name → (type, Setting, default) of a config dataclass."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(config):
+        kind, *extras = typing.get_args(hints[field.name])
+        found[field.name] = (kind, next(e for e in extras if isinstance(e, Setting)), field.default)
+    return found
+
+
+def check(config: object) -> None:
+    """Hold the limits and choices of every field. Raises ConfigError naming the option."""
+    for name, (_, setting, _) in settings_of(type(config)).items():
+        value = getattr(config, name)
+        option = "--" + (setting.option or name.replace("_", "-"))
+        if value is None:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            if setting.least is not None and each < setting.least:
+                raise ConfigError(f"{option} must be at least {setting.least:g}, got {each}")
+            if setting.most is not None and each > setting.most:
+                raise ConfigError(f"{option} must be at most {setting.most:g}, got {each}")
+            if setting.choices and each not in setting.choices:
+                raise ConfigError(
+                    f"{option} {each!r} does not exist", remedy=f"take one of {', '.join(setting.choices)}"
+                )

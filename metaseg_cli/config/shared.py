@@ -1,0 +1,47 @@
+"""Settings that several commands share, and how a text names regions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from metaseg_cli.config.setting import Setting
+from metaseg_cli.errors import ConfigError
+
+Cluster = Annotated[
+    str | None,
+    Setting(
+        help="Dask cluster that does the work: its scheduler's address (tcp://host:8786) or scheduler file.",
+        shown_default="this computer",
+    ),
+]
+Device = Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")]
+Model = Annotated[
+    str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
+]
+Threshold = Annotated[
+    float | None,
+    Setting(
+        help="Probability from which a voxel counts, or auto.",
+        auto=True,
+        least=0,
+        most=1,
+        shown_default="auto: the model's own",
+    ),
+]
+
+
+def named_regions(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """``TC=1,3`` → {"TC": (1, 3)}."""
+    named = [text.partition("=") for text in texts]
+    return {name.strip(): label_values(values, f"--region {name}{sign}{values}") for name, sign, values in named}
+
+
+def label_values(text: str, option: str) -> tuple[int, ...]:
+    """``1,3`` → (1, 3). Raises ConfigError naming *option*."""
+    try:
+        values = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ConfigError(f"{option} does not list label values", remedy="write them as in --region TC=1,3") from None
+    if not all(1 <= value <= 255 for value in values):
+        raise ConfigError(f"{option}: label values lie between 1 and 255")
+    return values

@@ -1,0 +1,215 @@
+"""Settings of ``metaseg train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a network on a prepared folder."""
+
+    data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
+    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
+    epochs: Annotated[int, Setting(help="Passes over the training cases.", least=1)] = 50
+    fold: Annotated[
+        str, Setting(help="Fold that validates, the others train; or all: a model for each fold, then their ensemble.")
+    ] = "0"
+    out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
+    max_minutes: Annotated[
+        float | None,
+        Setting(
+            help="Stop after this time; the learning rate follows the clock.", least=0.05, shown_default="no limit"
+        ),
+    ] = None
+    patience: Annotated[
+        int | None, Setting(help="Stop after this many epochs without a better score.", least=1, shown_default="never")
+    ] = None
+    resume: Annotated[Path | None, Setting(help="Run folder to go on with; its own settings hold.")] = None
+    init: Annotated[
+        Path | None,
+        Setting(help="Model file or run whose weights to start from, sequences and regions matched by name."),
+    ] = None
+    plan_only: Annotated[bool, Setting(help="Show what would be trained, and why, and stop.")] = False
+    tensorboard: Annotated[bool, Setting(help="Write TensorBoard events into the run (wants tensorboard).")] = False
+    seed: Annotated[int, Setting(help="Seed of all randomness.", least=0)] = 0
+    device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = (
+        "auto"
+    )
+    precision: Annotated[
+        str,
+        Setting(
+            help="Number format of the convolutions; auto measures what is faster here.",
+            choices=("auto", "fp32", "bf16", "fp16"),
+            panel="Machine",
+        ),
+    ] = "auto"
+    layout: Annotated[
+        str,
+        Setting(
+            help="Memory layout of the convolutions; auto measures what is faster here.",
+            choices=("auto", "channels-last", "contiguous"),
+            panel="Machine",
+        ),
+    ] = "auto"
+    compile: Annotated[
+        bool,
+        Setting(help="Compile the network first: a minute that pays on a GPU and in long runs.", panel="Machine"),
+    ] = False
+    accumulate: Annotated[
+        int,
+        Setting(help="Pieces in which a batch goes through the network, to save memory.", least=1, panel="Machine"),
+    ] = 1
+
+    dims: Annotated[
+        str,
+        Setting(help="Dimensions: 2 for slices, 3 for volumes.", choices=("auto", "2", "3"), panel="Network and plan"),
+    ] = "auto"
+    context: Annotated[
+        int | None,
+        Setting(
+            help="Neighbour slices on each side that a 2D network sees too.",
+            least=0,
+            most=8,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = None
+    patch: Annotated[
+        tuple[int, ...],
+        Setting(
+            help="Patch size: one number, or one per axis.",
+            least=8,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = ()
+    batch_size: Annotated[
+        int | None, Setting(help="Patches per step.", least=1, panel="Network and plan", shown_default="from the patch")
+    ] = None
+    steps_per_epoch: Annotated[
+        int | None, Setting(help="Steps per epoch.", least=1, panel="Network and plan", shown_default="from the data")
+    ] = None
+    widths: Annotated[
+        tuple[int, ...],
+        Setting(
+            help="Channels per level, finest first.",
+            least=1,
+            panel="Network and plan",
+            shown_default="32,64,128,256,512",
+        ),
+    ] = ()
+    foreground_prior: Annotated[
+        float | None,
+        Setting(
+            help="Probability of a lesion that the untrained network answers everywhere.",
+            least=1e-6,
+            most=0.9,
+            panel="Network and plan",
+            shown_default="from the data",
+        ),
+    ] = None
+    norm: Annotated[
+        str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")
+    ] = "batch"
+    activation: Annotated[
+        str, Setting(help="Activation.", choices=("relu", "leaky-relu"), panel="Network and plan")
+    ] = "leaky-relu"
+    deep_supervision: Annotated[
+        bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")
+    ] = True
+
+    loss: Annotated[
+        str,
+        Setting(
+            help="What is minimised.",
+            choices=("focal", "dice-focal", "dice-ce", "tversky-focal", "component-focal"),
+            panel="Optimisation",
+        ),
+    ] = "dice-focal"
+    focal_gamma: Annotated[
+        float, Setting(help="Focal exponent; 0 is cross-entropy.", least=0, most=10, panel="Optimisation")
+    ] = 2.0
+    focal_alpha: Annotated[
+        float | None,
+        Setting(
+            help="Weight of the foreground in the focal loss, 0 to 1.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+            shown_default="none",
+        ),
+    ] = None
+    optimizer: Annotated[str, Setting(help="Optimiser.", choices=("adamw", "sgd"), panel="Optimisation")] = "adamw"
+    learning_rate: Annotated[
+        float | None,
+        Setting(
+            help="Base learning rate.",
+            least=1e-7,
+            most=10,
+            panel="Optimisation",
+            shown_default="0.001 for adamw, 0.01 for sgd",
+        ),
+    ] = None
+    weight_decay: Annotated[float, Setting(help="Weight decay.", least=0, panel="Optimisation")] = 1e-2
+    schedule: Annotated[
+        str, Setting(help="Decay of the learning rate.", choices=("poly", "cosine", "constant"), panel="Optimisation")
+    ] = "poly"
+    warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", least=0, panel="Optimisation")] = 50
+    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = (
+        12.0
+    )
+    ema: Annotated[
+        float,
+        Setting(
+            help="Decay of the averaged weights; 0 uses the last ones.", least=0, most=0.99999, panel="Optimisation"
+        ),
+    ] = 0.99
+    lesion_share: Annotated[
+        float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")
+    ] = 0.5
+    hard_share: Annotated[
+        float,
+        Setting(
+            help="Share of patches around false lesions seen on training cases after the last epoch.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+        ),
+    ] = 0.1
+    paste: Annotated[
+        float,
+        Setting(
+            help="Chance of a patch without lesion to get the lesions of another patch.",
+            least=0,
+            most=1,
+            panel="Optimisation",
+        ),
+    ] = 0.1
+    drop_sequence: Annotated[
+        float,
+        Setting(
+            help="Chance of each sequence to be taken away in training, where there are several; never all.",
+            least=0,
+            most=0.9,
+            panel="Optimisation",
+        ),
+    ] = 0.15
+    augment: Annotated[
+        bool,
+        Setting(
+            help="Change patches at random: rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation"
+        ),
+    ] = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        if str(self.fold) != "all" and not str(self.fold).isdecimal():
+            raise ConfigError(f"--fold {self.fold!r} is neither a number nor all", remedy="take 0, 1, … or all")
+        if self.lesion_share + self.hard_share > 1:
+            raise ConfigError("--lesion-share and --hard-share add up to more than 1", remedy="lower one of them")
