@@ -34,6 +34,7 @@ from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress, Silent
+from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.distributed import Group, joined
 from metaseg_cli.core.training.engine import Trainer
 from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
@@ -95,9 +96,9 @@ def train_fold(
     config: TrainConfig, progress: Progress, group: Group, clock: Callable[[], float], run: Path | None = None
 ) -> TrainResult:
     """Train on all folds but one, in *run* or a folder of its own."""
-    began = clock()
     if config.resume is not None:
         config = resumed(config)
+    budget = Budget(config.max_minutes, clock)
     prepared = open_prepared(config.data)
     fold = int(config.fold)
     training, validation = _cases(prepared, fold)
@@ -138,18 +139,17 @@ def train_fold(
             run / "validation.png", [(e.case, e.image, e.reference, e.predicted) for e in examples]
         ),
         # What was measured once must hold when the settings are used again.
-        on_setting=lambda setting: write_config(
+        on_numerics=lambda numerics: write_config(
             run,
             dataclasses.replace(
                 config,
-                precision=setting.precision,
-                layout="channels-last" if setting.channels_last else "contiguous",
+                precision=numerics.precision,
+                layout="channels-last" if numerics.channels_last else "contiguous",
             ),
         ),
         group=group,
-        clock=clock,
+        budget=budget,
     )
-    trainer.began = began
     if config.resume is not None:
         note = trainer.restore()
         if note:
@@ -164,7 +164,7 @@ def train_fold(
     with _stopping_politely(trainer), out_of_fold_file(run if group.leads else None) as keep:
         trainer.on_final = keep
         fitted = trainer.fit()
-    result = _result(run, fitted, validation, (fitted.state.seconds + clock() - trainer.began) / 60)
+    result = _result(run, fitted, validation, budget.elapsed() / 60)
     if group.leads:
         write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
     return result
@@ -220,7 +220,7 @@ def _result(run: Path, fitted: Fitted, validation: list[CaseRecord], minutes: fl
         minutes=minutes,
         images_per_second=sum(r.images_per_second for r in last) / max(1, len(last)),
         milliseconds_per_step=fitted.milliseconds,
-        precision=fitted.setting.precision,
+        precision=fitted.numerics.precision,
         validation_cases=len(validation),
     )
 

@@ -6,7 +6,6 @@ No state of a random generator is among it: batch and augmentation follow from t
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,11 +26,12 @@ from metaseg_cli.core.models.presence import with_presence
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.sampling import Batch, PatchSampler, Place, ReadAhead
 from metaseg_cli.core.training.averaging import AveragedModel
+from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.distributed import Group
+from metaseg_cli.core.training.numerics import Numerics, choose_numerics
 from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.schedule import base_rate, build_optimizer, learning_rate_factor
-from metaseg_cli.core.training.setting import Setting, choose_setting
 from metaseg_cli.core.training.state import EpochRecord, Fitted, State
 from metaseg_cli.core.training.stepping import Stepper, Stopwatch
 from metaseg_cli.core.training.tuning import choose_postprocessing, lesion_sizes, tune
@@ -62,15 +62,15 @@ class Trainer:
         progress: Progress,
         on_epoch: Callable[[list[EpochRecord]], None],
         on_best: Callable[[list[Example]], None] = lambda examples: None,
-        on_setting: Callable[[Setting], None] = lambda setting: None,
+        on_numerics: Callable[[Numerics], None] = lambda numerics: None,
         on_final: Callable[[str, NDArray[np.float16]], None] = lambda case, probabilities: None,
         group: Group | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        budget: Budget,
     ) -> None:
         self.run, self.prepared, self.plan, self.config, self.card = run, prepared, plan, config, card
         self.training, self.validation = tuple(training), tuple(validation)
         self.device, self.progress, self.on_epoch = device, progress, on_epoch
-        self.on_best, self.on_setting, self.on_final = on_best, on_setting, on_final
+        self.on_best, self.on_numerics, self.on_final = on_best, on_numerics, on_final
         self.group = group or Group()
         torch.manual_seed(config.seed)
         self.model = card.build().to(device)
@@ -92,14 +92,12 @@ class Trainer:
         self.averaged = AveragedModel(self.model, config.ema)
         self.best: dict[str, Tensor] = {}
         self.state = State()
-        self.clock = clock
-        self.began = clock()
+        self.budget = budget
         self.watch = Stopwatch(device)
         self._saved: dict[str, Any] = {}  # of a checkpoint, for the stepper that is made when fit begins
         self._bad_steps = 0
         self._stop = False
         self._searched = 0
-        self._expected_validation_seconds = 0.0
 
     def ask_to_stop(self) -> None:
         """Leave ``fit`` with Interrupted at the next step, after saving; safe to call from a signal handler."""
@@ -117,8 +115,7 @@ class Trainer:
         if self.state.step == 0:
             self._save()  # so that even a run that is killed at once can be gone on with
         steps = self.config.epochs * self.plan.iterations_per_epoch
-        left = max(0.0, self.config.max_minutes * 60 - self._elapsed()) if self.config.max_minutes else None
-        self.progress.start("training", steps, left)
+        self.progress.start("training", steps, self.budget.left())
         self.progress.advance(self.state.step)
         part = slice(self.group.rank, None, self.group.size)
         self.batches = ReadAhead(self.sampler, self.state.step, self.plan.batch_size, part)
@@ -129,13 +126,12 @@ class Trainer:
 
     def _epochs(self, steps: int) -> str:
         """All epochs; returns what ended them."""
-        state, config = self.state, self.config
-        validation_seconds = self._expected_validation_seconds
+        state, config, clock = self.state, self.config, self.budget.clock
         while state.step < steps:
-            epoch_began, images = self.clock(), 0
+            epoch_began, images = clock(), 0
             while True:
-                images += self._step(steps, validation_seconds)
-                elapsed, stop = self.group.most([self._elapsed(), float(self._stop)])
+                images += self._step(steps)
+                elapsed, stop = self.group.most([self.budget.elapsed(), float(self._stop)])
                 if stop:
                     self._save()
                     raise Interrupted(
@@ -143,25 +139,22 @@ class Trainer:
                         where=self.run,
                         remedy=f"go on with: metaseg train --resume {self.run}",
                     )
-                # More validations must fit: this epoch's, and those that choose the post-processing.
-                limit = config.max_minutes * 60 if config.max_minutes else float("inf")
-                out_of_time = elapsed + self._last_looks * validation_seconds >= limit
+                out_of_time = self.budget.trained_out(elapsed)
                 if state.step % self.plan.iterations_per_epoch == 0 or out_of_time:
                     break
-            trained = self.clock() - epoch_began
-            validation_began = self.clock()
-            self._close_epoch(trained, images, last=out_of_time or state.step >= steps)
-            validation_seconds = self.group.most([self.clock() - validation_began])[0]
+            validation_began = clock()
+            self._close_epoch(validation_began - epoch_began, images, last=out_of_time or state.step >= steps)
+            self._reserve(clock() - validation_began)
             if out_of_time:
                 return f"{config.max_minutes:g} minutes"
             if config.patience and state.epoch - state.best_epoch >= config.patience:
                 return f"no better score for {config.patience} epochs"
         return f"{config.epochs} epochs"
 
-    def _step(self, steps: int, reserve: float) -> int:
+    def _step(self, steps: int) -> int:
         """One update; returns the number of patches that all processes together used."""
         state, config = self.state, self.config
-        progress = self.group.most([self._over(steps, reserve)])[0]
+        progress = self.group.most([max(state.step / steps, self.budget.share())])[0]
         rate = self.base_rate * learning_rate_factor(
             progress, state.step, schedule=config.schedule, warmup_steps=config.warmup_steps
         )
@@ -273,14 +266,9 @@ class Trainer:
             tuned=tuned,
             findings=tuple(found),
             milliseconds=self.watch.milliseconds_per_step(),
-            setting=self.stepper.setting,
+            numerics=self.stepper.numerics,
             stopped=stopped,
         )
-
-    @property
-    def _last_looks(self) -> int:
-        """Validations that the last epoch needs; the shallower depths of a nested network cost about one."""
-        return 3 if self.card.name == "nested-unet" else 2
 
     def _shallower(self, model: nn.Module) -> dict[int, Pruned]:
         """What a nested network is worth when it is cut behind an inner column."""
@@ -288,7 +276,7 @@ class Trainer:
             return {}
         worth = {}
         for depth in range(1, model.depth):
-            found = self.whole_cases.findings(model.pruned(depth), self.validation, self.stepper.setting.precision)
+            found = self.whole_cases.findings(model.pruned(depth), self.validation, self.stepper.numerics.precision)
             tuned = tune(found, lesion_sizes(self.training), self.card.regions)
             assert tuned.score is not None
             worth[depth] = Pruned(
@@ -300,7 +288,7 @@ class Trainer:
         self, *, examples: list[Example] | None = None, keep: Callable[[str, NDArray[np.float16]], None] | None = None
     ) -> list[CaseFindings]:
         """Of every validation case; *keep* receives the probabilities."""
-        precision = self.stepper.setting.precision
+        precision = self.stepper.numerics.precision
         return self.whole_cases.findings(self._evaluated(), self.validation, precision, examples=examples, keep=keep)
 
     def _look_for_mistakes(self) -> None:
@@ -311,7 +299,7 @@ class Trainer:
         looked = [(self._searched + i) % len(self.training) for i in range(min(count, len(self.training)))]
         self._searched = (self._searched + len(looked)) % len(self.training)
         cases = [(number, self.training[number]) for number in looked]
-        fresh = self.whole_cases.false_places(self._evaluated(), cases, self.stepper.setting.precision)
+        fresh = self.whole_cases.false_places(self._evaluated(), cases, self.stepper.numerics.precision)
         old = [place for place in self.sampler.mistakes if place.case not in looked]
         self.sampler.mistakes = tuple((fresh + old)[:_MOST_MISTAKES])
         self.batches.restart(self.state.step)
@@ -327,11 +315,11 @@ class Trainer:
         if saved:
             values = json.loads(saved["setting"])
             pieces = values.pop("pieces")
-            setting = Setting(**values)
+            numerics = Numerics(**values)
         else:
-            setting = self._measured_setting()
-        self.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
-        self.averaged.model.to(memory_format=setting.layout(self.plan.dims))  # type: ignore[call-overload]
+            numerics = self._measured_numerics()
+        self.model.to(memory_format=numerics.layout(self.plan.dims))  # type: ignore[call-overload]
+        self.averaged.model.to(memory_format=numerics.layout(self.plan.dims))  # type: ignore[call-overload]
         optimizer = build_optimizer(self.model, config)
         if saved:
             optimizer.load_state_dict(saved["optimizer"])
@@ -340,7 +328,7 @@ class Trainer:
             self.group.wrapped(self.model),
             build_loss(config.loss, gamma=config.focal_gamma, alpha=config.focal_alpha),
             optimizer,
-            setting,
+            numerics,
             clip=config.clip,
             pieces=pieces,
             say=self.progress.say,
@@ -350,31 +338,27 @@ class Trainer:
             stepper.scaler.load_state_dict(saved["scaler"])
         return stepper
 
-    def _measured_setting(self) -> Setting:
+    def _measured_numerics(self) -> Numerics:
         """What is faster here, measured on one patch; the same on all processes."""
         shape = (1 if self.plan.dims == 3 else 2, self.card.in_channels, *self.plan.patch[-self.plan.dims :])
         patch = torch.zeros(shape, device=self.device)
-        setting, seconds = choose_setting(self.model, patch, self.card.norm, self.config)
+        numerics, seconds = choose_numerics(self.model, patch, self.card.norm, self.config)
         # A step is about three forward passes.
         voxels = sum(int(np.prod(case.shape)) for case in self.validation) / self.group.size
-        self._expected_validation_seconds = seconds[setting] / 3 * voxels / (shape[0] * np.prod(self.plan.patch))
-        setting = self.group.led(setting)
+        expected = seconds[numerics] / 3 * voxels / (shape[0] * np.prod(self.plan.patch))
+        self._reserve(float(expected))
+        numerics = self.group.led(numerics)
         if self.group.leads:
-            self.on_setting(setting)
+            self.on_numerics(numerics)
         times = ", ".join(f"{each} {1000 * t:.0f} ms" for each, t in seconds.items())
-        self.progress.say(f"  {setting}: measured {times}")
-        return setting
+        self.progress.say(f"  {numerics}: measured {times}")
+        return numerics
 
-    def _elapsed(self) -> float:
-        return self.state.seconds + self.clock() - self.began
-
-    def _over(self, steps: int, reserve: float) -> float:
-        """Which share of the run is over, by steps or, if that comes first, by the clock."""
-        by_steps = self.state.step / steps
-        if not self.config.max_minutes:
-            return by_steps
-        budget = max(1.0, self.config.max_minutes * 60 - self._last_looks * reserve)
-        return max(by_steps, min(1.0, self._elapsed() / budget))
+    def _reserve(self, validation_seconds: float) -> None:
+        """Keep time for the last epoch's validation and those that choose the post-processing."""
+        # The shallower depths of a nested network cost about one more.
+        looks = 3 if self.card.name == "nested-unet" else 2
+        self.budget.reserved = looks * self.group.most([validation_seconds])[0]
 
     def _note(self, loss: float) -> str:
         if not self.state.history or not self.validation:
@@ -397,9 +381,9 @@ class Trainer:
                 "best": self.best,
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
-                "setting": json.dumps({**asdict(self.stepper.setting), "pieces": self.stepper.pieces}),
+                "setting": json.dumps({**asdict(self.stepper.numerics), "pieces": self.stepper.pieces}),
                 "mistakes": json.dumps([self._searched, [asdict(place) for place in self.sampler.mistakes]]),
-                "state": self.state.as_json(self._elapsed()),
+                "state": self.state.as_json(self.budget.elapsed()),
             },
         )
 
@@ -414,5 +398,5 @@ class Trainer:
         self._searched, mistakes = json.loads(saved["mistakes"])
         self.sampler.mistakes = tuple(Place(m["case"], tuple(m["centre"])) for m in mistakes)
         self.state = State.from_json(saved["state"])
-        self.began = self.clock()
+        self.budget.earlier = self.state.seconds
         return note

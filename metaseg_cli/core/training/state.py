@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from metaseg_cli.core.training.setting import Setting
+from metaseg_cli.core.training.numerics import Numerics
 from metaseg_cli.core.training.tuning import Tuned
 from metaseg_cli.core.training.validation import CaseFindings
 
@@ -63,5 +63,5 @@ class Fitted:
     tuned: Tuned
     findings: tuple[CaseFindings, ...]
     milliseconds: dict[str, float]
-    setting: Setting
+    numerics: Numerics
     stopped: str

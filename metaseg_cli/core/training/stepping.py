@@ -15,7 +15,7 @@ from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.losses import Loss, deep_supervision_loss
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
-from metaseg_cli.core.training.setting import Setting
+from metaseg_cli.core.training.numerics import Numerics
 from metaseg_cli.errors import InputError, first_line
 
 _SYNCHRONISED = 10  # every so many steps a GPU is waited for, to see where the time goes
@@ -62,7 +62,7 @@ class Stepper:
         parallel: nn.Module,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
-        setting: Setting,
+        numerics: Numerics,
         *,
         clip: float,
         pieces: int,
@@ -70,10 +70,10 @@ class Stepper:
         compiled: bool,
     ) -> None:
         self.model, self.parallel, self.loss, self.optimizer = model, parallel, loss, optimizer
-        self.setting, self.clip, self.pieces, self.say = setting, clip, pieces, say
+        self.numerics, self.clip, self.pieces, self.say = numerics, clip, pieces, say
         self.device = next(model.parameters()).device
         # Half precision has too few exponents for small gradients: they are scaled up and down again.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=setting.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=numerics.precision == "fp16")
         self._network: nn.Module = torch.compile(parallel) if compiled else parallel  # type: ignore[assignment]
         self._compiled = compiled
 
@@ -112,7 +112,7 @@ class Stepper:
             share = len(x) / len(image)
             with self._waiting_for_gradients(number == len(pieces)):
                 with watch.watching("forward"):
-                    outputs = self._forward(x.contiguous(memory_format=self.setting.layout(x.dim() - 2)))
+                    outputs = self._forward(x.contiguous(memory_format=self.numerics.layout(x.dim() - 2)))
                     loss = deep_supervision_loss(outputs, y, self.loss, self.model.head_weights)
                 with watch.watching("backward"):
                     self.scaler.scale(loss * share).backward()
@@ -121,7 +121,7 @@ class Stepper:
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
         try:
-            with autocast(self.device, self.setting.precision):
+            with autocast(self.device, self.numerics.precision):
                 outputs: Tensor | list[Tensor] = self._network(x)
             return outputs
         except Exception as error:

@@ -15,13 +15,13 @@ from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
 
-_CLEARLY = 0.8  # another setting must take at most this share of the usual one's time
+_CLEARLY = 0.8  # others must take at most this share of the usual one's time
 _WORTHWHILE = 0.02  # seconds of a pass below which nothing is compared: chance would decide, for no gain
 _ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Setting:
+class Numerics:
     """Number format and memory layout of the convolutions."""
 
     precision: str
@@ -37,28 +37,28 @@ class Setting:
         return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def choose_setting(
+def choose_numerics(
     model: AttentionUNet | NestedUNet, patch: Tensor, norm: str, config: TrainConfig
-) -> tuple[Setting, dict[Setting, float]]:
-    """The setting for *model* on patches such as *patch* ``(B, C, …)``, and the seconds of all that were measured.
+) -> tuple[Numerics, dict[Numerics, float]]:
+    """The numerics for *model* on patches such as *patch* ``(B, C, …)``, and the seconds of all that were measured.
 
     What *config* names is not measured. Raises ConfigError for a precision that the device does not have.
     """
     usual = choose_precision(config.precision, patch.device)
     by_norm = memory_format(patch.dim() - 2, norm) != torch.contiguous_format
     channels_last = by_norm if config.layout == "auto" else config.layout == "channels-last"
-    candidates = [Setting(usual, channels_last)]
+    candidates = [Numerics(usual, channels_last)]
     if config.layout == "auto":
-        candidates.append(Setting(usual, not channels_last))
+        candidates.append(Numerics(usual, not channels_last))
     if config.precision == "auto" and usual != "fp32":
-        candidates.append(Setting("fp32", channels_last))
+        candidates.append(Numerics("fp32", channels_last))
     return _fastest(model, patch, candidates)
 
 
 def _fastest(
-    model: AttentionUNet | NestedUNet, image: Tensor, candidates: Sequence[Setting]
-) -> tuple[Setting, dict[Setting, float]]:
-    """The setting whose forward and backward pass is fastest.
+    model: AttentionUNet | NestedUNet, image: Tensor, candidates: Sequence[Numerics]
+) -> tuple[Numerics, dict[Numerics, float]]:
+    """Those whose forward and backward pass is fastest.
 
     The first, the usual one, stays unless another is clearly faster: the same command must not take another course
     because the machine was busy for a moment. The weights are left as they were.
@@ -66,28 +66,28 @@ def _fastest(
     # The running statistics of the norms will see this image.
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
-    settings, usual = list(candidates), candidates[0]
-    seconds = dict.fromkeys(settings, float("inf"))
+    compared, usual = list(candidates), candidates[0]
+    seconds = dict.fromkeys(compared, float("inf"))
     for number in range(_ROUNDS):  # by turns, so that a busy moment meets all of them
-        for setting in settings:
-            took = _pass(model, image, setting)
+        for numerics in compared:
+            took = _pass(model, image, numerics)
             if number > 0:  # the first one warms up
-                seconds[setting] = min(seconds[setting], took)
+                seconds[numerics] = min(seconds[numerics], took)
         if seconds[usual] < _WORTHWHILE:
-            settings = [usual]
+            compared = [usual]
     model.load_state_dict(weights)
-    seconds = {setting: seconds[setting] for setting in settings}
+    seconds = {numerics: seconds[numerics] for numerics in compared}
     best = min(seconds, key=lambda s: seconds[s] if s == usual else seconds[s] / _CLEARLY)
     return best, seconds
 
 
-def _pass(model: AttentionUNet | NestedUNet, image: Tensor, setting: Setting) -> float:
+def _pass(model: AttentionUNet | NestedUNet, image: Tensor, numerics: Numerics) -> float:
     """Seconds of a forward and backward pass."""
-    layout = setting.layout(image.dim() - 2)
+    layout = numerics.layout(image.dim() - 2)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     laid_out = image.contiguous(memory_format=layout)
     began = time.perf_counter()
-    with autocast(image.device, setting.precision):
+    with autocast(image.device, numerics.precision):
         outputs = model(laid_out)
     torch.stack([each.float().mean() for each in outputs]).sum().backward()
     model.zero_grad(set_to_none=True)
