@@ -9,6 +9,8 @@ VENV has nnunetv2; its part is in ``nnunet_peer.py``. Runs follow one another: l
 Finished runs under ``--work`` are not repeated, so an interrupted series can be gone on with.
 
 Scores are made alike of everybody's masks: voxels of a patient pooled for Dice, lesions of all test patients for F1.
+``--smallest 64`` first drops components below 64 voxels from everybody's masks, in slices from each by itself, with
+metaseg's own post-processing: it shows what of a lead comes from such a filter.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from PIL import Image
 
 from metaseg_cli.core.images import read_mask
 from metaseg_cli.core.metrics import confusion, lesion_scores, match_lesions
+from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 
 NETWORKS = ("attention-unet", "nested-unet", "nnunet")
 SIZE = 128
@@ -78,11 +81,18 @@ def stacks(folder: Path) -> dict[str, np.ndarray]:
     return result
 
 
-def scores(predictions: Path, references: dict[str, np.ndarray]) -> dict[str, float]:
+def without_specks(mask: np.ndarray, smallest: int) -> np.ndarray:
+    """*mask* ``(Z, Y, X)``, or slices ``(N, 1, Y, X)``, without components of fewer than *smallest* voxels."""
+    if mask.ndim == 4:
+        return np.stack([without_specks(each, smallest) for each in mask])
+    return to_mask((mask > 0).astype(np.float32), Postprocessing(smallest_lesion=smallest))
+
+
+def scores(predictions: Path, references: dict[str, np.ndarray], smallest: int) -> dict[str, float]:
     found = stacks(predictions)
     dice, counts = [], np.zeros(3, int)
     for patient, reference in references.items():
-        mask = found[patient]
+        mask = without_specks(found[patient], smallest)
         dice.append(confusion(reference, mask).scores()["dice"])
         match = match_lesions(reference, mask)
         counts += (match.lesion_tp, match.lesion_fp, match.lesion_fn)
@@ -97,6 +107,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--nnunet", type=Path, help="Python of an environment with nnunetv2")
+    parser.add_argument("--smallest", type=int, default=0, help="voxels below which components are dropped")
     parser.add_argument("--work", type=Path, default=Path("equal_budget"))
     parser.add_argument("--options", default="", help="further options of metaseg train")
     parser.add_argument("--tag", default="", help="marks runs with other options")
@@ -138,7 +149,7 @@ def main() -> None:
                     run([*metaseg, "predict", *scans, *options])
                     gather(flat, predictions, raw / "test" if arguments.kind == "slices" else None)
                 (predictions / "done").touch()
-            table.setdefault(network, []).append(scores(predictions, references))
+            table.setdefault(network, []).append(scores(predictions, references, arguments.smallest))
             print(name, json.dumps(table[network][-1]), flush=True)
     print(f"\n{arguments.minutes:g} minutes, {arguments.seeds} seeds, {len(references)} test patients")
     for network, rows_ in table.items():
