@@ -46,7 +46,7 @@ class TerminalProgress:
         if self.quiet:
             return
         if not self.console.is_terminal:
-            much = f"{seconds / 60:.3g} minutes" if seconds else f"{total if total is not None else '?'} steps"
+            much = f"{_minutes(seconds)} minutes" if seconds else f"{total if total is not None else '?'} steps"
             self._line(f"{task}: {much}")
             return
         if self._bar is None:
@@ -87,7 +87,7 @@ class TerminalProgress:
 
     def _count(self, now: float) -> str:
         if self._seconds:
-            return f"{self._done} steps, {(now - self._began) / 60:.1f}/{self._seconds / 60:.3g} min"
+            return f"{self._done} steps, {(now - self._began) / 60:.1f}/{_minutes(self._seconds)} min"
         return f"{self._done}/{self._total or '?'}"
 
     def say(self, text: str) -> None:
@@ -101,3 +101,7 @@ class TerminalProgress:
 
     def _line(self, text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}".removesuffix(".0")

@@ -24,10 +24,12 @@ from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mas
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.sampling import PatchSampler, Place, ReadAhead
 from metaseg_cli.core.training.averaging import AveragedModel
+from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.mistakes import false_places
 from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
 from metaseg_cli.core.training.schedule import learning_rate_factor
+from metaseg_cli.core.training.state import State
 from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature
 from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
@@ -158,6 +160,22 @@ def test_time_ends_a_run_and_the_learning_rate_follows_the_clock(prepared: Path,
     assert "minutes" in result.stopped
     rates = [float(row["learning_rate"]) for row in history(result.run)]
     assert rates[-1] < 0.2 * rates[0]
+
+
+def test_a_resumed_run_goes_on_counting_and_keeps_time_for_the_last_validations() -> None:
+    now = [100.0]
+    budget = Budget(1.0, lambda: now[0])
+    budget.reserved = 20.0
+    now[0] += 30.0
+    saved = State.from_json(State(step=7).as_json(budget))
+    assert (saved.step, saved.seconds, saved.reserved) == (7, 30.0, 20.0)
+    later = Budget(1.0, lambda: now[0])
+    later.earlier, later.reserved = saved.seconds, saved.reserved
+    assert (later.elapsed(), later.left(), later.share()) == (30.0, 30.0, 0.75)
+    assert not later.trained_out(39.0)
+    assert later.trained_out(40.0)
+    endless = Budget(None, lambda: now[0])
+    assert (endless.left(), endless.share(), endless.trained_out(1e9)) == (None, 0.0, False)
 
 
 def test_patience_ends_a_run(prepared: Path, tmp_path: Path) -> None:

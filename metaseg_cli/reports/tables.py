@@ -288,7 +288,7 @@ def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> li
         scan = scans[0]
         count = len(scan["lesions"])
         found = f"{count} lesion{'s' if count != 1 else ''}" if count else "no lesion found"
-        parts.append(f"[bold]{escape(scan['scan'])}[/bold]: {found} (threshold {document['threshold']:g})")
+        parts.append(f"[bold]{escape(scan['scan'])}[/bold]: {found} (threshold {document['threshold']:.2f})")
         if count:
             parts.append(lesion_table(scan["lesions"], "mm" if scan["spacing_mm"] else "px"))
         parts += [f"[dim]· {escape(note)}[/dim]" for note in scan["notes"]]

@@ -383,7 +383,7 @@ class Trainer:
                 "scaler": self.stepper.scaler.state_dict(),
                 "setting": json.dumps({**asdict(self.stepper.numerics), "pieces": self.stepper.pieces}),
                 "mistakes": json.dumps([self._searched, [asdict(place) for place in self.sampler.mistakes]]),
-                "state": self.state.as_json(self.budget.elapsed()),
+                "state": self.state.as_json(self.budget),
             },
         )
 
@@ -398,5 +398,5 @@ class Trainer:
         self._searched, mistakes = json.loads(saved["mistakes"])
         self.sampler.mistakes = tuple(Place(m["case"], tuple(m["centre"])) for m in mistakes)
         self.state = State.from_json(saved["state"])
-        self.budget.earlier = self.state.seconds
+        self.budget.earlier, self.budget.reserved = self.state.seconds, self.state.reserved
         return note

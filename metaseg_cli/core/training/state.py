@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.numerics import Numerics
 from metaseg_cli.core.training.tuning import Tuned
 from metaseg_cli.core.training.validation import CaseFindings
@@ -38,15 +39,16 @@ class State:
     step: int = 0
     epoch: int = 0
     seconds: float = 0.0
+    reserved: float = 0.0  # seconds that the last validations need
     best_score: float = -1.0
     best_epoch: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
     history: list[EpochRecord] = field(default_factory=list)
 
-    def as_json(self, seconds: float) -> str:
-        """As the checkpoint keeps it, after *seconds* of training in all."""
-        return json.dumps({**asdict(self), "seconds": seconds})
+    def as_json(self, budget: Budget) -> str:
+        """As the checkpoint keeps it, with what *budget* has counted."""
+        return json.dumps({**asdict(self), "seconds": budget.elapsed(), "reserved": budget.reserved})
 
     @classmethod
     def from_json(cls, text: str) -> State:
