@@ -1,4 +1,4 @@
-"""What can go wrong through no fault of the program.
+"""What can go wrong through no fault of the program, and the two places where foreign exceptions are translated.
 
     MetasegError            one message for the user, exit code 1
     ├── ConfigError         a setting that cannot be used
@@ -6,24 +6,46 @@
     ├── ModelFileError      a model file that cannot be used
     └── Interrupted         stopped by Ctrl-C or SIGTERM, with everything saved (exit code 130)
 
-Rooms raise these with cause and remedy; ``cli.main`` alone prints them. Any other exception is a bug
-of ours and keeps its traceback.
+Packages raise these with cause and remedy; ``cli.main`` alone prints them. ``decoding`` stands around every call into a
+library that reads a file; ``attempt`` is the boundary of a case in a batch: whatever one input raises there is a
+``Problem`` of that input. Any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
+
+import errno
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+ERROR_LOG = "errors.log"
 
 
 class MetasegError(Exception):
     """A user's mistake or an unusable input: *what* is wrong, *where*, and what to do (*remedy*)."""
 
     def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+        self.what, self.where, self.remedy = printable(what), where, printable(remedy)
         self.told = False  # another process of the same training has said it already
         super().__init__(what, where, remedy)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions travel between processes; by default pickle would pass the three arguments by position.
+        return _restored, (type(self), self.what, self.where, self.remedy)
+
     def __str__(self) -> str:
-        located = f"{self.where}: {self.what}" if self.where is not None else self.what
+        located = f"{printable(self.where)}: {self.what}" if self.where is not None else self.what
         return f"{located}; {self.remedy}" if self.remedy else located
+
+
+def _restored(kind: type[MetasegError], what: str, where: object, remedy: str) -> MetasegError:
+    return kind(what, where=where, remedy=remedy)
 
 
 class ConfigError(MetasegError):
@@ -39,9 +61,114 @@ class ModelFileError(MetasegError):
 
 
 class Interrupted(MetasegError):
-    """Stopped on request; says what was saved and how to go on. Exit code 130."""
+    """Stopped on request; says what was saved and how to continue. Exit code 130."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that was left out, or is only doubtful: which file, why, and what the user can do."""
+
+    file: Path
+    reason: str
+    remedy: str
+    left_out: bool = True
+
+    def __str__(self) -> str:
+        return f"{printable(self.file)}: {self.reason}; {self.remedy}"
+
+
+def printable(text: object) -> str:
+    """*text* in one line that a terminal, a table or a page may show: control characters and undecodable bytes escaped.
+
+    A file name may hold any byte; an escape sequence in one must not reach the terminal.
+    """
+    escaped = (c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return "".join(escaped)
 
 
 def first_line(error: BaseException, most: int = 120) -> str:
     """What an exception says, in a line of at most *most* characters; its kind when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+    lines = str(error).strip().splitlines()
+    return printable((lines[0] if lines else type(error).__name__)[:most])
+
+
+@contextmanager
+def decoding(
+    path: Path, what: str = "cannot be read", *, remedy: str = "copy it again from its source"
+) -> Iterator[None]:
+    """Translate whatever a library raises while it decodes *path* into an InputError: *what*, and the library's words.
+
+    Decoders meet damaged files with exceptions of every kind, so none is listed.
+    """
+    try:
+        yield
+    except MetasegError:
+        raise
+    except MemoryError as error:
+        raise InputError("it does not fit into memory", where=path, remedy="use a machine with more memory") from error
+    except PermissionError as error:
+        raise InputError("no permission to read it", where=path, remedy="change its permissions") from error
+    except Exception as error:
+        raise InputError(f"{what} ({first_line(error)})", where=path, remedy=remedy) from error
+
+
+_DISK = {
+    errno.ENOSPC: ("the disk is full", "make room on the disk, then run the same command again"),
+    errno.EDQUOT: ("the disk quota is used up", "make room on the disk, then run the same command again"),
+    errno.EROFS: ("the disk is read-only", "choose another output folder with --out"),
+    errno.EACCES: ("no permission", "change the permissions, or choose another output folder with --out"),
+    errno.EPERM: ("not permitted", "change the permissions, or choose another output folder with --out"),
+    errno.EFBIG: ("the file would be too large for this disk", "choose another output folder with --out"),
+}
+
+
+def disk_error(error: OSError, otherwise: Path) -> InputError:
+    """What the operating system refused (a full disk, no permission), with the place and the remedy."""
+    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else otherwise
+    what, remedy = _DISK.get(error.errno or 0, (error.strerror or first_line(error), "check the path"))
+    return InputError(what, where=where, remedy=remedy)
+
+
+def problem_of(error: BaseException, file: Path, log_folder: Path | None) -> Problem:
+    """What *error*, raised while *file* was worked on, means for the user.
+
+    What nobody expected says so; its traceback is added to ``errors.log`` in *log_folder*, to be sent with a report.
+    """
+    if isinstance(error, MetasegError):
+        where = error.where if isinstance(error.where, Path) else file
+        return Problem(file=where, reason=error.what, remedy=error.remedy)
+    if isinstance(error, MemoryError):
+        return Problem(
+            file=file, reason="there is not enough memory for it", remedy="close other programs, or use fewer --workers"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return problem_of(disk_error(error, file), file, log_folder)
+    written = log_folder is not None and log_unexpected(error, file, log_folder)
+    return Problem(
+        file=file,
+        reason=f"unexpected {type(error).__name__} ({first_line(error)})",
+        remedy=f"a fault of metaseg: please report it with {log_folder}/{ERROR_LOG}" if written else "please report it",
+    )
+
+
+def log_unexpected(error: BaseException, file: Path, folder: Path) -> bool:
+    """Add the traceback of *error* to the folder's ``errors.log``; whether that could be done."""
+    lines = "".join(traceback.format_exception(error))
+    text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(file)}\n{lines}\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ERROR_LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(text)  # one write, appended: several processes may do so at once
+    except OSError:
+        return False
+    return True
+
+
+def attempt(function: Callable[[], Result], file: Path, log_folder: Path | None) -> Result | Problem:
+    """What *function* returns; or, whatever it raised, the Problem of *file*. The boundary of one case in a batch."""
+    try:
+        return function()
+    except Interrupted:
+        raise
+    except Exception as error:
+        return problem_of(error, file, log_folder)

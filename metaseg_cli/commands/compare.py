@@ -11,11 +11,10 @@ import numpy as np
 
 from metaseg_cli.commands.evaluate import EvaluateResult, evaluate, unseen_by
 from metaseg_cli.config import EvaluateConfig
-from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.metrics.cases import CaseScore
 from metaseg_cli.core.metrics.differences import Difference, paired_differences, rank_shares
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 from metaseg_cli.reports import comparison_files
 
 _COMPARED = ("dice", "lesion_f1", "lesion_recall", "lesion_precision", "lesion_wise_dice")

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from metaseg_cli.config import EvaluateConfig
-from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.metrics import Protocol, find_protocol
 from metaseg_cli.core.metrics.cases import CaseScore, ScoredCase
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 from metaseg_cli.reports import evaluation_files
 
 _WORST = 6

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
-from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.datasets.names import patients_of
 from metaseg_cli.core.executor import Failure, default_workers, map_cases
 from metaseg_cli.core.images import (
@@ -28,7 +27,7 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.errors import InputError, MetasegError, Problem
 
 Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
-from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.executor import Failure, map_cases
 from metaseg_cli.core.metrics import Protocol
 from metaseg_cli.core.metrics.cases import Confidence, ScoredCase, score_case
 from metaseg_cli.core.metrics.curves import count_calibration, find_candidates
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from metaseg_cli.core.model_file import ModelCard

@@ -15,13 +15,13 @@ from metaseg_cli.commands.predict_case import Job, PredictedScan, lesion_rows, l
 from metaseg_cli.commands.predict_inputs import absolute, output_names, sources_of
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
-from metaseg_cli.core.datasets import Problem
 from metaseg_cli.core.executor import Failure, map_cases, map_stages
 from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.errors import Problem
 
 __all__ = ["PredictResult", "PredictedScan", "as_document", "at_threshold", "lesion_rows", "load_model", "predict"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.commands.predict_inputs import scan_for
 from metaseg_cli.config import PredictConfig
-from metaseg_cli.core.datasets import CaseSource, Problem
+from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.images import (
     Volume,
     can_write_seg,
@@ -36,7 +36,7 @@ from metaseg_cli.core.inference.memory import resident
 from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.metrics import find_lesions
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.errors import InputError, MetasegError, Problem
 from metaseg_cli.reports import figures
 
 _SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaseg_cli.core.datasets import KNOWN, CaseSource, Problem, scan_of, scans_under, sequence_name
+from metaseg_cli.core.datasets import KNOWN, CaseSource, scan_of, scans_under, sequence_name
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.errors import InputError, MetasegError, Problem
 
 _OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
 

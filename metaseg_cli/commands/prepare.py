@@ -31,7 +31,6 @@ from metaseg_cli.core.cache import (
 from metaseg_cli.core.datasets import (
     CaseSource,
     FoundCases,
-    Problem,
     find_cases,
     read_manifest,
     split_folds,
@@ -44,7 +43,7 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import write_text_whole
-from metaseg_cli.errors import InputError, MetasegError
+from metaseg_cli.errors import InputError, MetasegError, Problem
 from metaseg_cli.reports import figures, pages
 
 _TILES = 40

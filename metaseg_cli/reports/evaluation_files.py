@@ -19,7 +19,7 @@ from metaseg_cli.reports import figures, pages
 from metaseg_cli.reports.comparison_files import finite
 
 if TYPE_CHECKING:
-    from metaseg_cli.core.datasets import Problem
+    from metaseg_cli.errors import Problem
 
 SCHEMA = 1
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from metaseg_cli.core.datasets import Problem
+    from metaseg_cli.errors import Problem
 
 _SHOWN = 12
 _MANY = 40

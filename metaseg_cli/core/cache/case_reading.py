@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.cache.records import CacheSettings
-from metaseg_cli.core.datasets.case_source import CaseSource, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.images import (
     Volume,
     as_grey,
@@ -27,7 +27,7 @@ from metaseg_cli.core.images import (
     read_scan,
     size_text,
 )
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 
 
 @dataclass(frozen=True, kw_only=True)

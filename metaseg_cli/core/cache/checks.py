@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from metaseg_cli.core.cache.records import CaseRecord
-from metaseg_cli.core.datasets.case_source import Problem
+from metaseg_cli.errors import Problem
 
 _FAR = 2.0  # a spacing this many times the median, or its inverse, is an outlier
 

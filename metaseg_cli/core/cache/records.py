@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from metaseg_cli.core.datasets.case_source import Problem
 from metaseg_cli.core.preprocessing import Preprocessing
+from metaseg_cli.errors import Problem
 
 SCHEMA = 2
 

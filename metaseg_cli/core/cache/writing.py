@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
-from metaseg_cli.core.datasets.case_source import CaseSource, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.preprocessing import preprocess
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 
 _POINTS_PER_LESION = 64
 _SHARD_BYTES = 16 * 2**20  # of source files; small enough to spread over workers, large enough not to litter

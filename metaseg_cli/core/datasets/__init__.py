@@ -1,6 +1,6 @@
 """Find the cases of a folder, whatever its layout, by names and headers alone; and split patients into folds."""
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.find import LAYOUTS, find_cases
 from metaseg_cli.core.datasets.folds import split_folds
 from metaseg_cli.core.datasets.manifest import read_manifest, template
@@ -13,7 +13,6 @@ __all__ = [
     "LAYOUTS",
     "CaseSource",
     "FoundCases",
-    "Problem",
     "find_cases",
     "in_order",
     "read_manifest",

@@ -6,9 +6,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import image_files, stem
 from metaseg_cli.core.datasets.sequence_names import in_order, sequence_name
+from metaseg_cli.errors import Problem
 
 _SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+")
 _MASK = re.compile(r"_(?:mask|dseg|seg|roi)$|_label-[A-Za-z0-9]+_", re.IGNORECASE)

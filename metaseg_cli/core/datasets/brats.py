@@ -6,9 +6,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import PICTURES, image_files, split_of, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence
+from metaseg_cli.errors import Problem
 
 # BraTS-MET-00110-000-t1c, BraTS19_CBICA_AAB_1_t1ce, brats_tcia_pat101_0001_flair; in a case's folder t1c alone.
 _NAME = re.compile(

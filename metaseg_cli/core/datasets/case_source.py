@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from metaseg_cli.errors import Problem
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSource:
@@ -35,16 +37,6 @@ class CaseSource:
     def first_file(self) -> Path:
         """A file to name in messages."""
         return next(iter(self.sequences.values()))[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something that was left out, or is only doubtful: which file, why, and what the user can do."""
-
-    file: Path
-    reason: str
-    remedy: str
-    left_out: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
 from metaseg_cli.core.datasets.names import PICTURES, image_files, stem, suffix
 from metaseg_cli.core.datasets.nnunet import channel_names
+from metaseg_cli.errors import Problem
 
 
 def looks_like(root: Path) -> str | None:

@@ -9,9 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
+from metaseg_cli.errors import Problem
 
 _TAGS = [
     "Modality", "PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",

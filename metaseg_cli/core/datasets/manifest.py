@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import PICTURES, image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence, sequence_name
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 
 _MASK_COLUMNS = ("mask", "label", "seg", "segmentation")
 _OWN = ("case", "patient", "split", *_MASK_COLUMNS)

@@ -7,11 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
 from metaseg_cli.core.datasets.names import PICTURES, image_files, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import sequence_name
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, Problem
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 

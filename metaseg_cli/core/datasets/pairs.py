@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases, Problem
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -23,6 +23,7 @@ from metaseg_cli.core.datasets.names import (
     stem,
     suffix,
 )
+from metaseg_cli.errors import Problem
 
 
 @dataclass(frozen=True)
