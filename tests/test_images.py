@@ -121,7 +121,7 @@ def test_volumes_carry_their_geometry(tmp_path: Path) -> None:
         ("a.png", b"this is text", "not an image"),
         ("a.jpg", b"", "empty"),
         ("a.nii.gz", b"", "empty"),
-        ("a.nii.gz", b"not gzip at all", "cannot be read"),
+        ("a.nii.gz", b"not gzip at all", "not a NIfTI"),
         ("a.txt", b"hello", "not a format"),
     ],
 )

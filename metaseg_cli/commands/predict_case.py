@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metaseg_cli.commands.predict_inputs import scan_for
@@ -31,10 +30,9 @@ from metaseg_cli.core.images import (
     write_seg,
     write_volume,
 )
-from metaseg_cli.core.inference.device import free_memory
-from metaseg_cli.core.inference.memory import resident
 from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
+from metaseg_cli.core.memory import available_memory, resident_memory
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.errors import InputError, MetasegError, Problem
 from metaseg_cli.reports import figures
@@ -105,8 +103,8 @@ def _model(path: Path, changed: float, config: PredictConfig) -> Model:
 
 
 def _half_of_what_is_free() -> int | None:
-    free = free_memory(torch.device("cpu"))
-    return None if free is None else resident() + free // 2
+    free = available_memory()
+    return None if free is None else resident_memory() + free // 2
 
 
 def model_of(path: Path, changed: float, config: PredictConfig) -> Model:

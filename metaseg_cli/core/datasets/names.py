@@ -6,7 +6,23 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".mgz",
+    ".mgh",
+    ".hdr",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+)
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
 MASK_FOLDERS = {
     "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_MORE = (".zip", ".dcm", ".dicom", ".ima")
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
+_MORE = (".img", ".zip", ".dcm", ".dicom", ".ima")
 
 
 def suffix_of(path: Path) -> str:

@@ -62,7 +62,7 @@ def turned(volume: Volume, turn: Turn) -> Volume:
         spacing_mm=None if volume.spacing_mm is None else (new_spacing[0], new_spacing[1], new_spacing[2]),
         origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
         direction=tuple(float(v) for v in direction.ravel()),
-        nifti_forms=None,
+        nifti_header=None,
     )
 
 
@@ -148,7 +148,7 @@ def resampled_onto(volume: Volume, grid: Volume) -> Volume:
         spacing_mm=grid.spacing_mm,
         origin_mm=grid.origin_mm,
         direction=grid.direction,
-        nifti_forms=None,
+        nifti_header=None,
     )
 
 

@@ -31,7 +31,7 @@ def read_image(path: Path) -> Volume:
         raise InputError("the file is empty (0 bytes)", where=path, remedy="copy it again from its source")
     if is_picture(path):
         return read_picture(path)
-    if suffix_of(path) in VOLUMES:
+    if suffix_of(path) in (*VOLUMES, ".img"):
         return read_volume(path)
     if suffix_of(path) == ".zip":
         return _read_zip(path)

@@ -14,27 +14,15 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NiftiForms:
-    """The two matrices a NIfTI file places its voxels by (4×4, RAS+, row-major), with their codes.
-
-    Kept only where one matrix cannot stand for both: they disagree, are sheared, or are absent. Written back as they
-    were, so that every reader, whichever matrix it believes, sees a mask on its scan.
-    """
-
-    qform: tuple[float, ...]
-    qform_code: int
-    sform: tuple[float, ...]
-    sform_code: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Volume:
     """One scan as it lies in its file.
 
     ``array`` is ``(C, Z, Y, X)``; a picture has Z = 1. ``spacing_mm`` is ``(z, y, x)``, or None when the file
     does not say (a PNG). ``origin_mm`` (x, y, z) and ``direction`` (row-major 3×3) are in ITK's LPS patient
     coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is what the file's EXIF
-    tag said; ``array`` is already turned upright. ``notes`` are sentences on what had to be assumed while reading.
+    tag said; ``array`` is already turned upright. ``nifti_header`` is a NIfTI's header as stored: a mask gets its very
+    matrices, so that every reader, whichever it believes, sees it on its scan. ``notes`` are sentences on what had to
+    be assumed while reading.
     ``sequences`` name the channels where a model or its user says what they are; colours have no names.
     """
 
@@ -44,7 +32,7 @@ class Volume:
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = IDENTITY
     exif_orientation: int = 1
-    nifti_forms: NiftiForms | None = None
+    nifti_header: bytes | None = None
     notes: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from metaseg_cli.core.memory import available_memory
 from metaseg_cli.errors import InputError, first_line
 
 
@@ -61,9 +60,4 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on *device*; None where it does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu":
-        with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
-            for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    return None
+    return available_memory() if device.type == "cpu" else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -15,17 +14,6 @@ from metaseg_cli.errors import ConfigError
 _MAPS = {"attention-unet": 5.3, "nested-unet": 13.7}
 _SMALLEST = {2: 64, 3: 32}  # sides below which a window shows too little of what lies around
 _SPARE = 64 * 2**20  # for what nobody counts
-
-
-def resident() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()
 
 
 def bytes_per_voxel(card: ModelCard, precision: str, looks: int) -> float:

@@ -16,10 +16,11 @@ from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
 from metaseg_cli.core.inference.ensemble import Views
-from metaseg_cli.core.inference.memory import fitting_windows, resident
+from metaseg_cli.core.inference.memory import fitting_windows
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.inference.windows import largest_window, tile
 from metaseg_cli.core.measurements import Measurement, measure
+from metaseg_cli.core.memory import resident_memory
 from metaseg_cli.core.metrics import Lesion, find_lesions
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
@@ -162,7 +163,7 @@ class Model:
         if self.max_memory is not None and self.device.type == "cpu":
             # The answer is there once on the network's grid, and up to twice on its way to the scan's.
             layers = self.card.out_channels * (2 if views.spread else 1)
-            left = self.max_memory - resident() - 3 * 4 * layers * image[0].numel()
+            left = self.max_memory - resident_memory() - 3 * 4 * layers * image[0].numel()
             usual = tile(size, patch, largest)
             if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
                 left -= 6 * (layers + 1) * usual.shape[0] * size[1] * size[2]
