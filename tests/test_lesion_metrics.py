@@ -166,6 +166,16 @@ def test_the_protocol_of_2023_is_the_challenges(seed: int, surface_distance: obj
         assert s["hd95_mm"] == (0 if not r.any() and not p.any() else 374)
 
 
+@pytest.mark.parametrize("seed", [seed for seed in SEEDS if seed % 5 != 4])  # the others are pictures
+def test_a_volume_of_one_slice_has_the_numbers_of_the_challenge_of_2023(seed: int, surface_distance: object) -> None:
+    r, p, spacing = random_pair(seed)
+    z = int(r.sum(axis=(1, 2)).argmax())
+    r, p = r[z : z + 1], p[z : z + 1]
+    s = score(r, p, spacing, "brats-mets-2023")
+    for name, value in challenge_of_2023(r, p, spacing, surface_distance).items():
+        assert s[name] == pytest.approx(value, abs=1e-9), name
+
+
 def test_the_protocol_of_2026_is_the_challenges(tmp_path: Path) -> None:
     python = os.environ.get("METASEG_PANOPTICA_PYTHON")
     if python is None:

@@ -19,6 +19,8 @@ Normalisation = Literal["slice", "case"]
 _STATISTICS_PERCENTILES = (0.5, 99.5)
 # … but bright lesions keep their contrast: only what lies this many deviations out is cut.
 _LIMIT = 8.0
+_ROUNDING = 1e-6  # a deviation this small beside the values is rounding, not contrast
+_EXPONENT = 24  # powers of two beyond which squares of float32 lose digits
 _MARGIN = 4  # voxels around the head that the crop leaves
 _SAME_SPACING = 0.01  # a spacing this near the wanted one, relatively, is not resampled
 _ANISOTROPIC = 3.0
@@ -99,7 +101,7 @@ def preprocess(
         )
     turn = turn_to_canonical(volume)
     straight = turned(volume, turn)
-    image = straight.array.astype(np.float32)
+    image = _as_float32(straight.array)
     head = head_mask(image)
     box = _box_around(head if keep is None else head | (turn.apply(keep) > 0))
     inside = (slice(*box[0]), slice(*box[1]), slice(*box[2]))
@@ -233,10 +235,22 @@ def normalise(values: NDArray[Any], per: Normalisation) -> NDArray[np.float32]:
     *per* "case" takes one statistic per channel of the whole volume; "slice" one per slice, for pictures, which must
     look the same to the network whether they come alone or as a stack. A constant channel becomes 0.
     """
-    image = values.astype(np.float32)
+    image = _as_float32(values)
     if per == "slice" and image.shape[1] > 1:
         return np.concatenate([normalise(image[:, z : z + 1], "case") for z in range(image.shape[1])], axis=1)
     _normalise_in_place(image, head_mask(image))
+    return image
+
+
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """*values* as float32; each channel of very small or large ones divided by a power of two, which z-scores undo."""
+    image = np.empty(values.shape, np.float32)
+    for channel, numbers in zip(image, values, strict=True):
+        peak = max(abs(float(numbers.min())), abs(float(numbers.max())))
+        exponent = math.frexp(peak)[1]
+        if peak and abs(exponent) > _EXPONENT:
+            numbers = np.ldexp(numbers.astype(np.float64), -exponent)  # noqa: PLW2901
+        channel[...] = numbers
     return image
 
 
@@ -248,7 +262,7 @@ def _normalise_in_place(image: NDArray[np.float32], inside: NDArray[np.bool_]) -
         np.clip(head, low, high, out=head)
         mean = head.mean()
         deviation = _deviation(head, float(mean))
-        if deviation < 1e-6 * max(1.0, abs(float(high))):
+        if deviation <= _ROUNDING * max(abs(float(low)), abs(float(high))):
             channel[...] = 0
         else:
             np.subtract(channel, mean, out=channel)

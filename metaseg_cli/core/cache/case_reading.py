@@ -18,6 +18,7 @@ from metaseg_cli.core.images import (
     as_grey,
     brought_onto,
     describe_difference,
+    is_constant,
     is_dicom,
     is_image_file,
     on_grid_of,
@@ -83,11 +84,11 @@ def _read_slices(
         first = parts[0][0]
         array = np.concatenate([image.array for image, _ in parts], axis=1)
         labels = [mask.array[0] for _, mask in parts if mask is not None]
-        if _is_constant(array):
+        if is_constant(array):
             problems.append(_constant(first.source, float(array.flat[0])))
             continue
         whole = Volume(array=array, spacing_mm=first.spacing_mm, source=first.source)
-        hashes = tuple(_hash(image.array) for image, _ in parts if not _is_constant(image.array))
+        hashes = tuple(_hash(image.array) for image, _ in parts if not is_constant(image.array))
         label = np.concatenate(labels, axis=0) if labels else None
         cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=hashes))
     return cases
@@ -132,7 +133,7 @@ def _read_volumes(
             scans |= _named_channels(scan, name, source, settings)
         except InputError as error:
             problems.append(_problem(error, files[0]))
-    for name in [n for n, scan in scans.items() if _is_constant(scan.array)]:
+    for name in [n for n, scan in scans.items() if is_constant(scan.array)]:
         scan = scans.pop(name)
         problems.append(_constant(scan.source, float(scan.array.flat[0])))
     scans = {name: scans[name] for name in settings.sequences if name in scans}
@@ -215,11 +216,6 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
 
 
 # -- small things ----------------------------------------------------------------------------------------------------
-
-
-def _is_constant(array: NDArray[Any]) -> bool:
-    first = array.flat[0]
-    return bool((array == first).all())
 
 
 def _constant(path: Path, value: float) -> Problem:

@@ -20,7 +20,7 @@ from metaseg_cli.core.images.geometry import (
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
 from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
-from metaseg_cli.core.images.volume import Volume, shown_channel
+from metaseg_cli.core.images.volume import Volume, is_constant, shown_channel
 
 __all__ = [
     "Turn",
@@ -32,6 +32,7 @@ __all__ = [
     "channels_are_equal",
     "describe_difference",
     "dicom_files",
+    "is_constant",
     "is_dicom",
     "is_image_file",
     "is_picture",

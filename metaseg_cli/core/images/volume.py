@@ -60,6 +60,11 @@ class Volume:
         return self.array[channel : channel + 1]
 
 
+def is_constant(array: NDArray[Any]) -> bool:
+    """Whether an image shows nothing: one number everywhere."""
+    return bool((array == array.flat[0]).all())
+
+
 def shown_channel(sequences: Sequence[str]) -> int:
     """Which of *sequences* to look at: the T1 with contrast agent, without which a small metastasis is not seen.
 

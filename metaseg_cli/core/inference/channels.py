@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images import Volume, as_grey, brought_onto, channels_are_equal, read_scan
+from metaseg_cli.core.images import Volume, as_grey, brought_onto, channels_are_equal, is_constant, read_scan
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import InputError
@@ -19,7 +19,14 @@ Scan = Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
 
 
 def as_channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
-    """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``."""
+    """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``.
+
+    A sequence that shows nothing, one number everywhere, is not there. Raises InputError.
+    """
+    return _without_constant(card, *_channels(card, scan))
+
+
+def _channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
     every = np.ones(len(card.sequences), dtype=bool)
     if isinstance(scan, Mapping):
         return _from_sequences(card, scan)
@@ -35,6 +42,24 @@ def as_channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]
     if not np.isfinite(array).all():
         raise InputError("the array holds values that are not finite", remedy="replace NaN and Inf first")
     return _fitted(card, Volume(array=array, spacing_mm=None, source=Path("array"))), every
+
+
+def _without_constant(card: ModelCard, volume: Volume, present: NDArray[np.bool_]) -> tuple[Volume, NDArray[np.bool_]]:
+    array = volume.array
+    empty = np.array([is_constant(channel) for channel in array])
+    if empty.all() or (empty.any() and _oriented(card) and not card.presence):
+        raise InputError(
+            f"constant: every voxel is {array[empty][0].flat[0]:g}", where=volume.source, remedy="replace or remove it"
+        )
+    if not empty.any() or not _oriented(card):
+        return volume, present
+    there = np.flatnonzero(present)
+    names = [card.sequences[i] for i in there[empty]]
+    kept = present.copy()
+    kept[there[empty]] = False
+    note = f"{', '.join(names)}: constant, the same number in every voxel; taken as missing"
+    sequences = tuple(card.sequences[i] for i in there[~empty])
+    return replace(volume, array=array[~empty], notes=(*volume.notes, note), sequences=sequences), kept
 
 
 def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume, NDArray[np.bool_]]:

@@ -199,9 +199,10 @@ def compare_lesions(
     protocol: Protocol,
     tolerances: Sequence[float],
     probability: NDArray[np.floating[Any]] | None = None,
+    *,
+    flat: bool,
 ) -> LesionComparison:
-    """Of two masks ``(Z, Y, X)``; one of a single slice is compared in 2D. *tolerances* in mm, or pixels."""
-    flat = reference.shape[0] == 1
+    """Of two masks ``(Z, Y, X)``; *flat* ones, of a single slice, are compared in 2D. *tolerances* in mm, or pixels."""
     r_mask, p_mask = (reference[0], prediction[0]) if flat else (reference, prediction)
     spacing = None if spacing_mm is None else spacing_mm[1:] if flat else spacing_mm
     r, r_count = (

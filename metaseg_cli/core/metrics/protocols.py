@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from numpy.typing import NDArray
+
 from metaseg_cli.errors import ConfigError
 
 MATCHINGS = ("overlap", "one-to-one")
@@ -33,12 +35,17 @@ class Protocol:
     penalty_mm: float | None = None
     split_mm3: float | None = None
     hit_dice: float = 0.0
+    slices_are_volumes: bool = False  # a volume of one slice has a surface in space, not an outline
 
     def __post_init__(self) -> None:
         if self.connectivity not in CONNECTIVITIES:
             raise ConfigError(f"lesions by {self.connectivity} neighbours", remedy="take 6, 18 or 26")
         if self.matching not in MATCHINGS:
             raise ConfigError(f"unknown matching {self.matching!r}", remedy=f"take {' or '.join(MATCHINGS)}")
+
+    def is_flat(self, mask: NDArray[Any], spacing_mm: tuple[float, ...] | None) -> bool:
+        """Whether *mask* ``(Z, Y, X)`` is measured as a picture: it is one slice, and no volume for this protocol."""
+        return len(mask) == 1 and not (self.slices_are_volumes and spacing_mm is not None and len(spacing_mm) == 3)
 
     def neighbours(self, dims: int) -> int:
         """Connectivity of a mask of *dims* axes."""
@@ -52,7 +59,9 @@ class Protocol:
 PROTOCOLS = {
     "default": Protocol(),
     # The challenge's code of 2023 (Moawad et al. 2023, "The Brain Tumor Segmentation - Metastases Challenge").
-    "brats-mets-2023": Protocol(name="brats-mets-2023", dilation=1, smallest_lesion_mm3=2.0, penalty_mm=374.0),
+    "brats-mets-2023": Protocol(
+        name="brats-mets-2023", dilation=1, smallest_lesion_mm3=2.0, penalty_mm=374.0, slices_are_volumes=True
+    ),
     # The challenge's evaluation package 0.0.8 with its mets configuration.
     "brats-mets-2026": Protocol(
         name="brats-mets-2026",

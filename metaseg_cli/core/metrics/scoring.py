@@ -58,7 +58,8 @@ def compare(
 ) -> Comparison:
     """Masks ``(Z, Y, X)`` or ``(Y, X)``, non-zero is foreground; *spacing_mm* in the same order.
 
-    A volume of one slice is a picture. *probability* of the prediction gives each predicted lesion a confidence.
+    A volume of one slice is a picture, but for protocols that know only volumes. *probability* of the prediction gives
+    each predicted lesion a confidence.
     Raises InputError when the masks do not fit together.
     """
     protocol = protocol or Protocol()
@@ -68,7 +69,7 @@ def compare(
         z, y, x = (1.0,) * (3 - len(spacing_mm)) + tuple(float(s) for s in spacing_mm)
         spacing = (z, y, x)
     unit = "px" if spacing is None else "mm"
-    flat = len(r) == 1
+    flat = protocol.is_flat(r, spacing_mm)
     counts = confusion(r, p)
     step = (spacing or (1.0, 1.0, 1.0))[1 if flat else 0 :]
     distances = surface_distances(r[0], p[0], step) if flat else surface_distances(r, p, step)
@@ -76,7 +77,7 @@ def compare(
     penalty = diagonal if protocol.penalty_mm is None else protocol.penalty_mm
     # The challenge of 2026 measures lesions within one voxel.
     near = (min(step),) if protocol.border_voxels else tuple(tolerances)
-    found = compare_lesions(r, p, spacing, protocol, near, probability)
+    found = compare_lesions(r, p, spacing, protocol, near, probability, flat=flat)
     surface = {
         f"hd_{unit}": distances.hd(),
         f"hd95_{unit}": distances.hd95(),

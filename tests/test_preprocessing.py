@@ -1,0 +1,33 @@
+"""Intensities become network input by their contrast alone, whatever their unit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metaseg_cli.core.preprocessing import normalise
+
+
+def head(dtype: type = np.float64) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    _, y, x = np.indices((6, 24, 20))
+    inside = ((y - 12) / 10) ** 2 + ((x - 10) / 8) ** 2 < 1
+    return np.where(inside, 400 + rng.normal(0, 40, inside.shape), rng.normal(8, 3, inside.shape))[None].astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("exponent", [-12, -9, -7, -3, 0, 3, 7, 9, 12])
+@pytest.mark.parametrize("per", ["case", "slice"])
+def test_a_factor_changes_nothing(per: str, exponent: int, dtype: type) -> None:
+    scaled = (head() * 10.0**exponent).astype(dtype)
+    np.testing.assert_allclose(normalise(scaled, per), normalise(head(np.float32), per), atol=2e-4)
+
+
+def test_numbers_beyond_float32_keep_their_contrast() -> None:
+    for factor in (1e-200, 1e200):
+        np.testing.assert_allclose(normalise(head() * factor, "case"), normalise(head(), "case"), atol=2e-4)
+
+
+def test_a_constant_channel_becomes_zero_at_any_scale() -> None:
+    for value in (0.0, 1e-9, 1.0, 1e9):
+        assert not normalise(np.full((1, 2, 8, 8), value), "case").any()
