@@ -1,6 +1,42 @@
-"""``python -m metaseg_cli``."""
+"""``python -m metaseg_cli``, and the command ``metaseg``: from its first moment on, a signal to stop is understood."""
 
-from metaseg_cli.cli import main
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+_stopped = False
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped  # noqa: PLW0603  what a library made of the exception shows only here
+    _stopped = True
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C and SIGTERM alike end it with 130 and a word on what is kept."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
+    try:
+        from metaseg_cli.cli import main as command_line
+
+        code = command_line()
+    except KeyboardInterrupt:
+        _say_stopped()
+    except SystemExit as error:  # from the parser
+        if _stopped and error.code:
+            _say_stopped()
+        raise
+    sys.exit(code)
+
+
+def _say_stopped() -> None:
+    print("metaseg: interrupted before anything was written; run the same command again", file=sys.stderr)
+    sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from rich.console import Console
 import metaseg_cli
 from metaseg_cli import config as settings
 from metaseg_cli.config_file import layered, read_yaml
-from metaseg_cli.errors import Interrupted, MetasegError
+from metaseg_cli.errors import Interrupted, MetasegError, disk_error
 from metaseg_cli.options import ConfigFile, Json, NumbersMayFollow, Quiet, options_from
 from metaseg_cli.terminal import TerminalProgress
 
@@ -251,13 +251,27 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else value.item()
 
 
-def main() -> None:
-    """Run the command line; a MetasegError becomes one message and exit code 1 (130 when interrupted)."""
+def main() -> int:
+    """Run the command line; what a user or a disk can cause is one message and exit code 1 (130 when interrupted)."""
     # Large maps in huge pages: a 3D training step takes an eighth less time. Torch looks when it is first imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app()
-    except MetasegError as error:
-        if not error.told:
-            print(f"metaseg: {error}", file=sys.stderr)
-        sys.exit(130 if isinstance(error, Interrupted) else 1)
+    except BrokenPipeError:  # whoever read our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MetasegError, OSError, MemoryError) as error:
+        if not isinstance(error, MetasegError) or not error.told:
+            print(f"metaseg: {_message(error)}", file=sys.stderr)
+        return 130 if isinstance(error, Interrupted) else 1
+    return 0
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, MetasegError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(disk_error(error, None))
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; close other programs, or use a machine with more"
+    raise error

@@ -122,9 +122,11 @@ _DISK = {
 }
 
 
-def disk_error(error: OSError, otherwise: Path) -> InputError:
+def disk_error(error: OSError, otherwise: Path | None) -> InputError:
     """What the operating system refused (a full disk, no permission), with the place and the remedy."""
-    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else otherwise
+    where: object = otherwise
+    if isinstance(error.filename, (str, bytes)):
+        where = Path(os.fsdecode(error.filename))
     what, remedy = _DISK.get(error.errno or 0, (error.strerror or first_line(error), "check the path"))
     return InputError(what, where=where, remedy=remedy)
 

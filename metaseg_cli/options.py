@@ -88,7 +88,8 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
                 command(typed=typed, **given)
             except KeyboardInterrupt:
                 raise Interrupted(
-                    "interrupted; what is finished is kept", remedy="run the same command again"
+                    f"interrupted; {getattr(config, 'when_interrupted', 'nothing is lost')}",
+                    remedy="run the same command again",
                 ) from None
 
         every = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*parameters, *own)]

@@ -13,6 +13,7 @@ from PIL import Image
 
 import metaseg_cli
 from metaseg_cli.commands.predict import PredictResult, at_threshold, predict
+from metaseg_cli.commands.predict_records import Records
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import read_mask
@@ -88,13 +89,49 @@ def test_a_grey_picture_saved_in_colour_is_taken_as_grey(trained: Path, scan: Pa
     np.testing.assert_array_equal(grey.probabilities, colour.probabilities)
 
 
-def test_results_are_not_overwritten_unless_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
+def test_results_of_other_settings_are_not_overwritten_unless_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
     run(trained, tmp_path, scan)
     before = (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns
-    again = run(trained, tmp_path, scan)
+    again = run(trained, tmp_path, scan, threshold=0.1)
     assert "--overwrite" in again.problems[0].remedy
     assert (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns == before
-    assert run(trained, tmp_path, scan, overwrite=True).problems == ()
+    assert run(trained, tmp_path, scan, threshold=0.1, overwrite=True).problems == ()
+
+
+def test_a_finished_scan_is_kept_and_stands_in_the_tables_again(trained: Path, scan: Path, tmp_path: Path) -> None:
+    other = scan.with_name("patient001_03.png")
+    first = run(trained, tmp_path, scan, threshold=0.02)
+    before = (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns
+    both = run(trained, tmp_path, scan, other, threshold=0.02)
+    assert [s.kept for s in both.scans] == [True, False]
+    assert both.scans[0].document() == first.scans[0].document()
+    assert (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns == before
+    document = json.loads((tmp_path / "predictions.json").read_text())
+    assert [Path(s["scan"]) for s in document["scans"]] == [scan, other]
+    rows = list(csv.DictReader((tmp_path / "lesions.csv").read_text().splitlines()))
+    assert len(rows) == sum(len(s["lesions"]) for s in document["scans"])
+    assert [s.kept for s in run(trained, tmp_path, other, threshold=0.02).scans] == [True]
+    assert [s.kept for s in run(trained, tmp_path, scan, threshold=0.02).scans] == [True]  # known from two calls before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_what_a_killed_call_left_is_done_again(trained: Path, scan: Path, tmp_path: Path) -> None:
+    whole = run(trained, tmp_path / "a", scan, threshold=0.02)
+    records = Records(tmp_path / "b")
+    records.begin("patient001_02", whole.scans[0].key)
+    (tmp_path / "b" / "patient001_02_overlay.png").write_bytes(b"half a pictu")
+    again = run(trained, tmp_path / "b", scan, threshold=0.02)
+    assert again.problems == ()
+    for name in ("patient001_02_overlay.png", "patient001_02_mask.png"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_a_changed_scan_is_not_taken_for_finished(trained: Path, scan: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "scan.png"
+    shutil.copy(scan, copy)
+    run(trained, tmp_path / "out", copy)
+    shutil.copy(scan.with_name("patient001_03.png"), copy)
+    assert "--overwrite" in run(trained, tmp_path / "out", copy).problems[0].remedy
 
 
 def test_scans_of_one_name_from_two_folders_do_not_collide(trained: Path, scan: Path, tmp_path: Path) -> None:

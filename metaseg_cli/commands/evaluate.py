@@ -76,7 +76,7 @@ def _of_folder(predictions: Path, config: EvaluateConfig, protocol: Protocol, ou
         name=predictions.name,
         what=f"{predictions} against {config.references}",
         out=out,
-        scored=score_folder(predictions, config.references, config, protocol, problems, progress),
+        scored=score_folder(predictions, config.references, config, protocol, problems, progress, out),
         settings={"predictions": predictions, "references": config.references, "grid": "of each reference"},
         problems=problems,
     )
@@ -112,11 +112,12 @@ def _of_model(
     if config.threshold is not None:
         postprocessing = tuple(each.at(config.threshold) for each in postprocessing)
     problems: list[Problem] = []
+    out = config.out or path.parent / "evaluation"
     return _System(
         name=path.parent.name,
         what=f"{len(records)} cases, {config.split}, {path}",
-        out=config.out or path.parent / "evaluation",
-        scored=score_with_model(path, prepared, records, postprocessing, config, protocol, problems, progress),
+        out=out,
+        scored=score_with_model(path, prepared, records, postprocessing, config, protocol, problems, progress, out),
         settings={
             "model": path,
             "data": config.data,

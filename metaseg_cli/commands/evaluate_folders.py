@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.datasets.names import patients_of
-from metaseg_cli.core.executor import Failure, default_workers, map_cases
+from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
     Volume,
     describe_difference,
@@ -53,6 +53,7 @@ def score_folder(
     protocol: Protocol,
     problems: list[Problem],
     progress: Progress,
+    log_folder: Path,
 ) -> Iterator[ScoredCase]:
     """Score masks of equal stem; a reference without prediction counts as wholly missed."""
     # On a cluster another computer has another working folder.
@@ -76,9 +77,12 @@ def score_folder(
         for stem, paths in sorted(truth.items())
     ]
     progress.start("evaluating", len(pairs))
-    for pair, result in map_cases(_score_pair, pairs, workers, config.cluster):
-        if isinstance(result, Failure):
-            problems.append(Problem(file=pair.references[0], reason=result.reason, remedy="evaluate again"))
+    results = map_cases(
+        _score_pair, pairs, workers, config.cluster, file_of=lambda pair: pair.references[0], log_folder=log_folder
+    )
+    for pair, result in results:
+        if isinstance(result, Problem):
+            problems.append(result)
         else:
             scored, wrong = result
             problems += wrong
@@ -92,7 +96,8 @@ def _regions_of(references: list[Path], config: EvaluateConfig, workers: int) ->
     challenge = BRATS_REGIONS.get(config.protocol)
     if challenge is None:
         return _ANYTHING
-    largest = [n for _, n in map_cases(_largest_label, references, workers, config.cluster) if isinstance(n, int)]
+    found = map_cases(_largest_label, references, workers, config.cluster, file_of=lambda path: path, log_folder=None)
+    largest = [n for _, n in found if isinstance(n, int)]
     if max(largest, default=0) <= 1:
         return _ANYTHING
     return challenge

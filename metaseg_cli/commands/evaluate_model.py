@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
-from metaseg_cli.core.executor import Failure, map_cases
+from metaseg_cli.core.executor import map_cases
 from metaseg_cli.core.metrics import Protocol
 from metaseg_cli.core.metrics.cases import Confidence, ScoredCase, score_case
 from metaseg_cli.core.metrics.curves import count_calibration, find_candidates
@@ -101,6 +101,7 @@ def score_with_model(
     protocol: Protocol,
     problems: list[Problem],
     progress: Progress,
+    log_folder: Path,
 ) -> Iterator[ScoredCase]:
     """Predict and score case by case; one case is in memory at a time."""
     folder = prepared.folder
@@ -112,9 +113,12 @@ def score_with_model(
         for record in records
     ]
     progress.start("evaluating", len(jobs))
-    for job, result in map_cases(_score_record, jobs, 1, config.cluster):
-        if isinstance(result, Failure):
-            problems.append(Problem(file=Path(job.record.file), reason=result.reason, remedy="evaluate again"))
+    results = map_cases(
+        _score_record, jobs, 1, config.cluster, file_of=lambda job: Path(job.record.file), log_folder=log_folder
+    )
+    for job, result in results:
+        if isinstance(result, Problem):
+            problems.append(result)
         else:
             yield result
         progress.advance(1, job.record.case)

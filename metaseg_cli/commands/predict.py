@@ -13,14 +13,15 @@ from typing import Any
 import metaseg_cli
 from metaseg_cli.commands.predict_case import Job, PredictedScan, lesion_rows, look, model_of, read, write
 from metaseg_cli.commands.predict_inputs import absolute, output_names, sources_of
+from metaseg_cli.commands.predict_records import DOCUMENT, Records
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
-from metaseg_cli.core.executor import Failure, map_cases, map_stages
+from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.core.whole_file import make_folder, write_text_whole
 from metaseg_cli.errors import Problem
 
 __all__ = ["PredictResult", "PredictedScan", "as_document", "at_threshold", "lesion_rows", "load_model", "predict"]
@@ -43,13 +44,14 @@ class PredictResult:
 def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) -> PredictResult:
     """Run ``metaseg predict``. One bad scan never stops the others; raises only where nothing can be done at all.
 
-    With *keep* every scan's arrays stay in the result.
+    A scan that an earlier call finished with the same model and settings is kept and listed. With *keep* the arrays of
+    those that are predicted now stay in the result.
     """
     path = find_model(config.model)
     sources, problems = sources_of(config.inputs)
     card = read_card(path)
     progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     changed = path.stat().st_mtime
     settings = settings_of(
         card, config.fusion, config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes
@@ -60,21 +62,22 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     elif sources:
         # What is wrong with it is said once, not for every scan.
         model_of(path, changed, config).scans = len(sources)
+    records = Records(config.out)
     jobs = [
-        Job(source=source, name=name, model=path, changed=changed, config=config, keep=keep)
+        Job(source=source, name=name, model=path, changed=changed, config=config, keep=keep, records=records)
         for source, name in zip(sources, output_names(sources), strict=True)
     ]
     done: list[PredictedScan] = []
     progress.start("predicting", len(jobs))
     if config.cluster is not None:
-        results = map_cases(_predict_one, jobs, 1, config.cluster)
+        results = map_cases(
+            _predict_one, jobs, 1, config.cluster, file_of=lambda job: job.source.first_file, log_folder=config.out
+        )
     else:
         # Reading ahead and writing behind keep up to three cases in memory.
         results = map_stages((read, look, write), jobs, overlap=config.max_memory is None)
     for job, one in results:
-        if isinstance(one, Failure):
-            problems.append(Problem(file=job.source.first_file, reason=one.reason, remedy="predict it again"))
-        elif isinstance(one, Problem):
+        if isinstance(one, Problem):
             problems.append(one)
         else:
             done.append(one)
@@ -89,8 +92,12 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         scans=tuple(done),
         problems=tuple(problems),
     )
+    kept = sum(scan.kept for scan in done)
+    if kept:
+        progress.say(f"{kept} of {len(done)} scans were finished before, by the same model and settings: kept")
     if done:
-        _write_tables(result)
+        _write_tables(result, records)
+        records.clear()
     return result
 
 
@@ -117,28 +124,12 @@ def as_document(result: PredictResult) -> dict[str, Any]:
         "postprocessing": {name: dataclasses.asdict(each) for name, each in result.postprocessing.items()},
         "temperature": result.card.temperature,
         "regions": {name: list(values) for name, values in result.card.regions.items()},
-        "scans": [
-            {
-                "scan": str(scan.source),
-                "mask": str(scan.mask),
-                "segmentation": str(scan.segmentation) if scan.segmentation else None,
-                "overlay": str(scan.overlay) if scan.overlay else None,
-                "overview": str(scan.overview) if scan.overview else None,
-                **{what: [str(p) for p in files] for what, files in scan.maps.items()},
-                "sequences": scan.sequences,
-                "spacing_mm": scan.spacing_mm,
-                "backend": scan.backend,
-                "notes": list(scan.notes),
-                "sum_of_diameters_mm": scan.sum_of_diameters_mm,
-                "lesions": list(scan.lesions),
-            }
-            for scan in result.scans
-        ],
+        "scans": [scan.document() for scan in result.scans],
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in result.problems],
     }
 
 
-def _write_tables(result: PredictResult) -> None:
+def _write_tables(result: PredictResult, records: Records) -> None:
     columns = [
         "scan",
         "region",
@@ -168,4 +159,5 @@ def _write_tables(result: PredictResult) -> None:
     writer.writeheader()
     writer.writerows(row for scan in result.scans for row in scan.lesions)
     write_text_whole(result.out / "lesions.csv", text.getvalue())
-    write_text_whole(result.out / "predictions.json", json.dumps(as_document(result), indent=1, allow_nan=False))
+    document = as_document(result) | {"earlier": records.others({scan.name for scan in result.scans})}
+    write_text_whole(result.out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False))

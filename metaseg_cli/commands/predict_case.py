@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.commands.predict_inputs import scan_for
+from metaseg_cli.commands.predict_records import Records, result_key
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.images import (
@@ -34,10 +35,11 @@ from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import available_memory, resident_memory
 from metaseg_cli.core.metrics import find_lesions
-from metaseg_cli.errors import InputError, MetasegError, Problem
+from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.reports import figures
 
 _SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
+MAPS = ("probability", "uncertainty", "disagreement")  # a file for each region
 _MOST_NUMBERED = 100  # lesions in a picture; more of them hide it
 Result = TypeVar("Result")
 _OF_SERIES = {"dicom-seg": "DICOM SEG", "rtstruct": "RTSTRUCT"}
@@ -53,12 +55,18 @@ class Job:
     changed: float  # of the model file: a worker must not go on with an older one
     config: PredictConfig
     keep: bool
+    records: Records
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedScan:
-    """What was found in one scan, and where it was written. ``prediction`` is kept on demand only: it is large."""
+    """What was found in one scan, and where it was written. ``prediction`` is kept on demand only: it is large.
 
+    ``key`` is that of ``result_key``; ``kept`` says that an earlier call predicted it.
+    """
+
+    name: str
+    key: str
     source: Path
     sequences: dict[str, str]
     mask: Path
@@ -72,6 +80,55 @@ class PredictedScan:
     sum_of_diameters_mm: dict[str, float]  # RANO-BM's, of each region; empty where the scan has no spacing
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    kept: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """As ``predictions.json`` has it."""
+        return {
+            "scan": str(self.source),
+            "name": self.name,
+            "key": self.key,
+            "mask": str(self.mask),
+            "segmentation": str(self.segmentation) if self.segmentation else None,
+            "overlay": str(self.overlay) if self.overlay else None,
+            "overview": str(self.overview) if self.overview else None,
+            **{what: [str(p) for p in files] for what, files in self.maps.items()},
+            "sequences": self.sequences,
+            "spacing_mm": self.spacing_mm,
+            "backend": self.backend,
+            "notes": list(self.notes),
+            "sum_of_diameters_mm": self.sum_of_diameters_mm,
+            "lesions": list(self.lesions),
+        }
+
+    @classmethod
+    def from_document(cls, values: Mapping[str, Any]) -> PredictedScan:
+        """The inverse of ``document``, of a scan that was finished before. Raises KeyError or TypeError."""
+        path = {name: Path(values[name]) if values[name] else None for name in ("segmentation", "overlay", "overview")}
+        spacing = values["spacing_mm"]
+        return cls(
+            name=values["name"],
+            key=values["key"],
+            source=Path(values["scan"]),
+            sequences=dict(values["sequences"]),
+            mask=Path(values["mask"]),
+            segmentation=path["segmentation"],
+            overlay=path["overlay"],
+            overview=path["overview"],
+            maps={what: tuple(map(Path, values[what])) for what in MAPS},
+            spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+            backend=values["backend"],
+            lesions=tuple(values["lesions"]),
+            sum_of_diameters_mm=dict(values["sum_of_diameters_mm"]),
+            notes=tuple(values["notes"]),
+            kept=True,
+        )
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that was written of it."""
+        single = (self.mask, self.segmentation, self.overlay, self.overview)
+        return [p for p in single if p is not None] + [p for files in self.maps.values() for p in files]
 
 
 @dataclass(frozen=True)
@@ -86,6 +143,7 @@ class Read:
     mask: Path
     segmentation: Path | None
     given: Input
+    key: str
 
 
 @lru_cache(maxsize=1)
@@ -113,39 +171,41 @@ def model_of(path: Path, changed: float, config: PredictConfig) -> Model:
     return _model(path, changed, same)
 
 
-def read(job: Job) -> Read | Problem:
-    """Read and preprocess; everything that can be known to fail fails here, before the network runs."""
-    return _tried(job, lambda: _read(job))
+def read(job: Job) -> Read | PredictedScan | Problem:
+    """Read and preprocess; everything that can be known to fail fails here, before the network runs.
+
+    A scan whose result an earlier call finished is that result.
+    """
+    return _attempt(job, lambda: _read(job))
 
 
-def look(one: Read | Problem) -> tuple[Read, Prediction] | Problem:
+def look(one: Read | PredictedScan | Problem) -> tuple[Read, Prediction] | PredictedScan | Problem:
     """Ask the network."""
-    if isinstance(one, Problem):
+    if not isinstance(one, Read):
         return one
-    return _tried(one.job, lambda: (one, _looked(one)))
+    return _attempt(one.job, lambda: (one, _looked(one)))
 
 
-def write(one: tuple[Read, Prediction] | Problem) -> PredictedScan | Problem:
+def write(one: tuple[Read, Prediction] | PredictedScan | Problem) -> PredictedScan | Problem:
     """Write masks, maps and pictures."""
-    if isinstance(one, Problem):
+    if not isinstance(one, tuple):
         return one
-    return _tried(one[0].job, lambda: _written(*one))
+    return _attempt(one[0].job, lambda: _written(*one))
 
 
-def _tried(job: Job, function: Callable[[], Result]) -> Result | Problem:
-    scan = job.source.first_file
-    try:
-        return function()
-    except MetasegError as error:
-        where = error.where if isinstance(error.where, Path) else scan
-        return Problem(file=where, reason=error.what, remedy=error.remedy)
-    except OSError as error:
-        return Problem(file=scan, reason=f"not written: {error.strerror}", remedy="check --out")
+def _attempt(job: Job, function: Callable[[], Result]) -> Result | Problem:
+    return attempt(function, job.source.first_file, job.config.out)
 
 
-def _read(job: Job) -> Read:
+def _read(job: Job) -> Read | PredictedScan:
     config, source, name = job.config, job.source, job.name
     first = source.first_file
+    key = result_key(source, job.model, job.changed, config)
+    earlier = job.records.earlier(name)
+    if earlier.get("key") == key and not config.overwrite:
+        done = _finished(earlier)
+        if done is not None:
+            return done
     # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
     model = model_of(job.model, job.changed, config)
     scan = scan_for(model.card, source)
@@ -159,12 +219,21 @@ def _read(job: Job) -> Read:
     mask = config.out / f"{name}_mask{suffix}"
     if segmentation is not None and config.format in _OF_SERIES:
         mask = segmentation
-    if not config.overwrite:
+    if not config.overwrite and earlier.get("key") != key:
         overlay = _picture(job, "overlay") if config.overlay else None
         for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
             if path.exists():
                 raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
-    return Read(job, model, scan, series, suffix, mask, segmentation, model.read(scan))
+    return Read(job, model, scan, series, suffix, mask, segmentation, model.read(scan), key)
+
+
+def _finished(earlier: Mapping[str, Any]) -> PredictedScan | None:
+    """The result that an earlier call left, when it is whole."""
+    try:
+        done = PredictedScan.from_document(earlier)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return done if all(path.exists() for path in done.files) else None
 
 
 def _looked(one: Read) -> Prediction:
@@ -182,6 +251,7 @@ def _picture(job: Job, what: str) -> Path:
 def _written(one: Read, prediction: Prediction) -> PredictedScan:
     job, config, source = one.job, one.job.config, one.job.source
     image, regions, first = prediction.source, one.model.card.regions, one.job.source.first_file
+    job.records.begin(job.name, one.key)
     maps = _write_maps(one, prediction)
     overlay = _picture(job, "overlay") if config.overlay else None
     volume = image.shape[0] > 1 and not is_picture(image.source)
@@ -204,7 +274,9 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
     if one.mask != one.segmentation:
         write_mask(one.mask, prediction.mask, image)
     used = one.scan if isinstance(one.scan, Mapping) else {next(iter(source.sequences)): (one.scan,)}
-    return PredictedScan(
+    done = PredictedScan(
+        name=job.name,
+        key=one.key,
         source=first if len(source.files) == 1 or first.is_dir() or is_image_file(first) else first.parent,
         sequences={n: str(files[0] if len(files) == 1 else files[0].parent) for n, files in used.items()},
         mask=one.mask,
@@ -223,16 +295,24 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
         notes=tuple(notes),
         prediction=prediction if job.keep else None,
     )
+    job.records.finish(job.name, done.document())
+    return done
 
 
 def _write_maps(one: Read, prediction: Prediction) -> dict[str, tuple[Path, ...]]:
     """Probabilities, and how sure they are, a file for each region."""
     config, regions = one.job.config, one.model.card.regions
-    wanted: dict[str, NDArray[np.float32] | None] = {
-        "probability": prediction.probabilities if config.probabilities else None,
-        "uncertainty": prediction.uncertainty if config.uncertainty else None,
-        "disagreement": prediction.disagreement,
-    }
+    wanted: dict[str, NDArray[np.float32] | None] = dict(
+        zip(
+            MAPS,
+            (
+                prediction.probabilities if config.probabilities else None,
+                prediction.uncertainty if config.uncertainty else None,
+                prediction.disagreement,
+            ),
+            strict=True,
+        )
+    )
     to = ".png" if one.suffix in (".jpg", ".jpeg", ".bmp") else one.suffix
     written: dict[str, tuple[Path, ...]] = {}
     for what, values in wanted.items():

@@ -36,7 +36,7 @@ from metaseg_cli.core.datasets import (
     split_folds,
     template,
 )
-from metaseg_cli.core.executor import Failure, default_workers, map_cases
+from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
     spacing_text,
 )
@@ -197,11 +197,13 @@ def _cache(
     problems: list[Problem] = []
     progress.start("preparing", len(fresh))
     jobs = shard_jobs(config.out, fresh, settings, len(found.cases))
-    for job, written in map_cases(write_shard, jobs, config.workers or default_workers(), config.cluster):
-        if isinstance(written, Failure):
-            problems += [
-                Problem(file=s.first_file, reason=written.reason, remedy="run prepare again") for s in job.sources
-            ]
+    workers = config.workers or default_workers()
+    results = map_cases(
+        write_shard, jobs, workers, config.cluster, file_of=lambda job: job.sources[0].first_file, log_folder=config.out
+    )
+    for job, written in results:
+        if isinstance(written, Problem):
+            problems += [dataclasses.replace(written, file=source.first_file) for source in job.sources]
         else:
             done += written
         progress.advance(len(job.sources))

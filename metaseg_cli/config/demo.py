@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 
@@ -12,6 +12,8 @@ from metaseg_cli.config.setting import Setting, check
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Make phantom brains with metastases and run prepare, train, evaluate and predict on them."""
+
+    when_interrupted: ClassVar[str] = "what is finished is kept"
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
     model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"

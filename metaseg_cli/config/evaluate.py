@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Threshold, named_regions
@@ -14,6 +14,8 @@ from metaseg_cli.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score models on prepared cases that they have not seen, or folders of masks against another; compare several."""
+
+    when_interrupted: ClassVar[str] = "no score was written"
 
     models: Annotated[
         tuple[str, ...],

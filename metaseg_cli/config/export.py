@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 
@@ -12,6 +12,8 @@ from metaseg_cli.config.setting import Setting, check
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """A trained model for programs without torch."""
+
+    when_interrupted: ClassVar[str] = "nothing was written"
 
     model: Annotated[
         str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Device, Model
@@ -14,6 +14,8 @@ from metaseg_cli.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class FollowUpConfig:
     """Lesions over the visits of one patient."""
+
+    when_interrupted: ClassVar[str] = "nothing was written"
 
     visits: Annotated[
         tuple[str, ...],

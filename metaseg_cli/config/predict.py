@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Model, Threshold
@@ -15,6 +15,8 @@ from metaseg_cli.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """Segment scans: pictures, volumes, or folders of them."""
+
+    when_interrupted: ClassVar[str] = "the scans that are finished are kept"
 
     inputs: Annotated[
         tuple[str, ...],
@@ -82,6 +84,11 @@ class PredictConfig:
         self.max_bytes()
         if not self.inputs:
             raise ConfigError("nothing to predict", remedy="name a scan or a folder, as in metaseg predict scan.png")
+
+    def of_results(self) -> dict[str, object]:
+        """The settings that results depend on."""
+        names = ("threshold", "tta", "fusion", "probabilities", "uncertainty", "format", "per_lesion", "postprocess")
+        return {name: getattr(self, name) for name in (*names, "fill_holes", "overlay", "depth")}
 
     def max_bytes(self) -> int | None:
         """What --max-memory says, in bytes."""

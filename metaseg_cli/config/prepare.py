@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, label_values, named_regions
@@ -15,6 +15,8 @@ from metaseg_cli.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Read a folder of images and masks, check it, and cache it for training."""
+
+    when_interrupted: ClassVar[str] = "the cases that are prepared are kept"
 
     raw: Annotated[Path, Setting(help="Folder with images and masks.", positional=True)]
     out: Annotated[Path, Setting(help="Prepared folder to write.")] = Path("prepared")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.errors import ConfigError
@@ -13,6 +13,8 @@ from metaseg_cli.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train a network on a prepared folder."""
+
+    when_interrupted: ClassVar[str] = "no step was lost"
 
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
     model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"

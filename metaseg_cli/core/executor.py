@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from metaseg_cli.errors import InputError, MetasegError, first_line
+from metaseg_cli.errors import InputError, Problem, attempt, first_line
 
 Item = TypeVar("Item")
 First = TypeVar("First")
@@ -21,48 +21,98 @@ Second = TypeVar("Second")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why one item gave no result."""
-
-    reason: str
-
-
 def default_workers() -> int:
-    """The processors this process may use."""
+    """The processes this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, cluster: str | None = None
-) -> Iterator[tuple[Item, Result | Failure]]:
-    """Yield ``(item, function(item))`` in the order of *items*; a MetasegError of one item becomes its Failure.
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    cluster: str | None = None,
+    *,
+    file_of: Callable[[Item], Path],
+    log_folder: Path | None,
+) -> Iterator[tuple[Item, Result | Problem]]:
+    """Yield ``(item, function(item))`` in the order of *items*; whatever one item raises becomes its Problem.
 
+    *file_of* names an item's file in its Problem; the traceback of what nobody expected goes to *log_folder*.
     *function* and *items* travel to other processes when *workers* is above 1, or when *cluster* is the address or
-    scheduler file of a Dask cluster, and must be picklable. A worker that is killed (by lack of memory, say) fails the
-    items it had, with that reason; a cluster gives them to another worker first. Raises InputError when the cluster
-    cannot be reached.
+    scheduler file of a Dask cluster, and must be picklable. A worker that dies (by lack of memory, say) costs the item
+    that it worked on; a cluster gives that to another worker first. Raises InputError when the cluster cannot be
+    reached.
     """
+    calls = [partial(attempt, partial(function, item), file_of(item), log_folder) for item in items]
     if cluster is not None:
-        yield from _on_cluster(function, items, cluster)
-        return
-    if workers <= 1 or len(items) <= 1:
-        for item in items:
-            yield item, _guarded(function, item)
-        return
+        results = _on_cluster(calls, cluster)
+    elif workers <= 1 or len(items) <= 1:
+        results = (call() for call in calls)
+    else:
+        results = _in_processes(calls, workers)
+    for item, result in zip(items, results, strict=True):
+        yield item, _died(file_of(item)) if result is None else result
+
+
+def _died(file: Path) -> Problem:
+    return Problem(
+        file=file,
+        reason="the process that read it was killed, perhaps for lack of memory",
+        remedy="close other programs, or use --workers 1",
+    )
+
+
+def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result | None]:
+    """The results in order, None for a call that killed its worker.
+
+    A dead worker breaks its whole pool. Whoever was at work then is tried again alone, the others in a new pool.
+    """
+    done: dict[int, Result | None] = {}
+    waiting = list(range(len(calls)))
+    following = 0
+    while waiting:
+        with _pool(min(workers, len(waiting))) as pool:
+            futures = {number: pool.submit(calls[number]) for number in waiting}
+            try:
+                for number in waiting:
+                    done[number] = futures[number].result()
+                    while following in done:
+                        yield done.pop(following)
+                        following += 1
+            except BrokenProcessPool:
+                pass
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        for number, future in futures.items():
+            if number >= following and number not in done and not future.cancelled() and not future.exception():
+                done[number] = future.result()
+        waiting = [number for number in waiting if number >= following and number not in done]
+        for number in waiting[:workers]:  # work is handed out in order: one of these was it
+            done[number] = _alone(calls[number])
+        waiting = waiting[workers:]
+        while following in done:
+            yield done.pop(following)
+            following += 1
+
+
+def _alone(call: Callable[[], Result]) -> Result | None:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(call).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
     # Not fork: an HDF5 or ITK handle, or a thread of the progress display, must not be copied into a worker.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
-        futures = [pool.submit(_guarded, function, item) for item in items]
-        try:
-            for item, future in zip(items, futures, strict=True):
-                try:
-                    yield item, future.result()
-                except BrokenProcessPool:
-                    yield item, Failure("the worker process was killed, perhaps for lack of memory; use --workers 1")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_the_parent)
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal at once; the one that the user started decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def map_stages(
@@ -96,19 +146,17 @@ def map_stages(
         yield going[0], going[1].result()
 
 
-def _on_cluster(
-    function: Callable[[Item], Result], items: Sequence[Item], cluster: str
-) -> Iterator[tuple[Item, Result | Failure]]:
+def _on_cluster(calls: Sequence[Callable[[], Result]], cluster: str) -> Iterator[Result | None]:
     try:
         from distributed import Client, KilledWorker
     except ImportError:
         raise InputError(
-            "--cluster wants dask.distributed", remedy="install it: pip install 'metaseg-cli[cluster]'"
+            "--cluster requires dask.distributed", remedy="install it: pip install 'metaseg-cli[cluster]'"
         ) from None
     try:
         where = {"scheduler_file": cluster} if Path(cluster).is_file() else {"address": cluster}
         client = Client(**where, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise InputError(
             f"no Dask scheduler answers ({first_line(error)})",
             where=cluster,
@@ -116,19 +164,16 @@ def _on_cluster(
         ) from error
     with client:
         # Not pure: what a job leaves is a file, and the same job may have to run again.
-        futures = client.map(partial(_guarded, function), items, pure=False, retries=1)
+        futures = client.map(_call, calls, pure=False, retries=1)
         try:
-            for item, future in zip(items, futures, strict=True):
+            for future in futures:
                 try:
-                    yield item, future.result()
+                    yield future.result()
                 except KilledWorker:
-                    yield item, Failure("several workers died of it, perhaps for lack of memory")
+                    yield None
         finally:
             client.cancel(futures)
 
 
-def _guarded(function: Callable[[Item], Result], item: Item) -> Result | Failure:
-    try:
-        return function(item)
-    except MetasegError as error:
-        return Failure(str(error))
+def _call(call: Callable[[], Result]) -> Result:
+    return call()

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.preprocessing import preprocess
-from metaseg_cli.errors import InputError, Problem
+from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
+from metaseg_cli.errors import Problem, attempt
 
 _POINTS_PER_LESION = 64
 _SHARD_BYTES = 16 * 2**20  # of source files; small enough to spread over workers, large enough not to litter
@@ -68,27 +69,31 @@ def shard_jobs(folder: Path, sources: Sequence[CaseSource], settings: CacheSetti
 
 
 def write_shard(job: ShardJob) -> list[WrittenCase]:
-    """Read, check, normalise and store the cases of *job*; the shard appears whole or not at all."""
-    shards = job.folder / "shards"
+    """Read, check, normalise and store the cases of *job*; the shard appears whole or not at all.
+
+    It is made in memory and written at once: HDF5 does not survive a full disk.
+    """
     name = hashlib.sha256("".join(case_key(s, job.settings) for s in job.sources).encode()).hexdigest()[:16] + ".h5"
-    # The host too: on a cluster two machines may have the same process number.
-    temporary = shards / f".writing-{socket.gethostname()}-{os.getpid()}-{name}"
     written: list[WrittenCase] = []
-    try:
-        with h5py.File(temporary, "w") as file:
-            for source in job.sources:
-                try:
-                    written += _write_case(file, source, job.settings, name)
-                except InputError as error:
-                    where = error.where if isinstance(error.where, Path) else source.first_file
-                    problem = Problem(file=where, reason=error.what, remedy=error.remedy)
-                    written.append(WrittenCase(record=None, problems=(problem,)))
-            empty = len(file) == 0
-        if not empty:
-            temporary.replace(shards / name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _in_memory() as file:
+        for source in job.sources:
+            cases = attempt(partial(_write_case, file, source, job.settings, name), source.first_file, job.folder)
+            if isinstance(cases, Problem):
+                for left in [
+                    group for group in file if group == source.case or group.startswith(f"{source.case}_size")
+                ]:
+                    del file[left]
+                cases = [WrittenCase(record=None, problems=(cases,))]
+            written += cases
+        if len(file):
+            file.flush()
+            write_bytes_whole(job.folder / "shards" / name, file.id.get_file_image())
     return written
+
+
+def _in_memory() -> h5py.File:
+    """A file that no disk sees, with checksums of all that HDF5 itself writes (the chunks have their own)."""
+    return h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110"))
 
 
 def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, shard: str) -> list[WrittenCase]:
@@ -127,9 +132,9 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
     # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
     # Flushed one by one: where HDF5 puts things would otherwise depend on when Python lets go of its handles, and the
     # same cases shall make the same bytes in whatever process.
-    group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **hdf5plugin.LZ4())
+    group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), fletcher32=True, **hdf5plugin.LZ4())
     group.file.flush()
-    group.create_dataset("label", data=label, chunks=(1, y, x), **hdf5plugin.LZ4())
+    group.create_dataset("label", data=label, chunks=(1, y, x), fletcher32=True, **hdf5plugin.LZ4())
     group.file.flush()
     foreground = np.isin(label, settings.foreground) if settings.foreground else label > 0
     lesions = _lesion_index(foreground)
@@ -195,7 +200,7 @@ def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
         try:
             with h5py.File(shard, "r") as file:
                 cases = [_stored(group) for group in file.values()]
-        except (OSError, KeyError, ValueError, TypeError):
+        except Exception:  # a damaged shard raises whatever HDF5 and JSON have: its cases are read again
             continue
         for case in cases:
             assert case.record is not None
@@ -214,17 +219,16 @@ def _stored(group: h5py.Group) -> WrittenCase:
 
 def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
     """Write index and ``dataset.json`` and drop the shards that nothing links to any more."""
-    index = folder / ".dataset.h5"
-    with h5py.File(index, "w") as file:
+    with _in_memory() as file:
         cases = file.create_group("cases")
         for record in records:
             cases[record.case] = h5py.ExternalLink(f"shards/{record.shard}", record.case)
         file.attrs["schema"] = SCHEMA
+        file.flush()
+        index = file.id.get_file_image()
     listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
-    text = folder / ".dataset.json"
-    text.write_text(json.dumps(listing, indent=1), encoding="utf-8")
-    index.replace(folder / "dataset.h5")
-    text.replace(folder / "dataset.json")
+    write_bytes_whole(folder / "dataset.h5", index)
+    write_text_whole(folder / "dataset.json", json.dumps(listing, indent=1))
     linked = {record.shard for record in records}
     for shard in (folder / "shards").glob("*.h5"):
         if shard.name not in linked:
@@ -234,26 +238,7 @@ def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Be the only one who writes *folder*, and clear away what a killed writer left. Raises InputError when busy."""
-    shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
-    lock = folder / ".lock"
-    with lock.open("a+", encoding="utf-8") as handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however the process ends
-        except ImportError:
-            pass  # Windows: two at once are not told apart
-        except OSError:
-            handle.seek(0)
-            raise InputError(
-                f"another metaseg prepare is writing it (process {handle.read().strip() or 'unknown'})",
-                where=folder,
-                remedy="wait for it, or choose another --out",
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        for leftover in shards.glob(".writing-*"):
-            leftover.unlink(missing_ok=True)
+    make_folder(folder)
+    make_folder(folder / "shards")
+    with exclusive_writer(folder, "metaseg prepare"):
         yield

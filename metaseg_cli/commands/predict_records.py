@@ -1,0 +1,95 @@
+"""What of a prediction is finished: the same call again, after a kill or with more scans, does only the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.datasets import CaseSource
+from metaseg_cli.core.whole_file import make_folder, write_text_whole
+
+DOCUMENT = "predictions.json"
+_UNFINISHED = ".predictions"  # in the output folder while a call is at work: a file for each of its scans
+
+
+def result_key(source: CaseSource, model: Path, changed: float, config: PredictConfig) -> str:
+    """Changes when the model, a setting that results depend on, or a byte of the input does."""
+    files = {name: [_digest(f) for f in _files(paths)] for name, paths in source.sequences.items()}
+    identity = [_model_digest(model, changed), config.of_results(), files]
+    return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [f for p in paths for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _model_digest(path: Path, changed: float) -> str:
+    del changed
+    return _digest(path)
+
+
+class Records:
+    """The scans of earlier calls in the output folder *out*, and those of this one."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._folder = out / _UNFINISHED
+        self._finished = {entry["name"]: entry for entry in _entries(out / DOCUMENT)}
+
+    def earlier(self, name: str) -> dict[str, Any]:
+        """What is known of the results under *name*: a scan of ``predictions.json``, its key alone, or nothing."""
+        begun = _document(self._file(name))
+        return begun if begun.get("key") else self._finished.get(name, {})
+
+    def others(self, names: set[str]) -> list[dict[str, Any]]:
+        """The finished scans of earlier calls that are not among *names*, and whose masks are still there."""
+        return [e for name, e in self._finished.items() if name not in names and Path(e["mask"]).exists()]
+
+    def begin(self, name: str, key: str) -> None:
+        """Before the first result of a scan is written: what lies there after a kill is ours."""
+        make_folder(self._folder)
+        write_text_whole(self._file(name), json.dumps({"key": key}))
+
+    def finish(self, name: str, entry: dict[str, Any]) -> None:
+        """After the last result of a scan."""
+        write_text_whole(self._file(name), json.dumps(entry))
+
+    def clear(self) -> None:
+        """When ``predictions.json`` says it all."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._folder)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.json"
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    document = _document(path)
+    entries = [*_list(document.get("scans")), *_list(document.get("earlier"))]
+    return [e for e in entries if isinstance(e, dict) and {"name", "key", "mask"} <= set(e)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is none, or it is damaged: its scans are then predicted again."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
