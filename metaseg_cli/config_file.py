@@ -12,25 +12,45 @@ from typing import Any, TypeVar
 import yaml
 
 from metaseg_cli.config import settings_of
-from metaseg_cli.errors import ConfigError
+from metaseg_cli.errors import ConfigError, InputError, decoding
 
 Config = TypeVar("Config")
+_AS = "write one 'setting: value' a line"
+_MOST_BYTES = 2**20
+_DEEP = 8
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values and lists of them: no aliases, which a few lines can multiply without end, and no deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("an alias")
+        self.depth += 1
+        if self.depth > _DEEP:
+            raise ValueError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def read_yaml(path: Path | None) -> dict[str, Any]:
     """The settings of a YAML file, or none. Raises ConfigError with file and line."""
     if path is None:
         return {}
+    if not path.exists():
+        raise ConfigError("no such file", where=path, remedy="check the path after --config")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("no such file", where=path, remedy="check the path after --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error})", where=path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"not valid YAML{line}", where=path, remedy="write one 'setting: value' a line") from error
+        with decoding(path, "not valid YAML", remedy=_AS):
+            if path.stat().st_size > _MOST_BYTES:
+                raise ConfigError("far larger than settings ever are", where=path, remedy=_AS)
+            values = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except InputError as error:
+        mark = getattr(error.__cause__, "problem_mark", None)
+        what = f"not valid YAML, line {mark.line + 1}" if mark else error.what
+        raise ConfigError(what, where=path, remedy=error.remedy) from error
     if values is None:
         return {}
     if not isinstance(values, dict):

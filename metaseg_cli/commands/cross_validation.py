@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -22,8 +23,9 @@ from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.tuning import lesion_sizes, tune
 from metaseg_cli.core.training.validation import CaseFindings, findings
-from metaseg_cli.core.whole_file import write_text_whole
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.typed_json import read_json
+from metaseg_cli.core.whole_file import exclusive_writer, write_text_whole
+from metaseg_cli.errors import InputError, decoding
 
 
 def cross_validate(
@@ -42,6 +44,19 @@ def cross_validate(
     )
     assert run is not None
     config = dataclasses.replace(config, resume=None)
+    with exclusive_writer(run, "metaseg train") if group.leads else nullcontext():
+        return _train_folds(run, config, prepared, progress, group, clock)
+
+
+def _train_folds(
+    run: Path,
+    config: TrainConfig,
+    prepared: Prepared,
+    progress: Progress,
+    group: Group,
+    clock: Callable[[], float],
+) -> TrainResult:
+    """Train what is not finished in *run*, then join."""
     _check_data(run, prepared)
     began = clock()
     results = []
@@ -57,7 +72,7 @@ def cross_validate(
             if group.leads:
                 folder.mkdir(exist_ok=True)
             train_fold(settings, progress, group, clock, run=folder)
-        results.append(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
+        results.append(read_json(folder / RESULT_FILE, remedy="remove it, and run the same command again"))
     result = _joined(run, prepared, results, (clock() - began) / 60)
     if group.leads:
         write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
@@ -77,7 +92,7 @@ def _unfinished(config: TrainConfig, prepared: Prepared) -> Path | None:
     for path in candidates:
         settings = path.parent / CONFIG_FILE
         same = settings.exists() and settings.read_text(encoding="utf-8") == _as_written(config)
-        if same and json.loads(path.read_text(encoding="utf-8"))["cases"] == _contents(prepared):
+        if same and _cases_of(path) == _contents(prepared):
             return path.parent
     return None
 
@@ -90,8 +105,12 @@ def _contents(prepared: Prepared) -> list[list[object]]:
     return [[case.case, case.fold, case.content] for case in prepared.cases]
 
 
+def _cases_of(path: Path) -> object:
+    return read_json(path, remedy="start a new run without --resume").get("cases")
+
+
 def _check_data(run: Path, prepared: Prepared) -> None:
-    if json.loads((run / "data.json").read_text(encoding="utf-8"))["cases"] != _contents(prepared):
+    if _cases_of(run / "data.json") != _contents(prepared):
         raise InputError(
             "the prepared folder is not the one this run began with",
             where=prepared.folder,
@@ -146,7 +165,8 @@ def _joined(run: Path, prepared: Prepared, results: list[dict[str, object]], min
 
 def _out_of_fold(path: Path, prepared: Prepared) -> list[CaseFindings]:
     records = {record.case: record for record in prepared.cases}
-    with h5py.File(path, "r") as file:
+    remedy = f"remove {path.parent / RESULT_FILE}, and run the same command again"
+    with decoding(path, remedy=remedy), h5py.File(path, "r") as file:
         return [
             findings(
                 case,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from metaseg_cli.core.cache import (
     CacheSettings,
     CaseRecord,
     Prepared,
+    ShardJob,
+    WrittenCase,
     case_key,
     doubts,
     open_prepared,
@@ -195,21 +197,36 @@ def _cache(
     if reused:
         progress.say(f"{reused} cases are unchanged and taken from {config.out}")
     problems: list[Problem] = []
+    apart: list[ShardJob] = []
     progress.start("preparing", len(fresh))
-    jobs = shard_jobs(config.out, fresh, settings, len(found.cases))
     workers = config.workers or default_workers()
-    results = map_cases(
-        write_shard, jobs, workers, config.cluster, file_of=lambda job: job.sources[0].first_file, log_folder=config.out
-    )
-    for job, written in results:
+    for job, written in _written(shard_jobs(config.out, fresh, settings, len(found.cases)), workers, config):
+        if not isinstance(written, Problem):
+            done += written
+        elif len(job.sources) == 1:
+            problems.append(written)
+        else:  # one of its cases killed the worker: the others are done without it
+            apart += [dataclasses.replace(job, sources=(source,)) for source in job.sources]
+            continue
+        progress.advance(len(job.sources))
+    for _, written in _written(apart, max(2, workers), config):
         if isinstance(written, Problem):
-            problems += [dataclasses.replace(written, file=source.first_file) for source in job.sources]
+            problems.append(written)
         else:
             done += written
-        progress.advance(len(job.sources))
+        progress.advance(1)
     records = sorted((each.record for each in done if each.record), key=lambda r: (r.patient, r.case))
     problems += [p for each in done for p in each.problems]
     return records, problems, [n for each in done for n in each.notes], reused
+
+
+def _written(
+    jobs: Sequence[ShardJob], workers: int, config: PrepareConfig
+) -> Iterator[tuple[ShardJob, list[WrittenCase] | Problem]]:
+    """Write shards, by several processes."""
+    return map_cases(
+        write_shard, jobs, workers, config.cluster, file_of=lambda job: job.sources[0].first_file, log_folder=config.out
+    )
 
 
 def _with_folds(

@@ -25,7 +25,7 @@ from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.state import EpochRecord
-from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.core.whole_file import check_room, write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
 
@@ -109,6 +109,7 @@ def out_of_fold_file(run: Path | None) -> Iterator[Callable[[str, NDArray[np.flo
     temporary = run / f".{OUT_OF_FOLD}"
 
     def keep(case: str, probabilities: NDArray[np.float16]) -> None:
+        check_room(temporary, probabilities.nbytes + 2**20)
         with h5py.File(temporary, "a") as file:
             chunks = (1, 1, *probabilities.shape[2:])
             file.create_dataset(case, data=probabilities, chunks=chunks, **hdf5plugin.LZ4())

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
 from metaseg_cli.core.training.state import Fitted
 from metaseg_cli.core.training.transfer import check_alike, take_over
 from metaseg_cli.core.training.validation import SizeClassScore
-from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.core.whole_file import exclusive_writer, write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
 
@@ -113,15 +113,36 @@ def train_fold(
     if run is None:
         run = group.led(config.resume or (new_run(config) if group.leads else None))
     assert run is not None
+    # Two that train in one folder would write each other's checkpoint.
+    with exclusive_writer(run, "metaseg train") if group.leads else nullcontext():
+        return _train_in(
+            run, config, prepared, (training, validation), plan, card, first, device, progress, group, budget
+        )
+
+
+def _train_in(
+    run: Path,
+    config: TrainConfig,
+    prepared: Prepared,
+    cases: tuple[list[CaseRecord], list[CaseRecord]],
+    plan: Plan,
+    card: ModelCard,
+    first: tuple[nn.Module, ModelCard] | None,
+    device: torch.device,
+    progress: Progress,
+    group: Group,
+    budget: Budget,
+) -> TrainResult:
+    """Train in the folder *run*, from its checkpoint where it is resumed."""
+    training, validation = cases
     log = Log(run / "log.txt", progress) if group.leads else progress
     if config.resume is None and group.leads:
         write_config(run, config)
         write_text_whole(run / "environment.json", json.dumps(environment(device, group), indent=1))
     log.say(f"run {run}")
     together = f" by {group.size} processes" if group.size > 1 else ""
-    log.say(
-        f"{card.name} on {device}{together}: {len(training)} cases train, {len(validation)} of fold {fold} validate"
-    )
+    counts = f"{len(training)} cases train, {len(validation)} of fold {config.fold} validate"
+    log.say(f"{card.name} on {device}{together}: {counts}")
     for reason in plan.reasons:
         log.say(f"  {reason}")
     trainer = Trainer(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,12 +21,14 @@ from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
 from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import ConfigError, ModelFileError, first_line
+from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
 FORMAT = 5
 DEPTH_MARGIN = 0.01
-_KEY = "metaseg"
+_KEY, _CARD_DIGEST, _WEIGHTS_DIGEST = "metaseg", "metaseg-card-sha256", "metaseg-weights-sha256"
+_AGAIN = "copy it again, or take the model.safetensors of another finished run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,69 +140,118 @@ def patient_hash(dataset_id: str, patient: str) -> str:
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write weights and *card*; the file appears whole or not at all."""
+    """Write weights and *card* with checksums of both; the file appears whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {_KEY: json.dumps({"format": FORMAT, **dataclasses.asdict(card)})}
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)})
+    metadata = {_KEY: text, _CARD_DIGEST: _digest_of(text.encode()), _WEIGHTS_DIGEST: _digest_of_weights(weights)}
     write_whole(path, lambda to: save_file(weights, str(to), metadata=metadata))
+
+
+def _digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Of names, shapes and numbers: one flipped bit would give another mask without a word."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_card(path: Path) -> ModelCard:
     """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
     if path.is_dir():
         raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-    except FileNotFoundError:
-        raise ModelFileError(
-            "no such model file", where=path, remedy="train one, or name another with --model"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"not a model file ({error})", where=path, remedy="take the model.safetensors of a finished run"
-        ) from error
-    if text is None:
+    if not path.exists():
+        raise ModelFileError("no such model file", where=path, remedy="train one, or name another with --model")
+    with _reading(path, "not a model file"), safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    if _KEY not in metadata:
         raise ModelFileError(
             "a safetensors file, but not written by metaseg", where=path, remedy="take the model.safetensors of a run"
         )
-    try:
-        values = json.loads(text)
+    text = metadata[_KEY]
+    if metadata.get(_CARD_DIGEST, _digest_of(text.encode())) != _digest_of(text.encode()):
+        raise ModelFileError("its description is damaged (checksum)", where=path, remedy=_AGAIN)
+    with _reading(path, "its description is damaged"):
+        values = parsed(text)
         version = values.pop("format", None)
         if version != FORMAT:
             raise ModelFileError(
-                f"format version {version}, this program reads {FORMAT}",
+                f"format version {printable(version)[:20]}, this program reads {FORMAT}",
                 where=path,
                 remedy="use the program that wrote it",
             )
-        known = {f.name for f in dataclasses.fields(ModelCard)}
-        for name in ("widths", "sequences", "file_channels", "patch", "trained_on", "validated_on", "patients"):
-            values[name] = tuple(values[name]) if values.get(name) is not None else None
-        values["strides"] = tuple(tuple(s) for s in values["strides"])
-        values["regions"] = {name: tuple(v) for name, v in values["regions"].items()}
-        values["postprocessing"] = _settings(values["postprocessing"])
-        values["depths"] = {
-            int(depth): Pruned(**{**v, "postprocessing": _settings(v["postprocessing"])})
-            for depth, v in values["depths"].items()
-        }
-        return ModelCard(**{k: v for k, v in values.items() if k in known})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"its description is damaged ({error})", where=path, remedy="train again") from error
+        card = build(ModelCard, values)
+        _check_plausible(card)
+    return card
 
 
-def _settings(values: dict[str, dict[str, Any]]) -> dict[str, Postprocessing]:
-    return {name: Postprocessing(**each) for name, each in values.items()}
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """As ``decoding``, for model files."""
+    try:
+        with decoding(path, what, remedy=_AGAIN):
+            yield
+    except InputError as error:
+        raise ModelFileError(error.what, where=path, remedy=error.remedy) from error
+
+
+def _check_plausible(card: ModelCard) -> None:
+    """Raise ValueError for a card that no training writes: a network of its size may not be built."""
+    counts = {
+        "members": (card.members, 64),
+        "in_channels": (card.in_channels, 1024),
+        "out_channels": (card.out_channels, 255),
+        "levels": (len(card.widths), 10),
+        "widths": (max(card.widths, default=0), 4096),
+        "patch": (max(card.patch), 8192),
+    }
+    for name, (value, most) in counts.items():
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} is {value}")
+    if min(*card.widths, *card.patch) < 1 or not 0 <= card.context <= 64 or card.dims not in (2, 3):
+        raise ValueError("a size is not one that training chooses")
+    if len(card.strides) != len(card.widths) - 1 or any(
+        len(stride) != card.dims or not all(1 <= s <= 8 for s in stride) for stride in card.strides
+    ):
+        raise ValueError(f"strides are {card.strides}")
+    if len(card.regions) != card.out_channels or not card.sequences:
+        raise ValueError("regions and output channels differ in number")
+    if any(not 1 <= value <= 255 for values in card.regions.values() for value in values):
+        raise ValueError("a label is not between 1 and 255")
+    if not 0 < card.temperature < 1e6 or not 0 < card.foreground_prior < 1:
+        raise ValueError(f"temperature {card.temperature}, foreground prior {card.foreground_prior}")
+    every = [*card.postprocessing.values(), *(p for d in card.depths.values() for p in d.postprocessing.values())]
+    for each in every:
+        if not 0 <= each.threshold <= 1 or not 0 <= each.seed <= 1 or each.smallest_lesion < 0:
+            raise ValueError(f"post-processing {each}")
 
 
 def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
     """Network in eval mode with its weights, and its card. Raises ModelFileError."""
     card = read_card(path)
-    try:
+    with _reading(path, "its weights do not fit"), safe_open(str(path), framework="pt") as file:
+        _check_shapes(card, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = (file.metadata() or {}).get(_WEIGHTS_DIGEST)
+        if digest is not None and digest != _digest_of_weights(weights):
+            raise ModelFileError("its weights are damaged (checksum)", where=path, remedy=_AGAIN)
         members = [card.build() for _ in range(card.members)]
         model: nn.Module = members[0] if card.members == 1 else Ensemble(members)
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, RuntimeError, ConfigError) as error:
-        raise ModelFileError(
-            f"its weights do not fit ({first_line(error)})", where=path, remedy="train again"
-        ) from error
+        model.load_state_dict(weights)
     return model.to(device).eval(), card
+
+
+def _check_shapes(card: ModelCard, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where the file's weights are not those of *card*, before a network takes memory for them."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in card.build().state_dict().items()}
+    if card.members > 1:
+        expected = {f"members.{i}.{name}": shape for i in range(card.members) for name, shape in expected.items()}
+    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(expected)} differ in size, such as {printable(wrong[0])[:60]}")

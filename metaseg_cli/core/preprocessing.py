@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from metaseg_cli.core.images import Turn, Volume, turn_to_canonical, turned
+from metaseg_cli.core.typed_json import build
 
 Normalisation = Literal["slice", "case"]
 
@@ -41,8 +43,7 @@ class Preprocessing:
     @classmethod
     def from_record(cls, values: dict[str, Any]) -> Preprocessing:
         """The inverse of ``dataclasses.asdict`` after a way through JSON."""
-        spacing = values.get("spacing_mm")
-        return cls(**{**values, "spacing_mm": None if spacing is None else tuple(spacing)})
+        return build(cls, json.loads(json.dumps(values)))
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
 from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.preprocessing import Preprocessing
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.typed_json import build, read_json
+from metaseg_cli.errors import InputError, decoding, printable
+
+_AGAIN = "run metaseg prepare again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +37,47 @@ class Prepared:
     dataset_id: str
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
-    _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, repr=False, compare=False)
+    _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _group(self, record: CaseRecord) -> h5py.Group:
         # The key holds the process: a handle that came over with a fork belongs to the parent.
         key = (os.getpid(), record.shard)
         if key not in self._open:
             path = self.folder / "shards" / record.shard
-            try:
+            with decoding(path, "the cache cannot be read", remedy=_AGAIN):
                 self._open[key] = h5py.File(path, "r", rdcc_nbytes=0)
-            except OSError as error:
-                raise InputError(
-                    f"the cache cannot be read ({error})", where=path, remedy="run metaseg prepare again"
-                ) from error
-        return self._open[key][record.case]
+        with decoding(self.folder / "shards" / record.shard, "the cache is damaged", remedy=_AGAIN):
+            return self._open[key][record.case]
+
+    def _read(self, record: CaseRecord, name: str, index: Any, kind: type[np.generic], ndim: int) -> NDArray[Any]:
+        """A part of a case's array *name*, of the type and shape that prepare writes. Raises InputError."""
+        path = self.folder / "shards" / record.shard
+        with decoding(path, "the cache is damaged", remedy=_AGAIN):
+            dataset = self._group(record)[name]
+            z, y, x = record.shape
+            whole = {"image": (z, len(self.sequences), y, x), "label": (z, y, x)}.get(name)
+            if dataset.dtype != kind or dataset.ndim != ndim or (whole is not None and dataset.shape != whole):
+                raise InputError(f"the cache is damaged ({name} of {record.case})", where=path, remedy=_AGAIN)
+            values: NDArray[Any] = dataset[index]
+        return values
 
     def image(self, record: CaseRecord, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> NDArray[np.float16]:
         """``(C, Z, Y, X)`` float16 inside *box* (z, y, x); convert with torch, numpy's own conversion is slow."""
         z, y, x = box
-        values: NDArray[np.float16] = self._group(record)["image"][z, :, y, x]
-        return values.swapaxes(0, 1)
+        return self._read(record, "image", (z, slice(None), y, x), np.float16, 4).swapaxes(0, 1)
 
     def label(self, record: CaseRecord, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> NDArray[np.uint8]:
         """``(Z, Y, X)`` label values inside *box*."""
-        values: NDArray[np.uint8] = self._group(record)["label"][box]
-        return values
+        return self._read(record, "label", box, np.uint8, 3)
 
     def lesion_points(self, record: CaseRecord) -> NDArray[np.int32]:
         """``(m, 4)``: lesion number, z, y, x of sampled lesion voxels."""
-        points: NDArray[np.int32] = self._group(record)["lesions/points"][:]
+        points = self._read(record, "lesions/points", slice(None), np.int32, 2)
+        shape = np.array(record.shape)
+        if points.shape[1:] != (4,) or (points < 0).any() or (points[:, 1:] >= shape).any():
+            raise InputError(
+                f"the cache is damaged (lesions of {record.case})", where=self.folder / "shards", remedy=_AGAIN
+            )
         return points
 
     def present(self, record: CaseRecord) -> NDArray[np.bool_]:
@@ -86,41 +101,36 @@ class Prepared:
 def open_prepared(folder: Path) -> Prepared:
     """Read ``dataset.json`` of a prepared folder. Raises InputError when it is not one or of another version."""
     path = folder / "dataset.json"
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            "this is not a prepared folder", where=folder, remedy="run metaseg prepare RAW first"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"broken JSON ({error})", where=path, remedy="run metaseg prepare again") from error
+    if not path.is_file():
+        raise InputError("this is not a prepared folder", where=folder, remedy="run metaseg prepare RAW first")
+    listing = read_json(path, remedy=_AGAIN)
     if listing.get("schema") != SCHEMA:
         raise InputError(
-            f"schema version {listing.get('schema')}, this program reads {SCHEMA}",
+            f"schema version {printable(listing.get('schema'))[:20]}, this program reads {SCHEMA}",
             where=path,
-            remedy="run metaseg prepare again",
+            remedy=_AGAIN,
         )
-    try:
-        return _prepared(folder, listing)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"not what metaseg prepare writes ({error})", where=path, remedy="run metaseg prepare again"
-        ) from error
+    with decoding(path, "not what metaseg prepare writes", remedy=_AGAIN):
+        prepared = build(Prepared, {**listing, "dataset_id": listing.get("id"), "folder": "."})
+        _check_plausible(prepared)
+    return dataclasses.replace(prepared, folder=folder)
 
 
-def _prepared(folder: Path, listing: dict[str, Any]) -> Prepared:
-    return Prepared(
-        folder=folder,
-        kind=listing["kind"],
-        preprocessing=Preprocessing.from_record(listing["preprocessing"]),
-        sequences=tuple(listing["sequences"]),
-        file_channels=tuple(listing["file_channels"]),
-        regions={name: tuple(values) for name, values in listing["regions"].items()},
-        folds=listing["folds"],
-        dataset_id=listing["id"],
-        fingerprint=listing["fingerprint"],
-        cases=tuple(CaseRecord.from_record(each) for each in listing["cases"]),
-    )
+def _check_plausible(prepared: Prepared) -> None:
+    """Raise ValueError for a listing that prepare does not write."""
+    for case in prepared.cases:
+        if case.shard != Path(case.shard).name or min(case.shape) < 1 or max(case.shape) > 2**20:
+            raise ValueError(f"case {printable(case.case)[:40]}: shard or shape")
+        if case.spacing_mm is not None and min(case.spacing_mm) <= 0:
+            raise ValueError(f"case {printable(case.case)[:40]}: spacing")
+        if case.fold is not None and not 0 <= case.fold < prepared.folds:
+            raise ValueError(f"case {printable(case.case)[:40]}: fold {case.fold} of {prepared.folds}")
+        if not set(case.sequences) <= set(prepared.sequences):
+            raise ValueError(f"case {printable(case.case)[:40]}: sequences")
+    if not 1 <= prepared.folds <= max(1, len(prepared.cases)) or not prepared.sequences or not prepared.regions:
+        raise ValueError("folds, sequences or regions")
+    if len({case.case for case in prepared.cases}) < len(prepared.cases):
+        raise ValueError("two cases of one name")
 
 
 def region_masks(label: NDArray[np.uint8], regions: dict[str, tuple[int, ...]]) -> NDArray[np.bool_]:

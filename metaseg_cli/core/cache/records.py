@@ -47,12 +47,6 @@ class CaseRecord:
         """As JSON has it."""
         return asdict(self)
 
-    @classmethod
-    def from_record(cls, values: dict[str, Any]) -> CaseRecord:
-        """The inverse of ``record`` after a way through JSON."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
-
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenCase:

@@ -22,6 +22,7 @@ from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.preprocessing import preprocess
+from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
 from metaseg_cli.errors import Problem, attempt
 
@@ -213,7 +214,7 @@ def _stored(group: h5py.Group) -> WrittenCase:
         Problem(file=Path(f), reason=r, remedy=m, left_out=left)
         for f, r, m, left in json.loads(group.attrs["problems"])
     ]
-    record = CaseRecord.from_record(json.loads(group.attrs["record"]))
+    record = build(CaseRecord, parsed(group.attrs["record"]))
     return WrittenCase(record=record, problems=tuple(problems), notes=tuple(json.loads(group.attrs["notes"])))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import InputError, first_line
+from metaseg_cli.errors import InputError, decoding, printable
 
 CHECKPOINT = "checkpoint.pt"
 _BEFORE = "checkpoint.before.pt"
@@ -29,28 +30,41 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 
     try:
         write_whole(path, write)
-    except (OSError, RuntimeError) as error:
+    except InputError as error:
         raise InputError(
-            f"the checkpoint cannot be written ({first_line(error)}); the one before it is kept",
+            f"the checkpoint cannot be written ({error.what}); the one before it is kept",
             where=path,
             remedy=f"make room on the disk, then: metaseg train --resume {run}",
         ) from error
 
 
-def load_checkpoint(run: Path) -> tuple[dict[str, Any], str]:
-    """The newest whole state, and what has to be said about it. Raises InputError when there is none."""
+def load_checkpoint(run: Path, restore: Callable[[dict[str, Any]], None]) -> str:
+    """Give the newest whole state to *restore*; returns what has to be said about it. Raises InputError without one.
+
+    Where the newest is damaged, in a way that *restore* notices at the latest, the one before it is taken.
+    """
     reasons = []
     for name in (CHECKPOINT, _BEFORE):
-        try:
-            state: dict[str, Any] = torch.load(run / name, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        if not (run / name).exists():
             continue
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reasons.append(f"{name} cannot be read ({first_line(error)})")
+        try:
+            with decoding(run / name):
+                _check_sums(run / name)
+                restore(torch.load(run / name, map_location="cpu", weights_only=True))
+        except InputError as error:
+            reasons.append(f"{name} {error.what}")
         else:
-            return state, f"{reasons[0]}; going on from the one before it" if reasons else ""
+            return f"{reasons[0]}; resuming from the one before it" if reasons else ""
     raise InputError(
         "; ".join(reasons) if reasons else "this run has no checkpoint",
         where=run,
-        remedy="start it anew without --resume",
+        remedy="start a new run without --resume",
     )
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError for a flipped bit, which torch does not look for: its file is a ZIP with a checksum each."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"checksum of {printable(damaged)[:60]}")

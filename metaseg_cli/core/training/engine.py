@@ -389,7 +389,19 @@ class Trainer:
 
     def restore(self) -> str:
         """Go on where the run's checkpoint stands; returns what has to be said. Raises InputError when it cannot."""
-        saved, note = load_checkpoint(self.run)
+        return load_checkpoint(self.run, self._take)
+
+    def _take(self, saved: dict[str, Any]) -> None:
+        """Stand where *saved* stands. Raises whatever comes of a damaged one."""
+        state = State.from_json(saved["state"])
+        if state.epoch > self.config.epochs + 10**6 or state.step < 0 or state.best_epoch > state.epoch:
+            raise ValueError("its counts do not fit together")
+        setting = json.loads(saved["setting"])
+        Numerics(**{name: value for name, value in setting.items() if name != "pieces"})
+        # An optimiser whose state does not fit fails here, not in the first step.
+        build_optimizer(self.model, self.config).load_state_dict(saved["optimizer"])
+        if self.best.keys() - self.model.state_dict().keys():
+            raise ValueError("the best weights are those of another network")
         self.model.load_state_dict(saved["model"])
         self.averaged.model.load_state_dict(saved["averaged"])
         self.averaged.updates = saved["averaged_updates"]
@@ -397,6 +409,5 @@ class Trainer:
         self._saved = {name: saved[name] for name in ("optimizer", "setting", "scaler")}
         self._searched, mistakes = json.loads(saved["mistakes"])
         self.sampler.mistakes = tuple(Place(m["case"], tuple(m["centre"])) for m in mistakes)
-        self.state = State.from_json(saved["state"])
+        self.state = state
         self.budget.earlier, self.budget.reserved = self.state.seconds, self.state.reserved
-        return note

@@ -10,6 +10,7 @@ from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.numerics import Numerics
 from metaseg_cli.core.training.tuning import Tuned
 from metaseg_cli.core.training.validation import CaseFindings
+from metaseg_cli.core.typed_json import parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,15 @@ class State:
     @classmethod
     def from_json(cls, text: str) -> State:
         """The inverse of ``as_json``."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**{**values, "history": [EpochRecord(**row) for row in values["history"]]})
+        values: dict[str, Any] = parsed(text)
+        history = [EpochRecord(**_numbers(row)) for row in values.pop("history")]
+        return cls(**_numbers(values), history=history)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers and others; scores are NaN where nothing validates, so they are converted and not checked."""
+    whole = ("step", "epoch", "best_epoch", "loss_count")
+    return {name: int(value) if name in whole else float(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

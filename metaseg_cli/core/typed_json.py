@@ -1,0 +1,117 @@
+"""JSON documents of our own, read back with their types checked: a damaged one is refused, never half understood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from metaseg_cli.errors import InputError, decoding, printable
+
+Kind = TypeVar("Kind")
+_MOST_BYTES = 512 * 2**20
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The JSON object in *path*. Raises InputError when it is missing, too large, too deep, damaged, or no object."""
+    with decoding(path, "not valid JSON", remedy=remedy):
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError("far larger than such a file ever is", where=path, remedy=remedy)
+        values = parsed(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise InputError("not a JSON object", where=path, remedy=remedy)
+    return values
+
+
+def parsed(text: str) -> Any:
+    """*text* as JSON. Raises ValueError, also where it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def build(kind: type[Kind], value: Any, name: str = "") -> Kind:
+    """*value*, from JSON, as *kind*: a dataclass, or a type that its fields have. Raises ValueError that says where."""
+    result: Kind = _build(kind, value, name)
+    return result
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:
+    if kind is Any:
+        return value
+    if isinstance(kind, types.UnionType):
+        options = [o for o in typing.get_args(kind) if o is not type(None)]
+        if value is None and len(options) < len(typing.get_args(kind)):
+            return None
+        return _build(options[0], value, name)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, name)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise _wrong(name, value, f"one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(name, value, "a table")
+        return {_key(arguments[0], k, name): _build(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
+    if origin in (tuple, list):
+        return _sequence(origin, arguments, value, name)
+    return _plain(kind, value, name)
+
+
+def _dataclass(kind: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(name, value, "a table")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    missing = [
+        f.name
+        for f in known.values()
+        if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{name or 'it'} has no {missing[0]}")
+    given = {k: _build(hints[k], v, f"{name}.{k}" if name else k) for k, v in value.items() if k in known}
+    return kind(**given)
+
+
+def _key(kind: Any, key: str, name: str) -> Any:
+    if kind is not int:
+        return key
+    if not key.lstrip("-").isdecimal() or len(key) > 18:
+        raise _wrong(name, key, "a whole number")
+    return int(key)
+
+
+def _sequence(origin: Any, arguments: tuple[Any, ...], value: Any, name: str) -> Any:
+    if not isinstance(value, list):
+        raise _wrong(name, value, "a list")
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            raise _wrong(name, value, f"a list of {len(arguments)}")
+        return tuple(_build(k, v, f"{name}[{i}]") for i, (k, v) in enumerate(zip(arguments, value, strict=True)))
+    return origin(_build(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
+
+
+def _plain(kind: Any, value: Any, name: str) -> Any:
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+        if not math.isfinite(number):
+            raise _wrong(name, value, "a number")
+        return number
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise _wrong(name, value, words.get(kind, kind.__name__))
+    return value
+
+
+def _wrong(name: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"{printable(name) or 'it'} is not {wanted}: {printable(value)[:40]}")
