@@ -10,6 +10,7 @@ from pathlib import Path
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.whole_file import make_folder
 from metaseg_cli.errors import InputError
 
 _TRAINING_PATIENTS = 80
@@ -47,7 +48,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         if not (out / _MARK).exists():
             raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
         shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / _MARK).write_text("metaseg demo may clear this folder\n")
     raw = out / "raw"
     progress.say("Making phantom brains with metastases …")

@@ -16,6 +16,7 @@ from metaseg_cli.core.inference.predictor import Model, load_model
 from metaseg_cli.core.phantom import PhantomSettings, make_phantom
 from metaseg_cli.core.preprocessing import normalise, preprocess
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.whole_file import make_folder
 from metaseg_cli.errors import InputError
 
 _TOLERANCE = 1e-3
@@ -42,7 +43,7 @@ def export(config: ExportConfig, progress: Progress) -> ExportResult:
     for each in (path, about):
         if each.exists() and not config.overwrite:
             raise InputError("it exists already", where=each, remedy="pass --overwrite, or another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     model = load_model(source, "cpu")
     image, name = _example(model, config.check)
     progress.start("exporting", 2)

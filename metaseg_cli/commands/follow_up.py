@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import write_bytes_whole, write_text_whole
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.whole_file import make_folder, write_bytes_whole, write_text_whole
+from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.reports import charts
 
+DOCUMENT = "follow_up.json"  # written last: where it stands, the follow-up is whole
 DISCLAIMER = (
     "Diameters alone, of masks that a program or a person made: not a medical device, and no assessment of a patient."
 )
@@ -62,8 +64,7 @@ class _Visit:
 
 def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpResult:
     """Run ``metaseg follow-up``. Raises MetasegError: a course with a visit left out would be a false one."""
-    outputs = [config.out / name for name in ("follow_up.csv", "visits.csv", "follow_up.json", "course.png")]
-    if not config.overwrite and any(path.exists() for path in outputs):
+    if not config.overwrite and (config.out / DOCUMENT).exists():
         raise InputError("it holds a follow-up already", where=config.out, remedy="pass --overwrite, or another --out")
     names = _names(config.visits)
     progress.start("visits", len(config.visits))
@@ -71,7 +72,9 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpResult:
     notes: list[str] = []
     findings = []
     for name, path in zip(names, config.visits, strict=True):
-        visit = _read(name, Path(path), config)
+        visit = attempt(partial(_read, name, Path(path), config), Path(path), config.out)
+        if isinstance(visit, Problem):
+            raise InputError(visit.reason, where=visit.file, remedy=visit.remedy)
         notes += [f"{name}: {note}" for note in visit.mask.notes]
         to_first = np.eye(4)
         if visits and not same_grid(visit.mask, visits[0].mask):
@@ -240,7 +243,7 @@ def as_document(result: FollowUpResult) -> dict[str, Any]:
 
 
 def _write(result: FollowUpResult) -> None:
-    result.out.mkdir(parents=True, exist_ok=True)
+    make_folder(result.out)
     for name, rows in (("follow_up.csv", lesion_rows(result)), ("visits.csv", visit_rows(result))):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]) if rows else ["lesion"])
@@ -248,4 +251,4 @@ def _write(result: FollowUpResult) -> None:
         writer.writerows(rows)
         write_text_whole(result.out / name, text.getvalue())
     write_bytes_whole(result.out / "course.png", charts.course(result.names, result.course))
-    write_text_whole(result.out / "follow_up.json", json.dumps(as_document(result), indent=1, allow_nan=False))
+    write_text_whole(result.out / DOCUMENT, json.dumps(as_document(result), indent=1, allow_nan=False))

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import CaseSource
+from metaseg_cli.core.digests import digests_under, file_digest, key_of
 from metaseg_cli.core.whole_file import make_folder, write_text_whole
 
 DOCUMENT = "predictions.json"
@@ -21,24 +21,14 @@ _UNFINISHED = ".predictions"  # in the output folder while a call is at work: a 
 
 def result_key(source: CaseSource, model: Path, changed: float, config: PredictConfig) -> str:
     """Changes when the model, a setting that results depend on, or a byte of the input does."""
-    files = {name: [_digest(f) for f in _files(paths)] for name, paths in source.sequences.items()}
-    identity = [_model_digest(model, changed), config.of_results(), files]
-    return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    return [f for p in paths for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    files = {name: digests_under(paths) for name, paths in source.sequences.items()}
+    return key_of([_model_digest(model, changed), config.of_results(), files])
 
 
 @lru_cache(maxsize=2)
 def _model_digest(path: Path, changed: float) -> str:
     del changed
-    return _digest(path)
+    return file_digest(path)
 
 
 class Records:

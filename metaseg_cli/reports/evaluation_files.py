@@ -14,7 +14,7 @@ import metaseg_cli
 from metaseg_cli.core.metrics import Lesion, policy
 from metaseg_cli.core.metrics.cases import CaseScore, Picture
 from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
-from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.core.whole_file import make_folder, write_text_whole
 from metaseg_cli.reports import figures, pages
 from metaseg_cli.reports.comparison_files import finite
 
@@ -35,7 +35,7 @@ def write(
     notes: Sequence[str],
 ) -> None:
     """Write everything into *out*; each file appears whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     document = {
         "schema": SCHEMA,
         "program": f"metaseg {metaseg_cli.__version__}",

@@ -21,6 +21,7 @@ from scipy import ndimage
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
@@ -170,8 +171,7 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"file": str(path), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
