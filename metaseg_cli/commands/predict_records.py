@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +47,7 @@ class Records:
 
     def others(self, names: set[str]) -> list[dict[str, Any]]:
         """The finished scans of earlier calls that are not among *names*, and whose masks are still there."""
-        return [e for name, e in self._finished.items() if name not in names and Path(e["mask"]).exists()]
+        return [e for name, e in self._finished.items() if name not in names and os.path.exists(e["mask"])]
 
     def begin(self, name: str, key: str) -> None:
         """Before the first result of a scan is written: what lies there after a kill is ours."""
@@ -69,7 +70,9 @@ class Records:
 def _entries(path: Path) -> list[dict[str, Any]]:
     document = _document(path)
     entries = [*_list(document.get("scans")), *_list(document.get("earlier"))]
-    return [e for e in entries if isinstance(e, dict) and {"name", "key", "mask"} <= set(e)]
+    return [
+        e for e in entries if isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("name", "key", "mask"))
+    ]
 
 
 def _list(value: Any) -> list[Any]:
