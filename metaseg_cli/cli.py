@@ -141,7 +141,7 @@ def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
         _print(*tables.predict_summary(as_document(result), result.problems))
     if result.problems:
         for problem in result.problems if quiet or as_json else ():
-            print(f"metaseg: {problem.file}: {problem.reason}; {problem.remedy}", file=sys.stderr)
+            print(f"metaseg: {problem}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from metaseg_cli.errors import printable
+
 
 class TerminalProgress:
     """Listens as core.progress.Progress; everything goes to stderr, so that stdout holds results alone."""
@@ -76,7 +78,7 @@ class TerminalProgress:
         if self._bar and self._task is not None:
             shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-3):.1f} s each"
             done = now - self._began if self._seconds else self._done
-            self._bar.update(self._task, completed=done, note=note, rate=shown, count=self._count(now))
+            self._bar.update(self._task, completed=done, note=printable(note), rate=shown, count=self._count(now))
         elif now - self._spoke > 15:
             self._spoke = now
             left = (self._total - self._done) / rate if self._total else None
@@ -92,6 +94,7 @@ class TerminalProgress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
+        text = printable(text)
         if self.quiet:
             return
         if self.console.is_terminal:
@@ -100,7 +103,7 @@ class TerminalProgress:
             self._line(text)
 
     def _line(self, text: str) -> None:
-        print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+        print(time.strftime("%H:%M:%S"), printable(text), file=sys.stderr, flush=True)
 
 
 def _minutes(seconds: float) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 import metaseg_cli
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import FollowUpConfig
+from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.follow_up import Course, Finding, follow
 from metaseg_cli.core.images import (
     Volume,
@@ -245,10 +244,6 @@ def as_document(result: FollowUpResult) -> dict[str, Any]:
 def _write(result: FollowUpResult) -> None:
     make_folder(result.out)
     for name, rows in (("follow_up.csv", lesion_rows(result)), ("visits.csv", visit_rows(result))):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else ["lesion"])
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text_whole(result.out / name, text.getvalue())
+        write_text_whole(result.out / name, csv_text(rows, list(rows[0]) if rows else ["lesion"]))
     write_bytes_whole(result.out / "course.png", charts.course(result.names, result.course))
     write_text_whole(result.out / DOCUMENT, json.dumps(as_document(result), indent=1, allow_nan=False))

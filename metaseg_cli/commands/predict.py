@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from metaseg_cli.commands.predict_inputs import absolute, output_names, sources_
 from metaseg_cli.commands.predict_records import DOCUMENT, Records
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
 from metaseg_cli.core.model_file import ModelCard, read_card
@@ -154,10 +153,7 @@ def _write_tables(result: PredictResult, records: Records) -> None:
         "z_mm",
         "confidence",
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(row for scan in result.scans for row in scan.lesions)
-    write_text_whole(result.out / "lesions.csv", text.getvalue())
+    rows = [row for scan in result.scans for row in scan.lesions]
+    write_text_whole(result.out / "lesions.csv", csv_text(rows, columns))
     document = as_document(result) | {"earlier": records.others({scan.name for scan in result.scans})}
     write_text_whole(result.out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 import metaseg_cli
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
@@ -77,11 +76,8 @@ class Recorder:
 
     def __call__(self, history: list[EpochRecord]) -> None:
         columns = [f.name for f in dataclasses.fields(EpochRecord)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(record) for record in history)
-        write_text_whole(self._run / "history.csv", text.getvalue())
+        rows = [dataclasses.asdict(record) for record in history]
+        write_text_whole(self._run / "history.csv", csv_text(rows, columns))
         figures.save_curves(self._run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
         if self._events is not None:
             for name in columns[1:]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import metaseg_cli
+from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics.differences import Difference
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.whole_file import write_text_whole
@@ -46,11 +45,7 @@ def write(
         "notes": list(notes),
     }
     write_text_whole(out / "comparison.json", json.dumps(finite(document), indent=1, allow_nan=False))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["region"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_whole(out / "comparison.csv", text.getvalue())
+    write_text_whole(out / "comparison.csv", csv_text(rows, list(rows[0]) if rows else ["region"]))
     write_text_whole(
         out / "comparison.html",
         pages.template("comparison.html.j2").render(

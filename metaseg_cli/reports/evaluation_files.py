@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import metaseg_cli
+from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics import Lesion, policy
 from metaseg_cli.core.metrics.cases import CaseScore, Picture
 from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
@@ -171,8 +170,4 @@ def _described(lesion: Lesion, case: CaseScore, unit: str) -> dict[str, Any]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns) or list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, list(columns) or list(dict.fromkeys(key for row in rows for key in row)))

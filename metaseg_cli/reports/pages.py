@@ -11,6 +11,7 @@ from typing import Any
 from metaseg_cli.core.metrics import policy
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.errors import printable
 from metaseg_cli.reports import charts
 
 
@@ -106,7 +107,14 @@ def template(name: str) -> Any:
     """The Jinja template of this name; whatever goes into it is escaped."""
     from jinja2 import Environment, PackageLoader
 
-    return Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True).get_template(name)
+    return Environment(loader=PackageLoader("metaseg_cli", "reports"), autoescape=True, finalize=_shown).get_template(
+        name
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Texts without control characters, which a name of a file may hold."""
+    return printable(value) if type(value) is str else value
 
 
 def number(value: float | None, digits: int = 3) -> str:

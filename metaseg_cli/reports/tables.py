@@ -6,11 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+from rich import markup
 from rich.table import Table
+
+from metaseg_cli.errors import printable
 
 if TYPE_CHECKING:
     from metaseg_cli.errors import Problem
+
+
+def escape(text: str) -> str:
+    """*text* without markup of Rich's, and without control characters, which a name of a file may hold."""
+    return markup.escape(printable(text))
+
 
 _SHOWN = 12
 _MANY = 40

@@ -1,0 +1,35 @@
+"""Tables as CSV, written and read in one place: a cell never becomes a formula in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metaseg_cli.errors import printable
+
+_FORMULA = ("=", "+", "-", "@")  # tab and carriage return are escaped before
+_QUOTE = "'"  # in front of a cell it makes a spreadsheet take what follows as text
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """*rows* with a heading of *columns*; texts in one line, and harmless to spreadsheets (CWE-1236)."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns))
+    writer.writeheader()
+    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def safe_cell(value: Any) -> Any:
+    """A text that a spreadsheet would run, with a quote in front; control characters escaped. Numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return _QUOTE + shown if shown.lstrip(" ").startswith(_FORMULA) else shown
+
+
+def plain_cell(text: str) -> str:
+    """The inverse of ``safe_cell`` for a table that was written by it."""
+    return text[1:] if text.startswith(_QUOTE) and text[1:].lstrip(" ").startswith(_FORMULA) else text
