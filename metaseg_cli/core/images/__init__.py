@@ -1,7 +1,7 @@
 """Read and write one scan with its geometry."""
 
+from metaseg_cli.core.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.alignment import align_rigidly
-from metaseg_cli.core.images.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg

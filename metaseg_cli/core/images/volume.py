@@ -36,6 +36,7 @@ class Volume:
     coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is what the file's EXIF
     tag said; ``array`` is already turned upright. ``notes`` are sentences on what had to be assumed while reading.
     ``sequences`` name the channels where a model or its user says what they are; colours have no names.
+    ``frame_of_reference`` is DICOM's UID of the coordinates; empty where there is none.
     """
 
     array: NDArray[Any]
@@ -47,6 +48,7 @@ class Volume:
     nifti_forms: NiftiForms | None = None
     notes: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    frame_of_reference: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
