@@ -46,8 +46,10 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     With *keep* every scan's arrays stay in the result.
     """
     path = find_model(config.model)
-    sources, problems = sources_of(config.inputs)
+    sources, problems, notes = sources_of(config.inputs)
     card = read_card(path)
+    for note in notes:
+        progress.say(note)
     progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
     config.out.mkdir(parents=True, exist_ok=True)
     changed = path.stat().st_mtime

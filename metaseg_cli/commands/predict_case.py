@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from metaseg_cli.core.images import (
     suffix_of,
     turn_to_canonical,
     turned,
+    unpacked,
     write_mask,
     write_rtstruct,
     write_seg,
@@ -88,6 +90,7 @@ class Read:
     mask: Path
     segmentation: Path | None
     given: Input
+    unpacked: ExitStack  # holds the folder of a ZIP until the results, which repeat its headers, are written
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +149,15 @@ def _tried(job: Job, function: Callable[[], Result]) -> Result | Problem:
 
 
 def _read(job: Job) -> Read:
-    config, source, name = job.config, job.source, job.name
+    with ExitStack() as stack:
+        source = job.source
+        if source.archive is not None:
+            source = source.unpacked_in(stack.enter_context(unpacked(source.archive)))
+        return _read_files(job, source, stack)
+
+
+def _read_files(job: Job, source: CaseSource, stack: ExitStack) -> Read:
+    config, name = job.config, job.name
     first = source.first_file
     # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
     model = model_of(job.model, job.changed, config)
@@ -166,7 +177,8 @@ def _read(job: Job) -> Read:
         for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
             if path.exists():
                 raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
-    return Read(job, model, scan, series, suffix, mask, segmentation, model.read(scan))
+    given = model.read(scan)
+    return Read(job, model, scan, series, suffix, mask, segmentation, given, stack.pop_all())
 
 
 def _looked(one: Read) -> Prediction:
@@ -205,7 +217,10 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
     # The mask last: where it stands, the scan is done.
     if one.mask != one.segmentation:
         write_mask(one.mask, prediction.mask, image)
+    one.unpacked.close()
     used = one.scan if isinstance(one.scan, Mapping) else {next(iter(source.sequences)): (one.scan,)}
+    if source.archive is not None:
+        used = dict.fromkeys(used, (source.archive,))
     return PredictedScan(
         source=first if len(source.files) == 1 or first.is_dir() or is_image_file(first) else first.parent,
         sequences={n: str(files[0] if len(files) == 1 else files[0].parent) for n, files in used.items()},
@@ -251,7 +266,7 @@ def _series(files: Sequence[Path]) -> Sequence[Path]:
     """The files of the DICOM series that *files* are, or lie in; none for other formats."""
     if files[0].is_dir():
         return dicom_files(files[0])
-    return files if suffix_of(files[0]) != ".zip" and not is_image_file(files[0]) and is_dicom(files[0]) else ()
+    return files if not is_image_file(files[0]) and is_dicom(files[0]) else ()
 
 
 def _segments(

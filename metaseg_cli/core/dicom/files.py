@@ -28,16 +28,16 @@ def is_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             return looks_like_dicom(file.read(_HEAD))
     except OSError:
-        return False
+        return not path.suffix  # what may be a slice is named when it is read, not lost
 
 
 def dicom_files(folder: Path) -> list[Path]:
     """The DICOM files anywhere under *folder*, hidden ones and DICOMDIR left out, in order of their names."""
-    files = (p for p in sorted(folder.rglob("*")) if not is_passed_over(p, folder))
+    files = (p for p in sorted(folder.rglob("*")) if not is_skipped(p, folder))
     return [p for p in files if is_dicom(p)]
 
 
-def is_passed_over(path: Path, root: Path) -> bool:
+def is_skipped(path: Path, root: Path) -> bool:
     """Whether a file under *root* is hidden, an archive's leftover, or a DICOMDIR, a table of contents."""
     parts = path.relative_to(root).parts
     return path.name.upper() == "DICOMDIR" or any(part.startswith((".", "__MACOSX")) for part in parts)
@@ -86,7 +86,7 @@ def _check_head(head: bytes, path: Path) -> None:
         raise InputError(what, where=path, remedy="replace or remove it")
 
 
-def _syntax_of(data: Any, path: Path) -> str:
+def _syntax_of(data: Any, path: Path) -> Any:
     """How a file without meta header is encoded: as its elements are, unless its pixels are compressed."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _one_series(files: Sequence[Path]) -> Series:
         raise _no_image(files)
     images, notes = without_copies(headers)
     series = series_of(images)
-    where = images[0].path if len(images) == 1 else images[0].path.parent
+    where = images[0].path if len(images) == 1 else Path(os.path.commonpath([i.path.parent for i in images]))
     if len(series) > 1:
         several = ", ".join(f"{s[0].description or 'without name'} ({len(s)} files)" for s in series[:8])
         more = ", …" if len(series) > 8 else ""
@@ -198,7 +199,7 @@ def _values(path: Path) -> tuple[NDArray[Any], list[str]]:
 def _rescale(slope: Any, intercept: Any, path: Path) -> tuple[float, float, list[str]]:
     """Slope and intercept as numbers; a slope of 0, which would erase the image, is taken as 1 and said."""
     numbers = [1.0 if slope in (None, "") else float(slope), 0.0 if intercept in (None, "") else float(intercept)]
-    if not np.isfinite(np.float32(numbers)).all():
+    if not np.isfinite(np.array(numbers, np.float32)).all():
         raise InputError(f"its rescale slope is {slope}, intercept {intercept}", where=path, remedy="export it again")
     if numbers[0] == 0:
         return 1.0, numbers[1], ["a rescale slope of 0 was taken as 1"]

@@ -25,14 +25,14 @@ class Structure:
     """Closed planar contours as points ``(n, 3)`` in voxel indices (x, y, z), and what was left out of it."""
 
     name: str
-    contours: tuple[NDArray[np.float64], ...]
+    contours: tuple[NDArray[Any], ...]
     left_out: Counter[str]
 
 
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
     """The contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
     to_index = np.linalg.inv(image.affine)
-    contours: list[NDArray[np.float64]] = []
+    contours: list[NDArray[Any]] = []
     left_out: Counter[str] = Counter()
     for contour in item.get("ContourSequence") or []:
         kind = str(contour.get("ContourGeometricType") or "CLOSED_PLANAR")
@@ -100,9 +100,9 @@ def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[
     return masks, notes
 
 
-def _planes(structure: Structure) -> list[tuple[float, list[NDArray[np.float64]]]]:
+def _planes(structure: Structure) -> list[tuple[float, list[NDArray[Any]]]]:
     """Contours by the plane that they lie in, as a level in slices."""
-    found: list[tuple[float, list[NDArray[np.float64]]]] = []
+    found: list[tuple[float, list[NDArray[Any]]]] = []
     for contour in sorted(structure.contours, key=lambda c: float(c[:, 2].mean())):
         level = float(contour[:, 2].mean())
         if found and level - found[-1][0] <= _ONE_PLANE:
@@ -114,14 +114,14 @@ def _planes(structure: Structure) -> list[tuple[float, list[NDArray[np.float64]]
 
 def _slices_of(level: float, reach: float, between: bool, name: str, image: Volume, path: Path) -> slice:
     """The slices that a plane stands for."""
-    first = int(np.floor(level - reach + 1e-6)) + 1 if between else int(np.round(level))
-    last = int(np.floor(level + reach + 1e-6)) if between else first
+    first = int(np.floor(level - reach + 1e-3)) + 1 if between else int(np.round(level))
+    last = int(np.floor(level + reach + 1e-3)) if between else first
     if last < 0 or first > image.shape[0] - 1:
         raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
     return slice(max(first, 0), last + 1)
 
 
-def _even_odd(contours: Sequence[NDArray[np.float64]], image: Volume) -> NDArray[np.bool_]:
+def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.bool_]:
     """Contours of one plane, the largest first: what lies inside what is filled is a hole, all else is added."""
     from skimage.draw import polygon2mask
 

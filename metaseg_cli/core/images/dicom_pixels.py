@@ -114,7 +114,7 @@ def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence
 
 def _finished(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any]:
     """``(N, Y, X, C)`` without unused bits, with its palette's colours, bright as high."""
-    from pydicom.pixels import apply_color_lut
+    from pydicom.pixels.processing import apply_color_lut
 
     frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)
     if form.floating or form.allocated == 1:

@@ -187,8 +187,15 @@ def frame_planes(data: Any, path: Path, *, gaps_allowed: bool) -> Planes:
             remedy="export the original series",
         )
     names = [f"frame {i + 1}" for i in range(len(groups))]
-    known = ([v for v in each if v is not None] for each in (positions, orientations, in_plane))
-    return arrange_planes(*known, step, names, path, gaps_allowed=gaps_allowed)
+    return arrange_planes(
+        [p for p in positions if p],
+        [o for o in orientations if o],
+        [s for s in in_plane if s],
+        step,
+        names,
+        path,
+        gaps_allowed=gaps_allowed,
+    )
 
 
 def _numbers(groups: list[Any], sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
