@@ -92,9 +92,13 @@ def image_header(path: Path) -> ImageHeader | None:
 
 
 def text_of(data: Any, keyword: str) -> str:
-    """A value as text; empty where there is none."""
-    value = data.get(keyword)
-    return "" if value is None else str(value).strip()
+    """A value as text; empty where there is none, or none that can be read."""
+    with quiet():
+        try:
+            value = data.get(keyword)
+        except Exception:  # values are decoded when they are asked for
+            return ""
+        return "" if value is None else str(value).strip()
 
 
 def spacing_of(data: Any, path: Path) -> tuple[float, ...] | None:
