@@ -59,8 +59,10 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
     if named:
         first = next(iter(named.values()))[0]
         sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
-    unique = {_identity(source): source for source in reversed(sources)}
-    return list(reversed(unique.values())), problems, notes
+    unique: dict[tuple[str, ...], CaseSource] = {}
+    for source in sources:
+        unique.setdefault(_identity(source), source)
+    return list(unique.values()), problems, notes
 
 
 def _identity(source: CaseSource) -> tuple[str, ...]:
