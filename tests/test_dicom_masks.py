@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import highdicom as hd
@@ -24,7 +25,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from metaseg_cli.core.datasets import find_cases
-from metaseg_cli.core.images import on_grid_of, read_image, read_mask, read_scan, write_seg
+from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask, read_scan, write_seg
 from metaseg_cli.core.images import write_rtstruct as write_rtstruct_of_masks
 from metaseg_cli.core.images.dicom_rtstruct import outlines
 from metaseg_cli.errors import InputError
@@ -209,3 +210,180 @@ def test_contours_fill_what_lies_inside_and_leave_holes_and_organs_out(tmp_path:
     assert any("Brainstem" in note for note in mask.notes)
     found = find_cases(tmp_path)
     assert [(c.patient, list(c.sequences), len(c.masks)) for c in found.cases] == [("P1", ["t1c"], 1)]
+
+
+# -- what is wrong with a SEG ----------------------------------------------------------------------------------------
+
+
+def set_segment(data: Dataset, frame: int, number: int) -> None:
+    group = data.PerFrameFunctionalGroupsSequence[frame].SegmentIdentificationSequence[0]
+    group.ReferencedSegmentNumber = number
+
+
+def without_segment(data: Dataset) -> None:
+    del data.PerFrameFunctionalGroupsSequence[1].SegmentIdentificationSequence
+
+
+def declared_twice(data: Dataset) -> None:
+    data.SegmentSequence.append(data.SegmentSequence[0])
+
+
+def huge_segment(data: Dataset) -> None:
+    data.SegmentSequence[0].SegmentNumber = 300
+
+
+def far_away(data: Dataset) -> None:
+    data.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 99999]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: set_segment(d, 1, 7), "frame 2 belongs to segment 7, which it does not declare"),
+        (without_segment, "frame 2 belongs to no segment"),
+        (declared_twice, "declares segment 1 twice"),
+        (huge_segment, "segments up to 300"),
+        (lambda d: d.__delattr__("SegmentSequence"), "declares no segment"),
+        (lambda d: setattr(d, "SegmentationType", "WHAT"), "unknown type 'WHAT'"),
+        (lambda d: setattr(d, "PixelData", d.PixelData[:-4]), "less than expected"),
+        (lambda d: setattr(d, "Rows", 40), "less than expected"),
+        (lambda d: setattr(d, "NumberOfFrames", 3), "3 frames but describes"),
+        (far_away, "slices are|planes lie|shifted"),
+    ],
+)
+def test_a_seg_that_contradicts_itself_is_refused(
+    tmp_path: Path, change: Callable[[Dataset], None], message: str
+) -> None:
+    masks = np.stack([lesions(SHAPE), np.roll(lesions(SHAPE), 9, axis=1)], axis=-1).astype(np.uint8)
+    make_seg(tmp_path / "a.dcm", write_series(tmp_path / "scan", numbers()), masks, "BINARY", count=2)
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    change(data)
+    data.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=message):
+        read_mask(tmp_path / "a.dcm")
+
+
+def test_a_label_map_holds_only_what_it_declares(tmp_path: Path) -> None:
+    make_seg(tmp_path / "a.dcm", write_series(tmp_path / "s", numbers()), lesions(SHAPE).astype(np.uint8), "LABELMAP")
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    data.PixelData = data.PixelData.replace(b"\1", b"\5")
+    data.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="label 5, which it does not declare"):
+        read_mask(tmp_path / "a.dcm")
+
+
+def test_a_segment_without_a_frame_is_told(tmp_path: Path) -> None:
+    masks = np.stack([lesions(SHAPE), np.zeros(SHAPE, bool)], axis=-1).astype(np.uint8)
+    make_seg(tmp_path / "a.dcm", write_series(tmp_path / "scan", numbers()), masks, "BINARY", count=2)
+    assert "segments without a frame: 2 = lesion 2" in read_mask(tmp_path / "a.dcm").notes
+
+
+# -- contours --------------------------------------------------------------------------------------------------------
+
+
+def structure_set(
+    folder: Path, contours: list[np.ndarray], change: Callable[[Dataset], None] | None = None
+) -> tuple[Path, Volume]:
+    """A GTV of *contours* on a series, and the series read."""
+    paths = write_series(folder / "scan", numbers())
+    scan = read_image(folder / "scan")
+    head = pydicom.dcmread(paths[0])
+    write_rtstruct(folder / "rt.dcm", scan, head.StudyInstanceUID, head.SeriesInstanceUID, {"GTV": contours})
+    if change:
+        data = pydicom.dcmread(folder / "rt.dcm")
+        change(data)
+        data.save_as(folder / "rt.dcm")
+    return folder / "rt.dcm", scan
+
+
+@pytest.mark.parametrize(
+    ("planes", "slices"),
+    [
+        ((1.5, 2.5), (2, 3)),
+        ([1 + k / 4 for k in range(9)], (1, 2, 3)),
+        ((0.4, 1.6, 2.8, 4.0), (0, 1, 2, 3, 4)),  # planes 1.2 slices apart
+        ((1, 2, 3), (1, 2, 3)),
+        ((3.3,), (3,)),
+    ],
+)
+def test_contours_between_slices_make_a_solid_lesion(
+    tmp_path: Path, planes: tuple[float, ...], slices: tuple[int, ...]
+) -> None:
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, z) for z in planes])
+    mask = read_mask(path, scan)
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[list(slices), 4:13, 4:13] = 1
+    np.testing.assert_array_equal(mask.array[0], expected)
+    assert any("between the image's slices" in note for note in mask.notes) == (planes != (1, 2, 3))
+
+
+def test_a_hole_is_cut_only_within_one_plane(tmp_path: Path) -> None:
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2), square(6.5, 8.5, 2.3), square(3.5, 12.5, 2)])
+    mask = read_mask(path, scan).array[0]
+    assert mask.sum() == 81  # neither the plane beside it nor the same contour again cuts anything out
+
+
+def test_contours_that_overlap_in_one_plane_are_united(tmp_path: Path) -> None:
+    path, scan = structure_set(tmp_path, [square(3.5, 9.5, 2), square(7.5, 12.5, 2)])
+    assert read_mask(path, scan).array.sum() == 36 + 25 - 4
+
+
+def test_a_structure_drawn_on_every_second_slice_says_so(tmp_path: Path) -> None:
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, z) for z in (0, 2, 4)])
+    mask = read_mask(path, scan)
+    assert mask.array[0].any(axis=(1, 2)).tolist() == [True, False, True, False, True, False]
+    assert "GTV is drawn on every second slice only: the slices between are empty" in mask.notes
+
+
+def first_contour(data: Dataset) -> Dataset:
+    return data.ROIContourSequence[0].ContourSequence[0]
+
+
+def tilted(data: Dataset) -> None:
+    contour = first_contour(data)
+    contour.ContourData = [*contour.ContourData[:2], float(contour.ContourData[2]) + 9, *contour.ContourData[3:]]
+
+
+def shifted(data: Dataset) -> None:
+    contour = first_contour(data)
+    contour.ContourData = [v + 500 for v in contour.ContourData]
+
+
+def other_frame(data: Dataset) -> None:
+    data.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = generate_uid()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: setattr(first_contour(d), "ContourData", first_contour(d).ContourData[:-1]), "not three for each"),
+        (lambda d: setattr(first_contour(d), "NumberOfContourPoints", 5), "4 points where it promises 5"),
+        (tilted, "tilted against them"),
+        (shifted, "outside the image"),
+        (other_frame, "another frame of reference"),
+        (lambda d: d.__delattr__("RTROIObservationsSequence"), "without its RTROIObservationsSequence"),
+        (lambda d: d.ROIContourSequence.append(d.ROIContourSequence[0]), "structure 1 is there twice"),
+    ],
+)
+def test_a_structure_set_that_contradicts_itself_or_the_image_is_refused(
+    tmp_path: Path, change: Callable[[Dataset], None], message: str
+) -> None:
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2)], change)
+    with pytest.raises(InputError, match=message):
+        read_mask(path, scan)
+
+
+def test_points_and_structures_without_contours_are_told(tmp_path: Path) -> None:
+    def change(data: Dataset) -> None:
+        point, roi = Dataset(), Dataset()
+        point.ContourGeometricType, point.NumberOfContourPoints = "POINT", 1
+        point.ContourData = first_contour(data).ContourData[:3]
+        data.ROIContourSequence[0].ContourSequence.append(point)
+        roi.ROINumber, roi.ROIName = 9, "GTV_later"
+        data.StructureSetROISequence.append(roi)
+
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2)], change)
+    mask = read_mask(path, scan)
+    assert mask.array.sum() == 81
+    assert "GTV: 1 contour(s) were left out, being POINT" in mask.notes
+    assert "structures without contours: GTV_later" in mask.notes

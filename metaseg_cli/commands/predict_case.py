@@ -150,23 +150,21 @@ def _tried(job: Job, function: Callable[[], Result]) -> Result | Problem:
 
 def _read(job: Job) -> Read:
     with ExitStack() as stack:
-        source = job.source
-        if source.archive is not None:
-            source = source.unpacked_in(stack.enter_context(unpacked(source.archive)))
-        return _read_files(job, source, stack)
+        return _read_files(job, stack)
 
 
-def _read_files(job: Job, source: CaseSource, stack: ExitStack) -> Read:
-    config, name = job.config, job.name
-    first = source.first_file
+def _read_files(job: Job, stack: ExitStack) -> Read:
+    config, source, name = job.config, job.source, job.name
+    first, inner = source.first_file, next(iter(source.sequences.values()))[0]
     # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
     model = model_of(job.model, job.changed, config)
     scan = scan_for(model.card, source)
-    series = _series(next(iter(scan.values())) if isinstance(scan, Mapping) else (scan,))
+    opened = _opened(scan, source.archive, stack)
+    series = _series(next(iter(opened.values())) if isinstance(opened, Mapping) else (opened,))
     if config.format in _OF_SERIES and not series:
         raise InputError("it is no DICOM series", where=first, remedy="take another --format")
-    suffix = _SUFFIXES.get(config.format) or (suffix_of(first) if is_image_file(first) else ".nii.gz")
-    if suffix == ".png" and not is_picture(first):
+    suffix = _SUFFIXES.get(config.format) or (suffix_of(inner) if is_image_file(inner) else ".nii.gz")
+    if suffix == ".png" and not is_picture(inner):
         raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
     segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
     mask = config.out / f"{name}_mask{suffix}"
@@ -177,7 +175,7 @@ def _read_files(job: Job, source: CaseSource, stack: ExitStack) -> Read:
         for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
             if path.exists():
                 raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
-    given = model.read(scan)
+    given = model.read(opened)
     return Read(job, model, scan, series, suffix, mask, segmentation, given, stack.pop_all())
 
 
@@ -260,6 +258,22 @@ def _write_maps(one: Read, prediction: Prediction) -> dict[str, tuple[Path, ...]
             write_volume(files[-1], layer, prediction.source)
         written[what] = tuple(files)
     return written
+
+
+def _opened(scan: Any, archive: Path | None, stack: ExitStack) -> Any:
+    """*scan* where its ZIP, or those of its sequences (``t1c=a.zip``), are unpacked for as long as *stack* holds."""
+    if archive is not None:
+        folder = stack.enter_context(unpacked(archive))
+        if not isinstance(scan, Mapping):
+            return folder / scan
+        return {name: tuple(folder / file for file in files) for name, files in scan.items()}
+    if not isinstance(scan, Mapping):
+        return scan
+    found: dict[str, Sequence[Path]] = {}
+    for name, files in scan.items():
+        packed = len(files) == 1 and suffix_of(files[0]) == ".zip"
+        found[name] = (packed and dicom_files(stack.enter_context(unpacked(files[0])))) or files
+    return found
 
 
 def _series(files: Sequence[Path]) -> Sequence[Path]:

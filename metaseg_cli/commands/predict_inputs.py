@@ -148,8 +148,8 @@ def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[P
     if name in KNOWN and wanted in KNOWN:
         raise InputError(
             f"by its name it is {name}, the model wants {', '.join(card.sequences)}",
-            where=files[0],
-            remedy=f"if the name is wrong, insist with {wanted}={files[0]}",
+            where=source.first_file,
+            remedy=f"if the name is wrong, insist with {wanted}={source.archive or files[0]}",
         )
     if len(card.sequences) == 1 and not source.slices:
         return {wanted: files}

@@ -42,11 +42,6 @@ class CaseSource:
         """A file to name in messages."""
         return self.archive or next(iter(self.sequences.values()))[0]
 
-    def unpacked_in(self, folder: Path) -> CaseSource:
-        """The case of a ZIP where that was unpacked."""
-        sequences = {name: tuple(folder / file for file in files) for name, files in self.sequences.items()}
-        return dataclasses.replace(self, sequences=sequences, archive=None)
-
     def packed_in(self, archive: Path, folder: Path) -> CaseSource:
         """The case found where *archive* was unpacked, as one of the ZIP."""
         sequences = {name: tuple(f.relative_to(folder) for f in files) for name, files in self.sequences.items()}
