@@ -361,6 +361,10 @@ def other_frame(data: Dataset) -> None:
         (tilted, "tilted against them"),
         (shifted, "outside the image"),
         (other_frame, "another frame of reference"),
+        (
+            lambda d: setattr(d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", generate_uid()),
+            "GTV lies in another frame of reference",
+        ),
         (lambda d: d.__delattr__("RTROIObservationsSequence"), "without its RTROIObservationsSequence"),
         (lambda d: d.ROIContourSequence.append(d.ROIContourSequence[0]), "structure 1 is there twice"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import enhanced, numbers, to_jpeg2000, write_series
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
     RLELossless,
+    generate_uid,
 )
 
 from metaseg_cli.core.images import is_dicom, read_image
@@ -210,6 +214,18 @@ def test_files_without_preamble_and_meta_header_are_read(tmp_path: Path, syntax:
     np.testing.assert_array_equal(read_image(tmp_path).array[0], numbers())
 
 
+def test_a_deflated_bomb_is_not_inflated(tmp_path: Path) -> None:
+    path = write_series(tmp_path, numbers()[:1])[0]
+    save_as(path, DeflatedExplicitVRLittleEndian)
+    data = path.read_bytes()
+    meta = 132 + 12 + int.from_bytes(data[140:144], "little")  # (0002,0000) says how long its group is
+    press = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = b"".join(press.compress(bytes(2**24)) for _ in range(20)) + press.flush()
+    path.write_bytes(data[:meta] + bomb)
+    with pytest.raises(InputError, match="would inflate to more than 256 MiB"):
+        read_image(path.rename(tmp_path / "bomb.dcm"))
+
+
 def test_text_and_other_binary_files_are_no_dicom(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number, content in enumerate((b"", b"\x08\x00", b"08 00 05 00", rng.bytes(5000), bytes(5000), b"PK\3\4" * 99)):
@@ -230,16 +246,14 @@ def test_compressed_pixels_without_meta_header_are_refused_with_the_cause(tmp_pa
 
 
 def test_a_dicomdir_is_no_image(tmp_path: Path) -> None:
-    from pydicom.fileset import FileSet
-
-    def timed(_: int, data: Dataset) -> None:
-        data.StudyTime, data.StudyID = "101010", "1"
-
-    write_series(tmp_path / "series", numbers(), change=timed)
-    files = FileSet()
-    for path in (tmp_path / "series").iterdir():
-        files.add(path)
-    files.write(tmp_path / "disc")
+    write_series(tmp_path / "disc", numbers())
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    data.DirectoryRecordSequence = []
+    data.save_as(tmp_path / "disc" / "DICOMDIR", enforce_file_format=True)
     np.testing.assert_array_equal(read_image(tmp_path / "disc").array[0], numbers())
     with pytest.raises(InputError, match="a DICOMDIR, a table of contents, not an image"):
         read_image(tmp_path / "disc" / "DICOMDIR")

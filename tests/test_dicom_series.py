@@ -40,9 +40,7 @@ def test_a_series_uid_for_every_slice_makes_one_volume(tmp_path: Path, keywords:
     scan = read_image(tmp_path / "scan")
     np.testing.assert_array_equal(scan.array[0], numbers())
     assert "6 SeriesInstanceUIDs, whose images form one stack" in scan.notes[0]
-    found = scans_under(tmp_path)
-    assert [len(c.first_file.parent.name) and len(c.files) for c in found.cases] == [6]
-    assert "read as one" in found.notes[0]
+    assert [len(case.files) for case in scans_under(tmp_path).cases] == [6]
 
 
 def test_repeated_series_of_one_name_stay_apart(tmp_path: Path) -> None:
@@ -57,6 +55,20 @@ def test_repeated_series_of_one_name_stay_apart(tmp_path: Path) -> None:
     assert "a second t1c of P1: left out" in problem.reason
     sources, problems, _ = sources_of([str(tmp_path)])
     assert len(sources) == len(problems) == 1
+
+
+def test_one_series_uid_for_two_series_keeps_them_apart(tmp_path: Path) -> None:
+    uids = {"study": generate_uid(), "series": generate_uid()}
+
+    def same(_: int, data: Dataset) -> None:
+        data.SeriesInstanceUID = uids["series"]
+
+    for name, description in (("a", "AX T1 POST"), ("b", "AX T2 FLAIR")):
+        write_series(tmp_path / name, numbers(), study=uids["study"], description=description, change=same)
+    with pytest.raises(InputError, match="2 series"):
+        read_image(tmp_path)
+    (case,) = scans_under(tmp_path).cases
+    assert {name: len(files) for name, files in case.sequences.items()} == {"t1c": 6, "t2f": 6}
 
 
 def test_one_instance_uid_for_all_slices_makes_no_copies(tmp_path: Path) -> None:

@@ -187,14 +187,11 @@ def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str],
 
 def _find_series(visit: _Visit, notes: list[str]) -> None:
     images, copies = without_copies(visit.images)
-    notes += [f"{visit.folder.name}: {note}" for note in copies]
+    if copies:
+        notes.append(f"{visit.folder.name}: {copies} copies of images were skipped")
     for group in series_of(images):
         uids = {image.series for image in group}
         description = group[0].description
-        if len(uids) > 1:
-            notes.append(
-                f"{visit.folder.name}: {len(uids)} series {description!r} whose images form one stack: read as one"
-            )
         sequence = from_description(description, group[0].path in visit.contrast)
         visit.series.append(_Series(uids, description, sequence, [image.path for image in group]))
 

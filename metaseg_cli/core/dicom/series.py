@@ -143,8 +143,8 @@ def _length(data: Any, keyword: str) -> float | None:
 # -- copies and series -----------------------------------------------------------------------------------------------
 
 
-def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], list[str]]:
-    """*images* without those that are there twice, and a note on what was left out.
+def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], int]:
+    """*images* without those that are there twice, and how many were left out.
 
     A copy has the other's SOPInstanceUID, its place, its number and its pixels: careless anonymisers give one UID to
     a whole series.
@@ -157,11 +157,7 @@ def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], li
             copies += 1
         else:
             same.append(image)
-    notes = [f"{copies} copies of images were skipped"] if copies else []
-    found = [image for same in kept.values() for image in same]
-    if len(found) > 1 and len({image.instance for image in found}) < len(found) and all(i.instance for i in found):
-        notes.append("images share one SOPInstanceUID (anonymised carelessly?): told apart by their positions")
-    return found, notes
+    return [image for same in kept.values() for image in same], copies
 
 
 def _pixel_bytes(path: Path) -> bytes:
@@ -171,14 +167,14 @@ def _pixel_bytes(path: Path) -> bytes:
 
 
 def series_of(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    """*images* by series, the first one's first.
+    """*images* by series, the first one's first. What differs in description is no one series, whatever its UID.
 
     Some scanners, and some anonymisers, give every slice a SeriesInstanceUID of its own: series of one description,
     size, spacing and orientation that together are one regular stack, one image at each position, count as one.
     """
-    by_uid: dict[str, list[ImageHeader]] = defaultdict(list)
+    by_uid: dict[tuple[str, str], list[ImageHeader]] = defaultdict(list)
     for image in images:
-        by_uid[image.series].append(image)
+        by_uid[image.series, image.description].append(image)
     if len(by_uid) == 1:
         return list(by_uid.values())
     kin: dict[tuple[object, ...], list[list[ImageHeader]]] = defaultdict(list)

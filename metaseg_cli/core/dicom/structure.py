@@ -19,7 +19,7 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
 _IMPLICIT, _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
-_MOST_INFLATED = 4 * 2**30
+_MOST_RATIO, _SMALL = 200, 2**28  # of inflating
 _DEEPEST = 40
 Tag = tuple[int, int]
 
@@ -95,10 +95,10 @@ def _encoding(syntax: str, data: bytes, at: int) -> tuple[bool, str]:
 
 
 def _inflated(data: bytes) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = stream.decompress(data, _MOST_INFLATED)
+    stream, most = zlib.decompressobj(-zlib.MAX_WBITS), max(_SMALL, _MOST_RATIO * len(data))
+    inflated = stream.decompress(data, most)
     if stream.unconsumed_tail:
-        raise BrokenStructure(f"it would inflate to more than {_MOST_INFLATED // 2**30} GiB")
+        raise BrokenStructure(f"it would inflate to more than {most // 2**20} MiB")
     if not stream.eof:
         raise BrokenStructure("it ends in the middle of its deflated data set")
     return inflated

@@ -98,7 +98,10 @@ def _one_series(files: Sequence[Path]) -> Series:
     headers = [header for path in files if (header := image_header(path)) is not None]
     if not headers:
         raise _no_image(files)
-    images, notes = without_copies(headers)
+    images, copies = without_copies(headers)
+    notes = [f"{copies} copies of images were skipped"] if copies else []
+    if len({i.instance for i in images}) < len(images) and images[0].instance:
+        notes.append("images share one SOPInstanceUID (anonymised carelessly?): told apart by their positions")
     series = series_of(images)
     where = images[0].path if len(images) == 1 else Path(os.path.commonpath([i.path.parent for i in images]))
     if len(series) > 1:

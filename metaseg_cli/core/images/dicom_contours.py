@@ -32,7 +32,7 @@ class Structure:
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
     """The contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
     to_index = np.linalg.inv(image.affine)
-    contours: list[NDArray[Any]] = []
+    contours: dict[bytes, NDArray[Any]] = {}  # by their points: the same contour twice would cut itself out
     left_out: Counter[str] = Counter()
     for contour in item.get("ContourSequence") or []:
         kind = str(contour.get("ContourGeometricType") or "CLOSED_PLANAR")
@@ -50,10 +50,8 @@ def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure
         low, high = index.min(axis=0), index.max(axis=0)
         if (low < -1.5).any() or (high > np.array(image.shape[::-1]) + 0.5).any():
             raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
-        # The same contour twice would cut itself out.
-        if not any(index.shape == other.shape and np.allclose(index, other, atol=1e-3) for other in contours):
-            contours.append(index)
-    return Structure(name, tuple(contours), left_out)
+        contours[points.tobytes()] = index
+    return Structure(name, tuple(contours.values()), left_out)
 
 
 def _points(contour: Any, name: str, path: Path) -> NDArray[np.float64]:
@@ -123,10 +121,8 @@ def _slices_of(level: float, reach: float, between: bool, name: str, image: Volu
 
 def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.bool_]:
     """Contours of one plane, the largest first: what lies inside what is filled is a hole, all else is added."""
-    from skimage.draw import polygon2mask
-
     size = image.shape[1:]
-    parts = sorted((polygon2mask(size, contour[:, [1, 0]]) for contour in contours), key=lambda p: -int(p.sum()))
+    parts = sorted((_inside(contour[:, [1, 0]], size) for contour in contours), key=lambda p: -int(p.sum()))
     plane = np.zeros(size, bool)
     for part in parts:
         if (part & ~plane).any():
@@ -134,6 +130,18 @@ def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.boo
         else:
             plane &= ~part
     return plane
+
+
+def _inside(points: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels ``(Y, X)`` whose centres lie inside *points* (row, column), looked for in their bounding box alone."""
+    from skimage.draw import polygon2mask
+
+    low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, None)
+    high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 1, size)
+    inside = np.zeros(size, bool)
+    if (high > low).all():
+        inside[low[0] : high[0], low[1] : high[1]] = polygon2mask(tuple(high - low), points - low)
+    return inside
 
 
 def _gaps(name: str, levels: Sequence[float], mask: NDArray[np.bool_]) -> str:
@@ -146,5 +154,5 @@ def _gaps(name: str, levels: Sequence[float], mask: NDArray[np.bool_]) -> str:
     if len(steps) > 1 and (steps == steps[0]).all() and steps[0] > 1:
         which = {2: "second", 3: "third"}.get(int(steps[0]), f"{steps[0]}th")
         return f"{name} is drawn on every {which} slice only: the slices between are empty"
-    empty = int((steps - 1).sum())
-    return f"{name}: {empty} slice(s) between its contours are empty" if (steps == 2).any() else ""
+    single = int((steps == 2).sum())
+    return f"{name}: {single} slice(s) between two of its contours are empty" if single else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from metaseg_cli.errors import InputError, decoding
 
 _LESION = re.compile(r"gtv|met(?:s|astas[ei]s)?\b|lesion|tumou?r", re.IGNORECASE)
 _AGAIN = "export it again"
-_MOST_VOXELS = 2**31
+_MOST_VOXELS = 2**30
 
 
 def modality_of(path: Path) -> str:
@@ -67,7 +68,7 @@ def read_seg(path: Path) -> Volume:
     if len(layers) > 1:
         notes.append(f"segments overlap: {len(layers)} layers")
     return Volume(
-        array=layers.astype(np.uint8),
+        array=layers,
         spacing_mm=planes.spacing_mm,
         source=path,
         origin_mm=planes.origin,
@@ -98,7 +99,7 @@ def _label_map(
     names: dict[int, str],
     path: Path,
     notes: list[str],
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint8]:
     padding = int(data.get("PixelPaddingValue", 0) or 0)
     known = {*names, 0, padding}
     unknown = sorted(set(np.unique(frames).tolist()) - known)
@@ -107,7 +108,7 @@ def _label_map(
         raise InputError(what, where=path, remedy=_AGAIN)
     if len(set(slots.tolist())) < len(slots):
         raise InputError("several frames of its label map share one slice", where=path, remedy=_AGAIN)
-    label = np.full(shape, padding, np.int64)
+    label = np.full(shape, padding, np.uint8)
     label[slots] = frames
     if "PixelPaddingValue" in data and len(slots) < shape[0]:
         notes.append(f"slices without a frame hold the padding value {padding}")
@@ -134,7 +135,7 @@ def _layers_of_segments(
     names: dict[int, str],
     path: Path,
     notes: list[str],
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint8]:
     masks: dict[int, NDArray[np.bool_]] = {}
     for number, (frame, slot, group) in enumerate(zip(marked, slots, frame_groups(data), strict=True), start=1):
         segment = frame_value(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
@@ -148,14 +149,14 @@ def _layers_of_segments(
     return _layered(masks, shape)
 
 
-def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    layers = [np.zeros(shape, np.int64)]
+def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    layers = [np.zeros(shape, np.uint8)]
     for number, mask in sorted(masks.items()):
         for layer in layers:
             if not (layer[mask] > 0).any():
                 break
         else:
-            layer = np.zeros(shape, np.int64)
+            layer = np.zeros(shape, np.uint8)
             layers.append(layer)
         layer[mask] = number
     return np.stack(layers)
@@ -188,6 +189,9 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
         taken = sorted(targets or drawn)
         if not taken:
             raise InputError("it holds no contour", where=path, remedy="name another structure set")
+        _check_frames(data, taken, image, path)
+        if len(taken) > 255:
+            raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
         structures = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
         masks, on_planes = filled(structures, image, path)
     notes = ["structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(structures, start=1)), *on_planes]
@@ -200,9 +204,7 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
         for kind, count in structure.left_out.items():
             notes.append(f"{structure.name}: {count} contour(s) were left out, being {kind}")
     layers = _layered(dict(enumerate(masks, start=1)), image.shape)
-    if len(masks) > 255:
-        raise InputError(f"it holds {len(masks)} structures", where=path, remedy="export at most 255 targets")
-    return dataclasses.replace(image, array=layers.astype(np.uint8), source=path, notes=tuple(notes))
+    return dataclasses.replace(image, array=layers, source=path, notes=tuple(notes))
 
 
 def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
@@ -217,12 +219,23 @@ def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
         count = Counter(int(item.get(keyword)) for item in data.get(sequence) or [])
         if twice := [n for n, times in count.items() if times > 1]:
             raise InputError(f"structure {twice[0]} is there twice", where=path, remedy="export it again")
-    frames = {text_of(item, "FrameOfReferenceUID") for item in data.get("ReferencedFrameOfReferenceSequence") or []}
-    frames |= {text_of(roi, "ReferencedFrameOfReferenceUID") for roi in data.get("StructureSetROISequence") or []}
-    frames -= {""}
+    referenced = data.get("ReferencedFrameOfReferenceSequence") or []
+    frames = {text_of(item, "FrameOfReferenceUID") for item in referenced} - {""}
     if frames and image.frame_of_reference and image.frame_of_reference not in frames:
-        raise InputError(
-            "its contours lie in another frame of reference than the image",
-            where=path,
-            remedy="name the series that they were drawn on, or transfer them to this one in the planning program",
-        )
+        raise _other_frame("its contours lie", path)
+
+
+def _check_frames(data: Any, taken: Sequence[int], image: Volume, path: Path) -> None:
+    """A structure set may hold structures of several frames of reference. Raises InputError for another one's."""
+    for roi in data.get("StructureSetROISequence") or []:
+        frame = text_of(roi, "ReferencedFrameOfReferenceUID")
+        if int(roi.ROINumber) in taken and frame and image.frame_of_reference not in ("", frame):
+            raise _other_frame(f"{text_of(roi, 'ROIName') or 'a structure'} lies", path)
+
+
+def _other_frame(what: str, path: Path) -> InputError:
+    return InputError(
+        f"{what} in another frame of reference than the image",
+        where=path,
+        remedy="name the series that it was drawn on, or transfer it to this one in the planning program",
+    )

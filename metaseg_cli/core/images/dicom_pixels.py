@@ -28,6 +28,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
 _MOST_BYTES = 2**33
 _RLE_RATIO = 64  # PackBits: two bytes make 128 at most
+_JPEG_RATIO, _SMALL_BYTES = 1000, 2**28
 _AGAIN = "export it again"
 
 
@@ -180,6 +181,8 @@ def _coded_frames(data: Any, form: PixelFormat, path: Path) -> list[bytes]:
     frames = list(generate_frames(data.PixelData, number_of_frames=form.frames, extended_offsets=extended))
     if len(frames) != form.frames or sum(map(len, frames)) < sum(map(len, fragments)):
         raise InputError(f"it holds {len(frames)} of {form.frames} frames", where=path, remedy=_AGAIN)
+    if form.bits // 8 > max(_SMALL_BYTES, _JPEG_RATIO * len(data.PixelData)):
+        raise InputError(f"it promises {form.bits / 8 / 2**30:.1f} GiB of pixels", where=path, remedy=_AGAIN)
     for number, frame in enumerate(frames, start=1):
         if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
             raise InputError(

@@ -18,7 +18,7 @@ from metaseg_cli.errors import InputError, decoding
 
 _UNEVEN = 0.05  # of a step: what rounding of positions explains
 _ROUNDING = 1e-3  # of direction cosines; of pixel spacings, relative to them
-_MOST_SLICES = 20_000
+_MOST_SLICES, _MOST_MM = 5_000, 2_500  # beyond these, positions are damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def _steps(
             where=where,
             remedy="export the whole series again",
         )
-    if counts.sum() >= _MOST_SLICES:
+    if counts.sum() >= _MOST_SLICES or levels[-1] - levels[0] > _MOST_MM:
         raise InputError(
             f"its planes lie {levels[-1] - levels[0]:.0f} mm apart, {step:g} mm from slice to slice",
             where=where,
