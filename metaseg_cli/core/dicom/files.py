@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metaseg_cli.core.dicom.structure import BrokenStructure, Tag, check_structure, looks_like_dicom
+from metaseg_cli.core.dicom.structure import DEFLATED, BrokenStructure, Tag, check_structure, looks_like_dicom
 from metaseg_cli.errors import InputError, decoding
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -56,7 +56,10 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
     import pydicom
 
     with decoding(path, "not a readable DICOM file"), quiet(), path.open("rb") as file:
-        _check_head(file.read(_HEAD), path)
+        head = file.read(_HEAD)
+        _check_head(head, path)
+        if DEFLATED.encode() in head:  # pydicom inflates the whole file, however large it would become
+            _check_whole(head + file.read(), path)
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) if tags else None, force=True)
 
@@ -68,16 +71,20 @@ def read_data_set(path: Path) -> Any:
     with decoding(path, "not a readable DICOM file"), quiet():
         data = path.read_bytes()
         _check_head(data[:_HEAD], path)
-        try:
-            check_structure(data, _is_sequence)
-        except BrokenStructure as error:
-            raise InputError(
-                f"truncated or damaged: {error}", where=path, remedy="copy it again from its source"
-            ) from error
+        _check_whole(data, path)
         found = pydicom.dcmread(io.BytesIO(data), force=True)
         if "TransferSyntaxUID" not in found.file_meta:
             found.file_meta.TransferSyntaxUID = _syntax_of(found, path)
         return found
+
+
+def _check_whole(data: bytes, path: Path) -> None:
+    try:
+        check_structure(data, _is_sequence)
+    except BrokenStructure as error:
+        raise InputError(
+            f"truncated or damaged: {error}", where=path, remedy="copy it again from its source"
+        ) from error
 
 
 def _check_head(head: bytes, path: Path) -> None:

@@ -18,7 +18,7 @@ _SHORT = {
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
-_IMPLICIT, _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+_IMPLICIT, _BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _MOST_RATIO, _SMALL = 200, 2**28  # of inflating
 _DEEPEST = 40
 Tag = tuple[int, int]
@@ -78,7 +78,7 @@ def check_structure(data: bytes, is_sequence: Callable[[Tag], bool]) -> None:
         if tag == (0x0002, 0x0010):
             syntax = data[start : start + length].rstrip(b"\0 ").decode("ascii", "replace")
         at = start + length
-    if syntax == _DEFLATED:
+    if syntax == DEFLATED:
         data, at = _inflated(data[at:]), 0
     implicit, order = _encoding(syntax, data, at)
     walk = _Walk(data, implicit=implicit, order=order, is_sequence=is_sequence)
