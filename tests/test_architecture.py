@@ -14,7 +14,9 @@ ROOT = "metaseg_cli"
 
 # Leaves that anyone may import: they import nothing of the package but one another.
 LEAVES = {"errors", "config", "config_file"}
-LEAVES |= {f"core.{name}" for name in ("csv_text", "digests", "memory", "progress", "typed_json", "whole_file")}
+LEAVES |= {
+    f"core.{name}" for name in ("csv_text", "dicom", "digests", "memory", "progress", "typed_json", "whole_file")
+}
 
 ALLOWED = {
     "cli": {"commands", "reports", "options", "terminal", "config", "config_file"},
@@ -60,6 +62,7 @@ ALLOWED = {
     },
 }
 WITHOUT_TORCH = [
+    "core.dicom",
     "core.images",
     "core.datasets",
     "core.cache",

@@ -134,5 +134,5 @@ def test_an_unknown_layout_is_a_wrong_setting(tmp_path: Path) -> None:
 
 def test_scans_to_predict_are_grouped_by_case_and_masks_are_none(tmp_path: Path) -> None:
     touch(*(tmp_path / f"BraTS-MET-00001-000-{s}.nii.gz" for s in ("t1c", "t2f", "seg")), tmp_path / "other.nii.gz")
-    cases = {c.case: list(c.sequences) for c in scans_under(tmp_path)}
+    cases = {c.case: list(c.sequences) for c in scans_under(tmp_path).cases}
     assert cases == {"BraTS-MET-00001-000": ["t1c", "t2f"], "other": ["image"]}

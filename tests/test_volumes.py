@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import tiny_training
@@ -432,7 +434,7 @@ def test_the_voxel_size_is_typed_as_three_numbers(visits: Path, tmp_path: Path) 
 
 
 def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path) -> None:
-    from test_dicom import write_series
+    from dicom_files import write_series
 
     scan, _ = brain(7)
     write_series(tmp_path / "scan", scan["t1c"].clip(0).astype(np.uint16), description="t1c")
@@ -465,6 +467,27 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     assert other.segmentation is None
     masks = {"predictions": tmp_path / "out", "references": tmp_path / "nrrd"}
     assert evaluate(EvaluateConfig(**masks, out=tmp_path / "e"), Silent()).evaluation.headline["dice"] == 1
+
+
+def test_a_zip_of_a_series_comes_back_as_its_folder_does(run: Path, tmp_path: Path) -> None:
+    from dicom_files import write_series
+
+    scan, _ = brain(7)
+    paths = write_series(tmp_path / "scan", scan["t1c"].clip(0).astype(np.uint16))
+    with zipfile.ZipFile(tmp_path / "case.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, f"inside/{path.name}")
+    (folder,) = predicted(run, tmp_path / "folder", f"t1c={tmp_path / 'scan'}", threshold=0.01).scans
+    for number, given in enumerate((f"t1c={tmp_path / 'case.zip'}", str(tmp_path / "case.zip"))):
+        result = predicted(run, tmp_path / f"zip{number}", given, threshold=0.01)
+        assert not result.problems
+        (packed,) = result.scans
+        assert (packed.mask.name, packed.segmentation.name) == ("case_mask.nii.gz", "case_mask.dcm")
+        assert packed.source == tmp_path / "case.zip"
+        assert packed.sequences == {"t1c": str(tmp_path / "case.zip")}
+        for ours, theirs in ((packed.mask, folder.mask), (packed.segmentation, folder.segmentation)):
+            np.testing.assert_array_equal(read_mask(ours).array, read_mask(theirs).array)
+        assert pydicom.dcmread(packed.segmentation).StudyInstanceUID == pydicom.dcmread(paths[0]).StudyInstanceUID
 
 
 def test_a_format_that_cannot_be_is_named(visits: Path, run: Path, tmp_path: Path) -> None:

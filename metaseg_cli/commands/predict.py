@@ -47,8 +47,10 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     those that are predicted now stay in the result.
     """
     path = find_model(config.model)
-    sources, problems = sources_of(config.inputs)
+    sources, problems, notes = sources_of(config.inputs)
     card = read_card(path)
+    for note in notes:
+        progress.say(note)
     progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
     make_folder(config.out)
     changed = path.stat().st_mtime

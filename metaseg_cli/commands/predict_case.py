@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from metaseg_cli.core.images import (
     suffix_of,
     turn_to_canonical,
     turned,
+    unpacked,
     write_mask,
     write_rtstruct,
     write_seg,
@@ -144,6 +146,7 @@ class Read:
     segmentation: Path | None
     given: Input
     key: str
+    unpacked: ExitStack  # holds the folder of a ZIP until the results, which repeat its headers, are written
 
 
 @lru_cache(maxsize=1)
@@ -183,14 +186,18 @@ def look(one: Read | PredictedScan | Problem) -> tuple[Read, Prediction] | Predi
     """Ask the network."""
     if not isinstance(one, Read):
         return one
-    return _attempt(one.job, lambda: (one, _looked(one)))
+    answer = _attempt(one.job, lambda: (one, _looked(one)))
+    if isinstance(answer, Problem):
+        one.unpacked.close()
+    return answer
 
 
 def write(one: tuple[Read, Prediction] | PredictedScan | Problem) -> PredictedScan | Problem:
     """Write masks, maps and pictures."""
     if not isinstance(one, tuple):
         return one
-    return _attempt(one[0].job, lambda: _written(*one))
+    with one[0].unpacked:
+        return _attempt(one[0].job, lambda: _written(*one))
 
 
 def _attempt(job: Job, function: Callable[[], Result]) -> Result | Problem:
@@ -198,33 +205,14 @@ def _attempt(job: Job, function: Callable[[], Result]) -> Result | Problem:
 
 
 def _read(job: Job) -> Read | PredictedScan:
-    config, source, name = job.config, job.source, job.name
-    first = source.first_file
-    key = result_key(source, job.model, job.changed, config)
-    earlier = job.records.earlier(name)
-    if earlier.get("key") == key and not config.overwrite:
+    key = result_key(job.source, job.model, job.changed, job.config)
+    earlier = job.records.earlier(job.name)
+    if earlier.get("key") == key and not job.config.overwrite:
         done = _finished(earlier)
         if done is not None:
             return done
-    # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
-    model = model_of(job.model, job.changed, config)
-    scan = scan_for(model.card, source)
-    series = _series(next(iter(scan.values())) if isinstance(scan, Mapping) else (scan,))
-    if config.format in _OF_SERIES and not series:
-        raise InputError("it is no DICOM series", where=first, remedy="take another --format")
-    suffix = _SUFFIXES.get(config.format) or (suffix_of(first) if is_image_file(first) else ".nii.gz")
-    if suffix == ".png" and not is_picture(first):
-        raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
-    segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
-    mask = config.out / f"{name}_mask{suffix}"
-    if segmentation is not None and config.format in _OF_SERIES:
-        mask = segmentation
-    if not config.overwrite and earlier.get("key") != key:
-        overlay = _picture(job, "overlay") if config.overlay else None
-        for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
-            if path.exists():
-                raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
-    return Read(job, model, scan, series, suffix, mask, segmentation, model.read(scan), key)
+    with ExitStack() as stack:
+        return _read_files(job, key, stack, may_replace=job.config.overwrite or earlier.get("key") == key)
 
 
 def _finished(earlier: Mapping[str, Any]) -> PredictedScan | None:
@@ -234,6 +222,32 @@ def _finished(earlier: Mapping[str, Any]) -> PredictedScan | None:
     except (KeyError, TypeError, ValueError):
         return None
     return done if all(path.exists() for path in done.files) else None
+
+
+def _read_files(job: Job, key: str, stack: ExitStack, *, may_replace: bool) -> Read:
+    config, source, name = job.config, job.source, job.name
+    first, inner = source.first_file, next(iter(source.sequences.values()))[0]
+    # A picture or volume comes back as what it was; a DICOM series as NIfTI and as SEG.
+    model = model_of(job.model, job.changed, config)
+    scan = scan_for(model.card, source)
+    opened = _opened(scan, source.archive, stack)
+    series = _series(next(iter(opened.values())) if isinstance(opened, Mapping) else (opened,))
+    if config.format in _OF_SERIES and not series:
+        raise InputError("it is no DICOM series", where=first, remedy="take another --format")
+    suffix = _SUFFIXES.get(config.format) or (suffix_of(inner) if is_image_file(inner) else ".nii.gz")
+    if suffix == ".png" and not is_picture(inner):
+        raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
+    segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
+    mask = config.out / f"{name}_mask{suffix}"
+    if segmentation is not None and config.format in _OF_SERIES:
+        mask = segmentation
+    if not may_replace:
+        overlay = _picture(job, "overlay") if config.overlay else None
+        for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
+            if path.exists():
+                raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
+    given = model.read(opened)
+    return Read(job, model, scan, series, suffix, mask, segmentation, given, key, stack.pop_all())
 
 
 def _looked(one: Read) -> Prediction:
@@ -274,6 +288,8 @@ def _written(one: Read, prediction: Prediction) -> PredictedScan:
     if one.mask != one.segmentation:
         write_mask(one.mask, prediction.mask, image)
     used = one.scan if isinstance(one.scan, Mapping) else {next(iter(source.sequences)): (one.scan,)}
+    if source.archive is not None:
+        used = dict.fromkeys(used, (source.archive,))
     done = PredictedScan(
         name=job.name,
         key=one.key,
@@ -325,11 +341,27 @@ def _write_maps(one: Read, prediction: Prediction) -> dict[str, tuple[Path, ...]
     return written
 
 
+def _opened(scan: Any, archive: Path | None, stack: ExitStack) -> Any:
+    """*scan* where its ZIP, or those of its sequences (``t1c=a.zip``), are unpacked for as long as *stack* holds."""
+    if archive is not None:
+        folder = stack.enter_context(unpacked(archive))
+        if not isinstance(scan, Mapping):
+            return folder / scan
+        return {name: tuple(folder / file for file in files) for name, files in scan.items()}
+    if not isinstance(scan, Mapping):
+        return scan
+    found: dict[str, Sequence[Path]] = {}
+    for name, files in scan.items():
+        packed = len(files) == 1 and suffix_of(files[0]) == ".zip"
+        found[name] = (packed and dicom_files(stack.enter_context(unpacked(files[0])))) or files
+    return found
+
+
 def _series(files: Sequence[Path]) -> Sequence[Path]:
     """The files of the DICOM series that *files* are, or lie in; none for other formats."""
     if files[0].is_dir():
         return dicom_files(files[0])
-    return files if suffix_of(files[0]) != ".zip" and not is_image_file(files[0]) and is_dicom(files[0]) else ()
+    return files if not is_image_file(files[0]) and is_dicom(files[0]) else ()
 
 
 def _segments(

@@ -6,21 +6,22 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaseg_cli.core.datasets import KNOWN, CaseSource, scan_of, scans_under, sequence_name
-from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of
+from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name
+from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.errors import InputError, MetasegError, Problem
+from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
 
 _OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
 
 
-def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
-    """The cases that *inputs* mean, in order and once each.
+def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], list[str]]:
+    """The cases that *inputs* mean, in order and once each; what cannot be used of them, and what was assumed.
 
     ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders stand for the scans under them.
     """
     sources: list[CaseSource] = []
     problems: list[Problem] = []
+    notes: list[str] = []
     named: dict[str, tuple[Path, ...]] = {}
     for text in inputs:
         sequence, sign, rest = str(text).partition("=")
@@ -31,18 +32,21 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
                 named[sequence_name(sequence)] = (path,)
             else:
                 problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
-        elif path.is_dir():
+        elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
             try:
-                inside = _in_folder(path)
+                found = _in_folder(path) if path.is_dir() else _in_archive(path)
             except MetasegError as error:
-                problems.append(Problem(file=path, reason=error.what, remedy=error.remedy))
+                problems.append(problem_of(error, path, None))
                 continue
-            if not inside:
-                problems.append(Problem(file=path, reason="no image in this folder", remedy="name a folder with scans"))
-            sources += inside
+            if not found.cases and not found.problems:
+                what = "folder" if path.is_dir() else "ZIP"
+                problems.append(Problem(file=path, reason=f"no image in this {what}", remedy="name one with scans"))
+            sources += found.cases
+            problems += found.problems
+            notes += found.notes
         elif not path.exists():
             problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
-        elif not is_image_file(path) and suffix_of(path) != ".zip" and not is_dicom(path):
+        elif not is_image_file(path) and not is_dicom(path):
             problems.append(
                 Problem(
                     file=path,
@@ -55,19 +59,55 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
     if named:
         first = next(iter(named.values()))[0]
         sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
-    unique = {tuple(sorted(map(str, source.files))): source for source in reversed(sources)}
-    return list(reversed(unique.values())), problems
+    unique: dict[tuple[str, ...], CaseSource] = {}
+    for source in sources:
+        unique.setdefault(_identity(source), source)
+    return list(unique.values()), problems, notes
 
 
-def _in_folder(folder: Path) -> list[CaseSource]:
-    """The cases under *folder*; the only one of a DICOM folder is named after the folder."""
-    inside = scans_under(folder, _OUR_ENDINGS)
-    if len(inside) == 1 and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
-        return [dataclasses.replace(inside[0], case=folder.resolve().name)]
-    return inside
+def _identity(source: CaseSource) -> tuple[str, ...]:
+    """Equal for cases of the same files. Several cases of one ZIP differ by what is inside it."""
+    inside = [str(f) for files in source.sequences.values() for f in files] if source.archive else []
+    return tuple(sorted([*map(str, source.files), *inside]))
+
+
+def _in_folder(folder: Path) -> FoundCases:
+    """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
+    parts = [scans_under(folder, _OUR_ENDINGS)]
+    for archive in sorted(p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file()):
+        try:
+            parts.append(_in_archive(archive))
+        except MetasegError as error:
+            parts.append(FoundCases(layout="zip", cases=(), problems=(problem_of(error, archive, None),)))
+    found = FoundCases(
+        layout="scans",
+        cases=tuple(c for part in parts for c in part.cases),
+        problems=tuple(p for part in parts for p in part.problems),
+        notes=tuple(n for part in parts for n in part.notes),
+    )
+    inside = found.cases
+    if len(inside) == 1 and inside[0].archive is None and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
+        return dataclasses.replace(found, cases=(dataclasses.replace(inside[0], case=folder.resolve().name),))
+    return found
+
+
+def _in_archive(path: Path) -> FoundCases:
+    """The cases in a ZIP: the only one is named after it, of several each has the ZIP's name in front."""
+    with unpacked(path) as folder:
+        found = scans_under(folder, _OUR_ENDINGS)
+        cases = [case.packed_in(path, folder) for case in found.cases]
+        problems = [
+            dataclasses.replace(p, file=path / p.file.relative_to(folder) if p.file.is_relative_to(folder) else path)
+            for p in found.problems
+        ]
+    names = [stem_of(path) if len(cases) == 1 else f"{stem_of(path)}_{case.case}" for case in cases]
+    named = (dataclasses.replace(case, case=name) for case, name in zip(cases, names, strict=True))
+    return dataclasses.replace(found, cases=tuple(named), problems=tuple(problems))
 
 
 def absolute(source: CaseSource) -> CaseSource:
+    if source.archive is not None:
+        return dataclasses.replace(source, archive=source.archive.resolve())
     sequences = {name: tuple(p.resolve() for p in files) for name, files in source.sequences.items()}
     return dataclasses.replace(source, sequences=sequences)
 
@@ -108,8 +148,8 @@ def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[P
     if name in KNOWN and wanted in KNOWN:
         raise InputError(
             f"by its name it is {name}, the model wants {', '.join(card.sequences)}",
-            where=files[0],
-            remedy=f"if the name is wrong, insist with {wanted}={files[0]}",
+            where=source.first_file,
+            remedy=f"if the name is wrong, insist with {wanted}={source.archive or files[0]}",
         )
     if len(card.sequences) == 1 and not source.slices:
         return {wanted: files}

@@ -22,7 +22,11 @@ _UNFINISHED = ".predictions"  # in the output folder while a call is at work: a 
 
 def result_key(source: CaseSource, model: Path, changed: float, config: PredictConfig) -> str:
     """Changes when the model, a setting that results depend on, or a byte of the input does."""
-    files = {name: digests_under(paths) for name, paths in source.sequences.items()}
+    if source.archive is None:
+        files = {name: digests_under(paths) for name, paths in source.sequences.items()}
+    else:
+        files = {name: [str(path) for path in paths] for name, paths in source.sequences.items()}
+        files["archive"] = [file_digest(source.archive)]
     return key_of([_model_digest(model, changed), config.of_results(), files])
 
 

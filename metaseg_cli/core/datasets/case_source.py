@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ class CaseSource:
     ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
     or the files of one) and at most one mask. ``channels`` names the sequences inside one file of several channels.
     A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val" or "test" when the
-    folder's layout said so.
+    folder's layout said so. Of a case in a ZIP, ``archive``, the paths are those inside it.
     """
 
     case: str
@@ -26,17 +27,25 @@ class CaseSource:
     channels: tuple[str, ...] = ()
     slices: bool = False
     split: str | None = None
+    archive: Path | None = None
 
     @property
     def files(self) -> list[Path]:
-        """Every file of the case; a folder stands for the files in it."""
+        """Every file of the case; a folder stands for the files in it, a ZIP for what it holds."""
+        if self.archive is not None:
+            return [self.archive]
         named = [f for files in self.sequences.values() for f in files] + list(self.masks)
         return [f for p in named for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
 
     @property
     def first_file(self) -> Path:
         """A file to name in messages."""
-        return next(iter(self.sequences.values()))[0]
+        return self.archive or next(iter(self.sequences.values()))[0]
+
+    def packed_in(self, archive: Path, folder: Path) -> CaseSource:
+        """The case found where *archive* was unpacked, as one of the ZIP."""
+        sequences = {name: tuple(f.relative_to(folder) for f in files) for name, files in self.sequences.items()}
+        return dataclasses.replace(self, sequences=sequences, archive=archive)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,22 +13,32 @@ from typing import Any
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
-from metaseg_cli.errors import Problem
+from metaseg_cli.core.dicom import (
+    ImageHeader,
+    image_header,
+    is_dicom,
+    is_skipped,
+    quiet,
+    read_header,
+    series_of,
+    text_of,
+    without_copies,
+)
+from metaseg_cli.errors import InputError, Problem, decoding
 
 _TAGS = [
-    "Modality", "PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
-    "Rows", "ImageType", "ContrastBolusAgent", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+    "Modality", "PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "SeriesDescription", "Rows",
+    "ImageType", "ContrastBolusAgent", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
 ]  # fmt: skip
-_NO_DICOM = {".json", ".csv", ".tsv", ".txt", ".md", ".xml", ".html", ".pdf", ".py", ".zip", ".gz", ".xlsx", ".log"}
 _LOCALISER = re.compile(r"local|scout|survey|3.?plane", re.IGNORECASE)
 
 
 @dataclass
 class _Series:
-    uid: str
+    uids: set[str]
     description: str
     sequence: str | None
-    files: list[Path] = field(default_factory=list)
+    files: list[Path]
 
 
 @dataclass
@@ -37,28 +48,44 @@ class _Visit:
     patient: str
     date: str
     folder: Path
-    series: dict[str, _Series] = field(default_factory=dict)
+    images: list[ImageHeader] = field(default_factory=list)
+    contrast: set[Path] = field(default_factory=set)  # images that name a contrast agent
     masks: list[tuple[Path, str, set[str]]] = field(default_factory=list)  # file, modality, series it refers to
+    series: list[_Series] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a DICOM file says of its patient and visit."""
+
+    path: Path
+    patient: str
+    study: str
+    date: str
+    modality: str
+    contrast: bool
+    localiser: bool
+    refers_to: set[str]
+    image: ImageHeader | None
 
 
 def looks_like(root: Path) -> str | None:
     """Why *root* is laid out so, or None."""
-    found = next((p for p in islice(_candidates(root), 200) if _header(p) is not None), None)
+    found = next((p for p in islice(_candidates(root), 200) if _is_readable(p)), None)
     return f"it holds DICOM files such as {found.name}" if found else None
 
 
 def find(root: Path) -> FoundCases:
     """One case for each study; its sequences are named after the series' descriptions."""
-    visits, problems = _visits(root)
-    notes: list[str] = []
-    patients = {v.patient for v in visits.values()}
-    tops = {_top(v.folder, root) for v in visits.values()}
+    visits, problems, notes = _visits(root)
+    patients = {v.patient for v in visits}
+    tops = {_top(v.folder, root) for v in visits}
     if len(patients) == 1 and len(tops) > 1 and len(visits) > 1:
         notes.append(f"every file names the same patient ({next(iter(patients))!r}): each folder counts as one")
-        for visit in visits.values():
+        for visit in visits:
             visit.patient = _top(visit.folder, root)
     per_patient: dict[str, list[_Visit]] = defaultdict(list)
-    for visit in visits.values():
+    for visit in visits:
         per_patient[visit.patient].append(visit)
     cases: list[CaseSource] = []
     for patient, own in sorted(per_patient.items()):
@@ -66,64 +93,112 @@ def find(root: Path) -> FoundCases:
             name = patient if len(own) == 1 else f"{patient}_{visit.date or number}"
             if any(c.case == name for c in cases):
                 name = f"{name}_{number}"
-            case = _case(name, visit, problems, notes)
+            case = _case(name, visit, problems)
             if case is not None:
                 cases.append(case)
     cases = _evenly_named(cases)
     return FoundCases(layout="dicom", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes))
 
 
-def _candidates(root: Path) -> Any:
+def _candidates(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        passed_over = path.name == "DICOMDIR" or any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not passed_over and not suffix(path) and path.suffix.lower() not in _NO_DICOM and path.is_file():
+        if not is_skipped(path, root) and not suffix(path) and is_dicom(path):
             yield path
 
 
-def _header(path: Path) -> Any:
-    """The header of a DICOM file; None for any other file."""
-    import pydicom
-
+def _is_readable(path: Path) -> bool:
     try:
-        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, AttributeError, TypeError):
-        return None
-    return found if "SeriesInstanceUID" in found else None
+        return bool(text_of(read_header(path, ["Modality", "SOPClassUID"]), "SOPClassUID"))
+    except InputError:
+        return False
 
 
-def _visits(root: Path) -> tuple[dict[str, _Visit], list[Problem]]:
-    visits: dict[str, _Visit] = {}
+def _read(path: Path) -> _File:
+    """Raises InputError for what is no DICOM, or holds values that are none."""
+    head = read_header(path, _TAGS)
+    image = image_header(path)
+    with decoding(path, "its header is damaged"), quiet():
+        return _File(
+            path=path,
+            patient=text_of(head, "PatientID"),
+            study=text_of(head, "StudyInstanceUID") or str(path.parent),
+            date=text_of(head, "StudyDate"),
+            modality=text_of(head, "Modality"),
+            contrast=bool(head.get("ContrastBolusAgent")),
+            localiser="LOCALIZER" in (head.get("ImageType") or ())
+            or bool(_LOCALISER.search(text_of(head, "SeriesDescription"))),
+            refers_to=_referenced(head),
+            image=image,
+        )
+
+
+def _visits(root: Path) -> tuple[list[_Visit], list[Problem], list[str]]:
+    files: list[_File] = []
     problems: list[Problem] = []
     for path in _candidates(root):
-        head = _header(path)
-        if head is None:
-            if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-                problems.append(Problem(file=path, reason="not a DICOM file", remedy="replace or remove it"))
-            continue
-        patient = str(head.get("PatientID") or "").strip() or _top(path.parent, root)
-        study = str(head.get("StudyInstanceUID", "")) or str(path.parent)
-        visit = visits.setdefault(study, _Visit(patient, str(head.get("StudyDate") or ""), path.parent))
-        modality = str(head.get("Modality", ""))
-        uid = str(head.SeriesInstanceUID)
-        if modality in ("SEG", "RTSTRUCT"):
-            visit.masks.append((path, modality, _referenced(head)))
-        elif "Rows" in head:
-            description = str(head.get("SeriesDescription") or "")
-            if "LOCALIZER" in (head.get("ImageType") or ()) or _LOCALISER.search(description):
-                continue
-            sequence = from_description(description, bool(head.get("ContrastBolusAgent")))
-            visit.series.setdefault(uid, _Series(uid, description, sequence)).files.append(path)
+        try:
+            files.append(_read(path))
+        except InputError as error:
+            reason = f"{error.what}; a series in its folder may lack this slice"
+            problems.append(Problem(file=path, reason=reason, remedy=error.remedy))
+    visits: dict[tuple[str, str], _Visit] = {}
+    for key, file in _by_visit(files, root):
+        visit = visits.setdefault(key, _Visit(key[0], file.date, file.path.parent))
+        if file.modality in ("SEG", "RTSTRUCT"):
+            visit.masks.append((file.path, file.modality, file.refers_to))
+        elif file.image is not None and not file.localiser:
+            visit.images.append(file.image)
+            if file.contrast:
+                visit.contrast.add(file.path)
+    notes: list[str] = []
+    for visit in visits.values():
+        _find_series(visit, notes)
     for path in image_files(root):  # masks drawn in another program and saved as NIfTI, NRRD …
         if mask_key(stem(path), certain=False) is not None or "mask" in path.name.lower():
             near = [v for v in visits.values() if v.series and path.is_relative_to(_common(v))]
             if len(near) == 1:
                 near[0].masks.append((path, "file", set()))
-    return visits, problems
+    return list(visits.values()), problems, notes
+
+
+def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str], _File]]:
+    """Images and masks with the patient and study that they belong to.
+
+    Where an anonymiser made up a study for every slice of one stack, their folder is the study. A file without
+    PatientID, as structure sets may be, belongs to the patient of its study.
+    """
+    used = [f for f in files if f.image is not None or f.modality in ("SEG", "RTSTRUCT")]
+    in_folder: dict[Path, list[_File]] = defaultdict(list)
+    patients: dict[str, set[str]] = defaultdict(set)
+    for file in used:
+        if file.image is not None:
+            in_folder[file.path.parent].append(file)
+        patients[file.study].add(file.patient)
+    made_up: dict[str, str] = {}
+    for folder, own in in_folder.items():
+        studies = {f.study for f in own}
+        if len(own) > 2 and len(studies) == len(own) and len(series_of([f.image for f in own if f.image])) == 1:
+            made_up |= dict.fromkeys(studies, str(folder))
+    for file in used:
+        known = patients[file.study] - {""}
+        patient = file.patient or (known.pop() if len(known) == 1 else _top(file.path.parent, root))
+        yield (patient, made_up.get(file.study, file.study)), file
+
+
+def _find_series(visit: _Visit, notes: list[str]) -> None:
+    images, copies = without_copies(visit.images)
+    if copies:
+        notes.append(f"{visit.folder.name}: {copies} copies of images were skipped")
+    for group in series_of(images):
+        uids = {image.series for image in group}
+        description = group[0].description
+        sequence = from_description(description, group[0].path in visit.contrast)
+        visit.series.append(_Series(uids, description, sequence, [image.path for image in group]))
 
 
 def _common(visit: _Visit) -> Path:
     """The folder that holds the whole visit."""
-    folders = {f.parent for s in visit.series.values() for f in s.files}
+    folders = {f.parent for s in visit.series for f in s.files}
     first = min(folders, key=lambda p: len(p.parts))
     while len(folders) > 1 and not all(f.is_relative_to(first) for f in folders):
         first = first.parent
@@ -139,7 +214,7 @@ def _referenced(head: Any) -> set[str]:
     return found - {""}
 
 
-def _case(name: str, visit: _Visit, problems: list[Problem], notes: list[str]) -> CaseSource | None:
+def _case(name: str, visit: _Visit, problems: list[Problem]) -> CaseSource | None:
     """The visit's series by sequence name, the one its mask was drawn on before all others of that name."""
     order = {"SEG": 0, "RTSTRUCT": 1, "file": 2}
     masks = sorted(visit.masks, key=lambda m: order[m[1]])
@@ -154,11 +229,16 @@ def _case(name: str, visit: _Visit, problems: list[Problem], notes: list[str]) -
             problems.append(Problem(file=best[0][0], reason="a mask without its images", remedy="add the series"))
         return None
     sequences: dict[str, tuple[Path, ...]] = {}
-    for series in sorted(visit.series.values(), key=lambda s: (s.uid not in drawn_on, -len(s.files))):
+    for series in sorted(visit.series, key=lambda s: (not s.uids & drawn_on, -len(s.files))):
         sequence = series.sequence or (sequence_name(series.description) if len(visit.series) > 1 else "image")
         if sequence in sequences:
-            notes.append(
-                f"{name}: series {series.description!r} ({len(series.files)} files) is a second {sequence}: passed over"
+            problems.append(
+                Problem(
+                    file=series.files[0],
+                    reason=f"series {series.description!r} ({len(series.files)} files) is a second {sequence} of "
+                    f"{name}: left out",
+                    remedy="move the series that is not meant, or name the folder of each",
+                )
             )
         else:
             sequences[sequence] = tuple(series.files)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets import bids, brats, dicom, nnunet
-from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
 from metaseg_cli.core.datasets.names import PICTURES, scans_in, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import known_sequence
@@ -26,15 +27,16 @@ def is_picture(path: Path) -> bool:
     return suffix(path) in PICTURES
 
 
-def scans_under(folder: Path, exclude: Sequence[str] = ()) -> list[CaseSource]:
+def scans_under(folder: Path, exclude: Sequence[str] = ()) -> FoundCases:
     """The visits to predict under *folder*: masks, and names that end in one of *exclude*, are no scans.
 
-    Raises InputError for a broken dataset.json.
+    ``problems`` and ``notes`` are those of the layouts. Raises InputError for a broken dataset.json.
     """
     if bids.looks_like(folder):
-        return list(bids.find(folder).cases)
+        return _without_masks(bids.find(folder))
     files = [p for p in scans_in(folder) if not stem(p).endswith(tuple(exclude))]
     cases: list[CaseSource] = []
+    parts: list[FoundCases] = []
     numbered = nnunet.numbered_channels(folder)
     description = next((p for p in (folder / "dataset.json", folder.parent / "dataset.json") if p.exists()), None)
     if numbered and description is not None:
@@ -44,11 +46,21 @@ def scans_under(folder: Path, exclude: Sequence[str] = ()) -> list[CaseSource]:
             if sequences:
                 cases.append(CaseSource(case=case, patient=case, sequences=sequences))
     elif brats.looks_like(folder):
-        cases += brats.find(folder).cases
-    used = {f for case in cases for f in case.files}
+        parts.append(brats.find(folder))
+    used = {f for case in (*cases, *(c for part in parts for c in part.cases)) for f in case.files}
     cases += [scan_of(p) for p in files if p not in used]
     if dicom.looks_like(folder):
-        cases += dicom.find(folder).cases
-    return [
-        CaseSource(case=c.case, patient=c.patient, sequences=c.sequences, slices=c.slices) for c in cases
-    ]  # without their masks
+        parts.append(dicom.find(folder))
+    return _without_masks(
+        FoundCases(
+            layout="scans",
+            cases=(*cases, *(c for part in parts for c in part.cases)),
+            problems=tuple(p for part in parts for p in part.problems),
+            notes=tuple(n for part in parts for n in part.notes),
+        )
+    )
+
+
+def _without_masks(found: FoundCases) -> FoundCases:
+    cases = (CaseSource(case=c.case, patient=c.patient, sequences=c.sequences, slices=c.slices) for c in found.cases)
+    return dataclasses.replace(found, cases=tuple(cases))

@@ -1,7 +1,8 @@
 """Read and write one scan with its geometry."""
 
+from metaseg_cli.core.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.alignment import align_rigidly
-from metaseg_cli.core.images.dicom import dicom_files, is_dicom
+from metaseg_cli.core.images.archive import unpacked
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
@@ -50,6 +51,7 @@ __all__ = [
     "suffix_of",
     "turn_to_canonical",
     "turned",
+    "unpacked",
     "write_mask",
     "write_rtstruct",
     "write_seg",

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images.dicom import decoded_frames, frame_groups, frame_planes, frame_value, full_data, header
+from metaseg_cli.core.dicom import quiet, read_data_set, read_header, text_of
+from metaseg_cli.core.images.dicom_contours import filled, read_structure
+from metaseg_cli.core.images.dicom_pixels import stored_frames
+from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, decoding
 
 _LESION = re.compile(r"gtv|met(?:s|astas[ei]s)?\b|lesion|tumou?r", re.IGNORECASE)
+_AGAIN = "export it again"
+_MOST_VOXELS = 2**30
 
 
 def modality_of(path: Path) -> str:
     """ "SEG", "RTSTRUCT", or another modality of a DICOM file."""
-    return str(header(path, ["Modality"]).get("Modality", ""))
+    return text_of(read_header(path, ["Modality"]), "Modality")
+
+
+def padding_value(path: Path) -> int:
+    """What a SEG stores where no segment was looked for: never a label. 0 when the file names none."""
+    data = read_header(path, ["PixelPaddingValue"])
+    with decoding(path, "its header is damaged"), quiet():
+        return int(data.get("PixelPaddingValue", 0) or 0)
+
+
+# -- SEG -------------------------------------------------------------------------------------------------------------
 
 
 def read_seg(path: Path) -> Volume:
@@ -28,60 +46,123 @@ def read_seg(path: Path) -> Volume:
     overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one.
     Raises InputError.
     """
-    data = full_data(path)
-    kind = str(data.get("SegmentationType", ""))
-    groups = frame_groups(data)
-    planes, in_plane = frame_planes(data, groups, path, gaps_allowed=True)
-    frames = decoded_frames(data, path)
-    names = {int(s.SegmentNumber): str(s.get("SegmentLabel", "")) for s in data.SegmentSequence}
-    shape = (planes.slices, int(data.Rows), int(data.Columns))
-    notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n)]
-    if kind == "LABELMAP":
-        label = np.full(shape, int(data.get("PixelPaddingValue", 0)), np.int64)
-        label[planes.slots] = frames
-        layers = label[None]
-        if "PixelPaddingValue" in data and len(set(planes.slots.tolist())) < planes.slices:
-            notes.append(f"slices without a frame hold the padding value {data.PixelPaddingValue}")
-    else:
-        if kind == "FRACTIONAL":
-            most = float(data.get("MaximumFractionalValue", 255))
-            frames = frames * 2.0 >= most
-            notes.append("fractional segments: threshold at half")
-        masks: dict[int, NDArray[np.bool_]] = {}
-        for frame, slot, group in zip(frames, planes.slots, groups, strict=True):
-            number = frame_value(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
-            masks.setdefault(int(number), np.zeros(shape, bool))[slot] |= frame > 0
-        layers = _layered(masks, shape)
-    if layers.max(initial=0) > 255:
-        raise InputError(f"it holds segments up to {layers.max()}", where=path, remedy="use numbers from 1 to 255")
+    data = read_data_set(path)
+    planes = frame_planes(data, path, gaps_allowed=True)
+    frames = stored_frames(data, path)[:, 0]
+    shape = (planes.slices, *frames.shape[1:])
+    if np.prod(shape, dtype=np.float64) > _MOST_VOXELS:
+        raise InputError(
+            f"its frames span {planes.slices} slices of {shape[2]}×{shape[1]} pixels", where=path, remedy=_AGAIN
+        )
+    with decoding(path, "its segments are described wrongly"), quiet():
+        names = _segment_names(data, path)
+        kind = text_of(data, "SegmentationType")
+        notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n)]
+        if kind == "LABELMAP":
+            layers = _label_map(frames, planes.slots, shape, data, names, path, notes)
+        elif kind in ("BINARY", "FRACTIONAL"):
+            marked = _marked(frames, data, kind, path, notes)
+            layers = _layers_of_segments(marked, planes.slots, shape, data, names, path, notes)
+        else:
+            raise InputError(f"a segmentation of unknown type {kind!r}", where=path, remedy=_AGAIN)
     if len(layers) > 1:
         notes.append(f"segments overlap: {len(layers)} layers")
     return Volume(
-        array=layers.astype(np.uint8),
-        spacing_mm=(planes.spacing_z, float(in_plane[0]), float(in_plane[1])),
+        array=layers,
+        spacing_mm=planes.spacing_mm,
         source=path,
         origin_mm=planes.origin,
         direction=planes.direction,
+        frame_of_reference=text_of(data, "FrameOfReferenceUID"),
         notes=tuple(notes),
     )
 
 
-def padding_value(path: Path) -> int:
-    """What a SEG stores where no segment was looked for: never a label. 0 when the file names none."""
-    return int(header(path, ["PixelPaddingValue"]).get("PixelPaddingValue", 0) or 0)
+def _segment_names(data: Any, path: Path) -> dict[int, str]:
+    """The declared segments. Raises InputError for none, for numbers used twice, or beyond what a label can be."""
+    numbers = Counter(int(s.SegmentNumber) for s in data.get("SegmentSequence") or [])
+    twice = [n for n, count in numbers.items() if count > 1]
+    beyond = [n for n in numbers if not 0 <= n <= 255]
+    if not numbers or twice or beyond:
+        what = "it declares no segment"
+        if numbers:
+            what = f"it declares segment {twice[0]} twice" if twice else f"it holds segments up to {max(beyond)}"
+        raise InputError(what, where=path, remedy="use numbers from 1 to 255" if beyond else _AGAIN)
+    return {int(s.SegmentNumber): text_of(s, "SegmentLabel") for s in data.SegmentSequence}
 
 
-def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    layers = [np.zeros(shape, np.int64)]
+def _label_map(
+    frames: NDArray[Any],
+    slots: NDArray[np.int64],
+    shape: tuple[int, int, int],
+    data: Any,
+    names: dict[int, str],
+    path: Path,
+    notes: list[str],
+) -> NDArray[np.uint8]:
+    padding = int(data.get("PixelPaddingValue", 0) or 0)
+    known = {*names, 0, padding}
+    unknown = sorted(set(np.unique(frames).tolist()) - known)
+    if unknown or not 0 <= padding <= 255:
+        what = f"it holds label {unknown[0]}, which it does not declare" if unknown else f"its padding is {padding}"
+        raise InputError(what, where=path, remedy=_AGAIN)
+    if len(set(slots.tolist())) < len(slots):
+        raise InputError("several frames of its label map share one slice", where=path, remedy=_AGAIN)
+    label = np.full(shape, padding, np.uint8)
+    label[slots] = frames
+    if "PixelPaddingValue" in data and len(slots) < shape[0]:
+        notes.append(f"slices without a frame hold the padding value {padding}")
+    return label[None]
+
+
+def _marked(frames: NDArray[Any], data: Any, kind: str, path: Path, notes: list[str]) -> NDArray[np.bool_]:
+    if kind == "BINARY":
+        if frames.max(initial=0) > 1:
+            raise InputError(f"a binary segmentation that holds {frames.max()}", where=path, remedy=_AGAIN)
+        return frames > 0
+    most = float(data.get("MaximumFractionalValue", 255))
+    if not most > 0 or frames.max(initial=0) > most:
+        raise InputError(f"its fractions go up to {frames.max()} of {most:g}", where=path, remedy=_AGAIN)
+    notes.append("fractional segments: threshold at half")
+    return frames * 2.0 >= most
+
+
+def _layers_of_segments(
+    marked: NDArray[np.bool_],
+    slots: NDArray[np.int64],
+    shape: tuple[int, int, int],
+    data: Any,
+    names: dict[int, str],
+    path: Path,
+    notes: list[str],
+) -> NDArray[np.uint8]:
+    masks: dict[int, NDArray[np.bool_]] = {}
+    for number, (frame, slot, group) in enumerate(zip(marked, slots, frame_groups(data), strict=True), start=1):
+        segment = frame_value(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        if segment is None or int(segment) not in names:
+            what = "no segment" if segment is None else f"segment {segment}, which it does not declare"
+            raise InputError(f"frame {number} belongs to {what}", where=path, remedy=_AGAIN)
+        masks.setdefault(int(segment), np.zeros(shape, bool))[slot] |= frame
+    empty = [f"{n} = {name}" for n, name in sorted(names.items()) if n not in masks]
+    if empty:
+        notes.append(f"segments without a frame: {', '.join(empty)}")
+    return _layered(masks, shape)
+
+
+def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    layers = [np.zeros(shape, np.uint8)]
     for number, mask in sorted(masks.items()):
         for layer in layers:
             if not (layer[mask] > 0).any():
                 break
         else:
-            layer = np.zeros(shape, np.int64)
+            layer = np.zeros(shape, np.uint8)
             layers.append(layer)
         layer[mask] = number
     return np.stack(layers)
+
+
+# -- RTSTRUCT --------------------------------------------------------------------------------------------------------
 
 
 def read_rtstruct(path: Path, image: Volume) -> Volume:
@@ -91,49 +172,70 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
     Where some structures are targets (GTV, or named as metastasis, lesion or tumour) only those are taken, since a
     plan's organs at risk are no lesions. Raises InputError.
     """
-    from skimage.draw import polygon2mask
-
-    data = full_data(path)
+    data = read_data_set(path)
     if image.spacing_mm is None:
         raise InputError("contours in millimetres, but the image has no spacing", where=path, remedy="name its series")
-    names = {int(r.ROINumber): str(r.get("ROIName", "")) for r in data.get("StructureSetROISequence") or []}
-    kinds = {
-        int(o.ReferencedROINumber): str(o.get("RTROIInterpretedType", ""))
-        for o in data.get("RTROIObservationsSequence") or []
-    }
-    drawn = {int(r.ReferencedROINumber): r for r in data.get("ROIContourSequence") or [] if r.get("ContourSequence")}
-    targets = {n for n in drawn if kinds.get(n) == "GTV" or _LESION.search(names.get(n, ""))}
-    taken = sorted(targets or drawn)
-    if not taken:
-        raise InputError("it holds no contour", where=path, remedy="name another structure set")
-    to_index = np.linalg.inv(image.affine)
-    masks: dict[int, NDArray[np.bool_]] = {}
-    z_size, y_size, x_size = image.shape
-    for label, number in enumerate(taken, start=1):
-        mask = masks[label] = np.zeros(image.shape, bool)
-        for contour in drawn[number].ContourSequence:
-            points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
-            if contour.get("ContourGeometricType", "CLOSED_PLANAR") != "CLOSED_PLANAR" or len(points) < 3:
-                continue
-            index = (to_index @ np.column_stack([points, np.ones(len(points))]).T)[:3]
-            x, y, z = index
-            if np.ptp(z) > 0.5:
-                raise InputError(
-                    f"the contours of {names.get(number, number)} are not drawn on the image's slices",
-                    where=path,
-                    remedy="name the series that they were drawn on",
-                )
-            at = int(np.round(z.mean()))
-            if not 0 <= at < z_size:
-                raise InputError(
-                    f"the contours of {names.get(number, number)} lie outside the image",
-                    where=path,
-                    remedy="name the series that they were drawn on",
-                )
-            mask[at] ^= polygon2mask((y_size, x_size), np.column_stack([y, x]))
-    notes = ["structures " + ", ".join(f"{i} = {names.get(n, n)}" for i, n in enumerate(taken, start=1))]
+    with decoding(path, "its structures are described wrongly"), quiet():
+        _check_structure_set(data, image, path)
+        names = {int(r.ROINumber): str(r.get("ROIName", "")) for r in data.get("StructureSetROISequence") or []}
+        kinds = {
+            int(o.ReferencedROINumber): str(o.get("RTROIInterpretedType", ""))
+            for o in data.get("RTROIObservationsSequence") or []
+        }
+        drawn = {
+            int(r.ReferencedROINumber): r for r in data.get("ROIContourSequence") or [] if r.get("ContourSequence")
+        }
+        targets = {n for n in drawn if kinds.get(n) == "GTV" or _LESION.search(names.get(n, ""))}
+        taken = sorted(targets or drawn)
+        if not taken:
+            raise InputError("it holds no contour", where=path, remedy="name another structure set")
+        _check_frames(data, taken, image, path)
+        if len(taken) > 255:
+            raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
+        structures = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
+        masks, on_planes = filled(structures, image, path)
+    notes = ["structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(structures, start=1)), *on_planes]
     left = [str(names.get(n, n)) for n in sorted(drawn) if n not in taken]
     if left:
         notes.append(f"structures that are no target were left out: {', '.join(left)}")
-    layers = _layered(masks, image.shape)
-    return dataclasses.replace(image, array=layers.astype(np.uint8), source=path, notes=tuple(notes))
+    if undrawn := [name or str(n) for n, name in sorted(names.items()) if n not in drawn]:
+        notes.append(f"structures without contours: {', '.join(undrawn)}")
+    for structure in structures:
+        for kind, count in structure.left_out.items():
+            notes.append(f"{structure.name}: {count} contour(s) were left out, being {kind}")
+    layers = _layered(dict(enumerate(masks, start=1)), image.shape)
+    return dataclasses.replace(image, array=layers, source=path, notes=tuple(notes))
+
+
+def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
+    """Its three parts are there, each structure once, in the image's coordinates. Raises InputError."""
+    parts = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
+    missing = [keyword for keyword in parts if keyword not in data]
+    if missing:
+        raise InputError(
+            f"a structure set without its {missing[0]}: truncated?", where=path, remedy="copy it again from its source"
+        )
+    for sequence, keyword in zip(parts[:2], ("ROINumber", "ReferencedROINumber"), strict=True):
+        count = Counter(int(item.get(keyword)) for item in data.get(sequence) or [])
+        if twice := [n for n, times in count.items() if times > 1]:
+            raise InputError(f"structure {twice[0]} is there twice", where=path, remedy="export it again")
+    referenced = data.get("ReferencedFrameOfReferenceSequence") or []
+    frames = {text_of(item, "FrameOfReferenceUID") for item in referenced} - {""}
+    if frames and image.frame_of_reference and image.frame_of_reference not in frames:
+        raise _other_frame("its contours lie", path)
+
+
+def _check_frames(data: Any, taken: Sequence[int], image: Volume, path: Path) -> None:
+    """A structure set may hold structures of several frames of reference. Raises InputError for another one's."""
+    for roi in data.get("StructureSetROISequence") or []:
+        frame = text_of(roi, "ReferencedFrameOfReferenceUID")
+        if int(roi.ROINumber) in taken and frame and image.frame_of_reference not in ("", frame):
+            raise _other_frame(f"{text_of(roi, 'ROIName') or 'a structure'} lies", path)
+
+
+def _other_frame(what: str, path: Path) -> InputError:
+    return InputError(
+        f"{what} in another frame of reference than the image",
+        where=path,
+        remedy="name the series that it was drawn on, or transfer it to this one in the planning program",
+    )

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaseg_cli
+from metaseg_cli.core.dicom import quiet
 from metaseg_cli.core.images.dicom_seg import source_images
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import InputError, first_line
+from metaseg_cli.errors import decoding
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
@@ -35,14 +36,9 @@ def write_rtstruct(
 
     Whole or not at all. Raises InputError when the series lacks what it must repeat of it.
     """
-    try:
+    what = "the series does not give what an RTSTRUCT must repeat of it"
+    with decoding(files[0], what, remedy="take --format nifti"), quiet():
         data = _structure_set(structures, files, image)
-    except (AttributeError, ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(
-            f"the series does not give what an RTSTRUCT must repeat of it ({first_line(error)})",
-            where=files[0],
-            remedy="take --format nifti",
-        ) from error
     write_whole(path, lambda to: data.save_as(to, enforce_file_format=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaseg_cli
-from metaseg_cli.core.images.dicom import frame_groups, frame_planes, full_data, slice_headers
+from metaseg_cli.core.dicom import quiet
+from metaseg_cli.core.images.dicom import slice_headers
+from metaseg_cli.core.images.dicom_planes import frame_groups
 from metaseg_cli.core.whole_file import write_whole
-from metaseg_cli.errors import InputError, first_line
+from metaseg_cli.errors import InputError, decoding
 
 
 def can_write_seg() -> bool:
@@ -30,14 +31,9 @@ def write_seg(path: Path, segments: Sequence[tuple[str, NDArray[np.bool_]]], fil
     """
     if not can_write_seg():
         raise InputError("DICOM SEG wants highdicom", where=path, remedy="install it: pip install 'metaseg-cli[dicom]'")
-    try:
+    what = "the series does not give what a DICOM SEG must repeat of it"
+    with decoding(files[0], what, remedy="take --format nifti"), quiet():
         segmentation = _segmentation(segments, files)
-    except (AttributeError, ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(
-            f"the series does not give what a DICOM SEG must repeat of it ({first_line(error)})",
-            where=files[0],
-            remedy="take --format nifti",
-        ) from error
     write_whole(path, segmentation.save_as)
 
 
@@ -61,26 +57,24 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
         )
         for number, (label, _) in enumerate(segments, start=1)
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values in the source that the standard does not allow: not ours to mend
-        return hd.seg.Segmentation(
-            source_images=sources,
-            pixel_array=pixels,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=descriptions,
-            series_instance_uid=hd.UID(),
-            series_number=int(sources[0].get("SeriesNumber") or 0) + 900,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="metaseg",
-            manufacturer_model_name="metaseg",
-            software_versions=metaseg_cli.__version__,
-            device_serial_number="0",
-            content_label="METASTASES",
-            content_description="Brain metastases; for research, not a medical device",
-            series_description="metaseg",
-            omit_empty_frames=bool(pixels.any()),
-        )
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        series_instance_uid=hd.UID(),
+        series_number=int(sources[0].get("SeriesNumber") or 0) + 900,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="metaseg",
+        manufacturer_model_name="metaseg",
+        software_versions=metaseg_cli.__version__,
+        device_serial_number="0",
+        content_label="METASTASES",
+        content_description="Brain metastases; for research, not a medical device",
+        series_description="metaseg",
+        omit_empty_frames=bool(pixels.any()),
+    )
 
 
 def _mended(data: Any) -> Any:
@@ -101,12 +95,43 @@ def _mended(data: Any) -> Any:
 
 
 def source_images(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
-    """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame."""
-    headers = [_mended(header) for header in slice_headers(files)]
-    if int(headers[0].get("NumberOfFrames") or 1) == 1:
+    """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame.
+
+    Orientations and pixel spacings that differ by rounding are made the same, as readers want them. Raises InputError
+    for a series to whose images one cannot refer.
+    """
+    headers, planes = slice_headers(files)
+    headers = [_mended(header) for header in headers]
+    _check_references(headers, files[0])
+    if planes is None:
         return headers, np.arange(len(headers))
-    data = _mended(full_data(files[0]))
-    planes, _ = frame_planes(data, frame_groups(data), files[0], gaps_allowed=False)
+    _level(headers)
+    groups = frame_groups(headers[0]) if len(headers) == 1 else []
+    if not groups:
+        return headers, np.arange(len(headers))
+    for part in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        _level([item for own in groups for group in own for item in group.get(part) or []])
     if len(planes.slots) != planes.slices:
-        raise ValueError("several frames share one position")
-    return [data], planes.slots
+        raise InputError("several frames share one position", where=files[0], remedy="take --format nifti")
+    return headers, planes.slots
+
+
+def _check_references(headers: Sequence[Any], where: Path) -> None:
+    for keyword, wanted in (("SOPInstanceUID", len(headers)), ("SeriesInstanceUID", 1), ("StudyInstanceUID", 1)):
+        found = {str(header.get(keyword)) for header in headers}
+        if len(found) != wanted:
+            raise InputError(
+                f"its {len(headers)} slices have {len(found)} {keyword}s instead of {wanted}, so that nothing can "
+                "refer to them",
+                where=where,
+                remedy="take --format nifti, or export the original series",
+            )
+
+
+def _level(items: Sequence[Any]) -> None:
+    """Write the first item's orientation and spacing over those of the others, which differ by rounding at most."""
+    for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+        those = [item for item in items if keyword in item]
+        for item in those[1:]:
+            if item.get(keyword) != those[0].get(keyword):
+                setattr(item, keyword, list(those[0].get(keyword)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from metaseg_cli.core.images.dicom import is_dicom
+from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import open_picture, save_picture

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from metaseg_cli.core.dicom import dicom_files, is_dicom
 from metaseg_cli.core.images.archive import unpacked
-from metaseg_cli.core.images.dicom import dicom_files, is_dicom, read_dicom
+from metaseg_cli.core.images.dicom import read_dicom
 from metaseg_cli.core.images.formats import PICTURES, VOLUMES, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import read_picture
 from metaseg_cli.core.images.volume import Volume

@@ -24,6 +24,7 @@ class Volume:
     matrices, so that every reader, whichever it believes, sees it on its scan. ``notes`` are sentences on what had to
     be assumed while reading.
     ``sequences`` name the channels where a model or its user says what they are; colours have no names.
+    ``frame_of_reference`` is DICOM's UID of the coordinates; empty where there is none.
     """
 
     array: NDArray[Any]
@@ -35,6 +36,7 @@ class Volume:
     nifti_header: bytes | None = None
     notes: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    frame_of_reference: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -76,7 +76,9 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
     for volume in volumes.values():
         if volume.array.shape[0] != 1:
             raise InputError(
-                f"it has {volume.array.shape[0]} channels", where=volume.source, remedy="name a file of one"
+                "; ".join((f"it has {volume.array.shape[0]} channels", *volume.notes)),
+                where=volume.source,
+                remedy="name a file, or a folder of the slices, of one",
             )
     placed = [brought_onto(volume, first) for volume in volumes.values()]
     notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))

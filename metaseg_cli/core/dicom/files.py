@@ -1,0 +1,116 @@
+"""Which files are DICOM, and their data sets."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metaseg_cli.core.dicom.structure import DEFLATED, BrokenStructure, Tag, check_structure, looks_like_dicom
+from metaseg_cli.errors import InputError, decoding
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+_HEAD = 4096
+_LOCK = threading.RLock()  # of the process's warning filters
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its suffix or, for other and missing suffixes, by its first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return looks_like_dicom(file.read(_HEAD))
+    except OSError:
+        return not path.suffix  # what may be a slice is named when it is read, not lost
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files anywhere under *folder*, hidden ones and DICOMDIR left out, in order of their names."""
+    files = (p for p in sorted(folder.rglob("*")) if not is_skipped(p, folder))
+    return [p for p in files if is_dicom(p)]
+
+
+def is_skipped(path: Path, root: Path) -> bool:
+    """Whether a file under *root* is hidden, an archive's leftover, or a DICOMDIR, a table of contents."""
+    parts = path.relative_to(root).parts
+    return path.name.upper() == "DICOMDIR" or any(part.startswith((".", "__MACOSX")) for part in parts)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings of odd values from becoming exceptions (``python -W error``)."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
+    """The data set without its pixels; only *tags* when given. Raises InputError."""
+    import pydicom
+
+    with decoding(path, "not a readable DICOM file"), quiet(), path.open("rb") as file:
+        head = file.read(_HEAD)
+        _check_head(head, path)
+        if DEFLATED.encode() in head:  # pydicom inflates the whole file, however large it would become
+            _check_whole(head + file.read(), path)
+        file.seek(0)
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) if tags else None, force=True)
+
+
+def read_data_set(path: Path) -> Any:
+    """The whole data set, of a file that is whole. Raises InputError."""
+    import pydicom
+
+    with decoding(path, "not a readable DICOM file"), quiet():
+        data = path.read_bytes()
+        _check_head(data[:_HEAD], path)
+        _check_whole(data, path)
+        found = pydicom.dcmread(io.BytesIO(data), force=True)
+        if "TransferSyntaxUID" not in found.file_meta:
+            found.file_meta.TransferSyntaxUID = _syntax_of(found, path)
+        return found
+
+
+def _check_whole(data: bytes, path: Path) -> None:
+    try:
+        check_structure(data, _is_sequence)
+    except BrokenStructure as error:
+        raise InputError(
+            f"truncated or damaged: {error}", where=path, remedy="copy it again from its source"
+        ) from error
+
+
+def _check_head(head: bytes, path: Path) -> None:
+    if not looks_like_dicom(head):
+        what = "the file is empty (0 bytes)" if not head else "not a DICOM file: it does not start as one"
+        raise InputError(what, where=path, remedy="replace or remove it")
+
+
+def _syntax_of(data: Any, path: Path) -> Any:
+    """How a file without meta header is encoded: as its elements are, unless its pixels are compressed."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "PixelData" in data and data["PixelData"].is_undefined_length:
+        raise InputError(
+            "its pixels are compressed, and no meta header says how", where=path, remedy="export it again from the PACS"
+        )
+    implicit, little = data.original_encoding
+    if not little:
+        return ExplicitVRBigEndian
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+
+
+def _is_sequence(tag: Tag) -> bool:
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False
