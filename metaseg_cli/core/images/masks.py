@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from metaseg_cli.core.images.dicom import is_dicom
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
-from metaseg_cli.core.images.pictures import open_picture, save_picture
+from metaseg_cli.core.images.pictures import decode_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
@@ -45,40 +44,52 @@ def read_mask(path: Path, image: Volume | None = None) -> Volume:
             return read_rtstruct(path, image)
         if kind == "SEG":
             return read_seg(path)
-    if is_picture(path) and path.exists() and path.stat().st_size:
-        picture = open_picture(path)
-        if picture.mode == "P":
-            upright = ImageOps.exif_transpose(picture)
-            label = _from_palette(upright, notes)
-            return Volume(
-                array=label[None, None],
-                spacing_mm=None,
-                source=path,
-                exif_orientation=picture.info["orientation"],
-                notes=tuple(notes),
-            )
+    if is_picture(path) and path.is_file() and path.stat().st_size:
+        return _from_picture(path)
     volume = read_image(path)
-    notes += [note for note in volume.notes if note != "transparency ignored"]
-    array = volume.array
-    if array.shape[0] == 3 and is_picture(path):
-        array = _from_colour(array, notes)
-    elif array.shape[0] != 1:
-        raise InputError(f"a mask with {array.shape[0]} channels", where=path, remedy="save one label map")
-    label = _labels(array[0], path, notes)
+    notes += volume.notes
+    if volume.array.shape[0] != 1:
+        raise InputError(f"a mask with {volume.array.shape[0]} channels", where=path, remedy="save one label map")
+    label = _labels(volume.array[0], path, notes)
     return dataclasses.replace(volume, array=label[None], notes=tuple(notes))
 
 
-def _from_palette(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+def _from_picture(path: Path) -> Volume:
+    picture = decode_picture(path)
+    notes = list(picture.notes)
+    colours = picture.colours()
+    channels = colours.shape[0]
+    if picture.alpha is not None and not _is_constant(picture.alpha) and all(map(_is_constant, colours)):
+        notes.append("the mask was taken from the alpha channel: its colour is one and the same everywhere")
+        label = _labels(picture.alpha, path, notes)
+    elif picture.palette is not None:
+        label = _from_palette(picture.array[0], colours, notes)
+    elif channels == 3:
+        label = _labels(_from_colour(colours, notes)[0], path, notes)
+    elif channels == 1:
+        label = _labels(colours[0], path, notes)
+    else:
+        raise InputError(f"a mask with {channels} channels", where=path, remedy="save one label map")
+    return Volume(
+        array=label[None], spacing_mm=None, source=path, exif_orientation=picture.orientation, notes=tuple(notes)
+    )
+
+
+def _is_constant(array: NDArray[Any]) -> bool:
+    return bool(array.min() == array.max())
+
+
+def _from_palette(
+    index: NDArray[np.unsignedinteger[Any]], colours: NDArray[Any], notes: list[str]
+) -> NDArray[np.uint8]:
     """Palette indices are labels when index 0 is the black background; otherwise black is background by colour."""
-    index = np.asarray(picture).astype(np.uint8)
-    colours = np.asarray(picture.convert("RGB"))
-    black = colours.max(axis=-1) == 0
-    if not index[~black].size or (index[black] == 0).all():
+    black = colours.max(axis=0) == 0
+    if int(index.max()) < 256 and (not index[~black].size or (index[black] == 0).all()):
         values = np.unique(index)
         if len(values) == 2 and values[0] == 0:
             return (index > 0).astype(np.uint8)
         notes.append("palette mask: the colour numbers are the labels")
-        return index
+        return index.astype(np.uint8)
     notes.append("palette mask: black is background, every other colour is lesion")
     return (~black).astype(np.uint8)
 
