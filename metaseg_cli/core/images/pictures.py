@@ -46,6 +46,8 @@ def decode_picture(path: Path) -> Picture:
     with path.open("rb") as file:
         start = file.read(16)
     picture = read_tiff(path) if is_tiff(start) else _through_pillow(path, start)
+    if not picture.array.size:
+        raise InputError("damaged (it has no pixels)", where=path, remedy="copy it again from its source")
     if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():
         raise InputError("it holds values that are not finite", where=path, remedy="replace them, or remove it")
     return picture
@@ -86,6 +88,7 @@ def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> P
     orientation = int(opened.getexif().get(_ORIENTATION, 1))
     orientation = orientation if 1 <= orientation <= 8 else 1
     bits = header.depth if header is not None and header.colour == png.GREY and header.depth < 8 else 0
+    bits = 1 if opened.mode == "1" else bits
     palette = None
     if opened.mode == "P":
         table = np.array(opened.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
@@ -140,12 +143,12 @@ def _without_alpha(samples: NDArray[Any], opened: Image.Image, bits: int) -> tup
 
 
 def channels_are_equal(volume: Volume) -> bool:
-    """Whether a picture in colour is a grey one: channels within 4 of 255 levels on 99.9 % of the pixels."""
+    """Whether a picture in colour is a grey one: channels within 4/255 of its range on 99.9 % of the pixels."""
     array = volume.array
     if array.shape[0] != 3:
         return array.shape[0] == 1
-    tolerance = 4 * (257 if array.dtype == np.uint16 else 1)
-    values = array.astype(np.int32) if array.dtype.kind in "ui" else array
+    values = array.astype(np.int16 if array.dtype == np.uint8 else np.float64)
+    tolerance = 4 if array.dtype == np.uint8 else 4 / 255 * float(values.max() - values.min())
     spread = values.max(axis=0) - values.min(axis=0)
     return bool(np.mean(spread <= tolerance) >= 0.999)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
+import re
+import tempfile
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +32,7 @@ _DEFLATE_RATIO = 1032  # the most that deflate can do
 _LARGE = 2**30  # bytes; what would become larger than this must be large in the file too
 _LARGE_RATIO = 100
 _SLICES, _CHANNELS = "ZTQI", "CS"
+_STANDARD_ERROR = threading.Lock()
 _ALPHA = (1, 2)  # of the tag ExtraSamples; 0 says nothing of its meaning
 _PHOTOMETRICS = (tags.MIN_IS_WHITE, tags.MIN_IS_BLACK, tags.RGB, tags.PALETTE, tags.CMYK, tags.YCBCR)
 _KEPT_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "I;16")
@@ -160,13 +167,15 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
     bits = page.bitspersample
     arrays = []
     if isinstance(bits, int) and (bits <= 8 or bits == 12) and page.photometric in _PHOTOMETRICS:
-        with Image.open(path, formats=("TIFF",)) as picture:
+        with _messages_of_libtiff() as said, Image.open(path, formats=("TIFF",)) as picture:
             for number_of_page in pages:
                 picture.seek(number_of_page)
                 kept = picture if picture.mode in _KEPT_MODES else picture.convert("RGB")
                 arrays.append(np.atleast_3d(np.asarray(kept)))
                 if kept.mode == "L" and bits < 8:
                     arrays[-1] //= 255 // (2**bits - 1)  # Pillow spreads them over 8 bits
+        if said:
+            raise _damaged(path, said[0])
     if not arrays:
         kind = f"{bits} bits, {_name(page.photometric)}, compression {_name(page.compression)}"
         raise InputError(
@@ -175,6 +184,23 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
             remedy="save it uncompressed, in 8 or 16 bits",
         )
     return np.moveaxis(np.stack(arrays), -1, 0)
+
+
+@contextlib.contextmanager
+def _messages_of_libtiff() -> Iterator[list[str]]:
+    """Its errors, which it writes to the terminal and Pillow does not see, so that fax codes become wrong pixels."""
+    said: list[str] = []
+    with _STANDARD_ERROR, tempfile.TemporaryFile() as caught:
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            lines = caught.read().decode(errors="replace").splitlines()
+            said += [line for line in lines if re.match(r"\w*(TIFF|Fax|LZW|JPEG|Decode|Pack|Zip)\w*:", line)]
 
 
 def _name(value: object) -> str:
@@ -197,6 +223,8 @@ def _by_axes(array: NDArray[Any], axes: str, path: Path, notes: list[str]) -> ND
         )
     if slices == ["T"]:
         notes.append("its time points were read as slices")
+    if channels == ["C"]:
+        notes.append(f"its {array.shape[names.index('C')]} channels (axis C) were read as colours, not as slices")
     order = [names.index(n) for n in (*channels, *slices, "Y", "X")]
     array = array.transpose(order)
     return np.expand_dims(array, [i for i, there in enumerate((channels, slices)) if not there])
