@@ -17,6 +17,7 @@ from metaseg_cli.core.images.geometry import (
     turn_to_canonical,
     turned,
 )
+from metaseg_cli.core.images.mask_checks import inverted_mask, turned_like_image
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
 from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
@@ -32,6 +33,7 @@ __all__ = [
     "channels_are_equal",
     "describe_difference",
     "dicom_files",
+    "inverted_mask",
     "is_dicom",
     "is_image_file",
     "is_picture",
@@ -49,6 +51,7 @@ __all__ = [
     "suffix_of",
     "turn_to_canonical",
     "turned",
+    "turned_like_image",
     "write_mask",
     "write_rtstruct",
     "write_seg",

@@ -21,6 +21,7 @@ from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
+_LARGEST_LABEL = 2**31
 _FEW = 8
 _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
@@ -113,6 +114,8 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
                 notes.append("mask of probabilities: threshold at 0.5")
                 return (array >= 0.5).astype(np.uint8)
             raise InputError("its values are neither labels nor probabilities", where=path, remedy="save whole numbers")
+        if np.abs(rounded).max(initial=0) > _LARGEST_LABEL:
+            raise InputError("its values are too large to be labels", where=path, remedy="save labels from 0 to 255")
         array = rounded.astype(np.int64)
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < 0:
