@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaseg_cli.core.datasets import KNOWN, CaseSource, scan_of, scans_under, sequence_name
+from metaseg_cli.core.datasets import KNOWN, CaseSource, scan_of, scans_under, sequence_name, unread
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.errors import InputError, MetasegError, Problem
@@ -40,6 +40,7 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
             if not inside:
                 problems.append(Problem(file=path, reason="no image in this folder", remedy="name a folder with scans"))
             sources += inside
+            problems += unread(path)
         elif not path.exists():
             problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         elif not is_image_file(path) and suffix_of(path) != ".zip" and not is_dicom(path):
@@ -47,7 +48,7 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
                 Problem(
                     file=path,
                     reason="not an image format that metaseg reads",
-                    remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, DICOM",
+                    remedy="convert it to one of PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI, NRRD, MHA, DICOM",
                 )
             )
         else:
