@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from metaseg_cli.errors import InputError
+
+MOST_PIXELS = 2**26  # 8192 × 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,12 @@ class Picture:
         if self.palette is None:
             return self.array
         return np.ascontiguousarray(np.moveaxis(self.palette[self.array[0]], -1, 0))
+
+
+def check_size(width: int, height: int, path: Path) -> None:
+    """Raise InputError for more pixels than any scan has: a small file may promise as many as it likes."""
+    if width * height > MOST_PIXELS:
+        raise InputError(f"too large a picture ({width}×{height})", where=path, remedy="cut it into parts")
 
 
 def upright(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from metaseg_cli.core.images import png
 from metaseg_cli.core.images.jpeg import check_jpeg, is_jpeg
-from metaseg_cli.core.images.picture import Picture, raw_orientation, upright
+from metaseg_cli.core.images.picture import Picture, check_size, raw_orientation, upright
 from metaseg_cli.core.images.tiff import read_tiff
 from metaseg_cli.core.images.tiff_directories import is_tiff
 from metaseg_cli.core.images.volume import Volume
@@ -58,12 +58,13 @@ def _through_pillow(path: Path, start: bytes) -> Picture:
     with decoding(path, "damaged"):
         if start.startswith(png.SIGNATURE):
             header = png.check_png(path)
-        elif is_jpeg(start):
-            check_jpeg(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs (larger ones are errors), of EXIF that cannot be read
             try:
                 with Image.open(path, formats=_FORMATS) as opened:
+                    check_size(opened.width, opened.height, path)
+                    if is_jpeg(start):
+                        check_jpeg(path)
                     opened.load()
                     return _decoded(opened, path, header)
             except UnidentifiedImageError:

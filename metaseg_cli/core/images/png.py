@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metaseg_cli.core.images.picture import check_size
 from metaseg_cli.errors import InputError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -63,9 +64,7 @@ def _header(data: bytes, path: Path) -> PngHeader:
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data)
     if not width or not height or depth not in _DEPTHS.get(colour, ()) or interlace > 1:
         raise _damaged(path, "its header is not valid")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > 2 * limit:
-        raise InputError(f"too large a picture ({width}×{height})", where=path, remedy="cut it into parts")
+    check_size(width, height, path)
     return PngHeader(width, height, depth, colour, interlace == 1)
 
 
@@ -102,8 +101,10 @@ def read_sixteen_bits(path: Path, header: PngHeader) -> NDArray[np.uint16]:
         four = _unpacked(path, "RGBA").astype(np.uint16)
         return four[..., 0::2] * np.uint16(256) + four[..., 1::2]
     name = "RGB" if header.colour == RGB else "RGBA"
-    upper, lower = (_unpacked(path, f"{name};16{order}").astype(np.uint16) for order in "BL")
-    return upper * np.uint16(256) + lower
+    values = _unpacked(path, f"{name};16B").astype(np.uint16)
+    values *= 256
+    values += _unpacked(path, f"{name};16L")
+    return values
 
 
 def _unpacked(path: Path, layout: str) -> NDArray[np.uint8]:
