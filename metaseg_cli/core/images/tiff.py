@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _NONE, _LZW, _DEFLATE = 1, 5, (8, 32946)
 _DEFLATE_RATIO = 1032  # the most that deflate can do
-_LARGE = 2**30  # bytes; what would become larger than this must be large in the file too
+_LARGE = 2**29  # bytes; what would become larger than this must be large in the file too
 _LARGE_RATIO = 100
 _SLICES, _CHANNELS = "ZTQI", "CS"
 _STANDARD_ERROR = threading.Lock()
@@ -95,8 +95,10 @@ def _series(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
 
 def _pages_one_by_one(path: Path, pages: list[Any], series: list[tifffile.TiffPageSeries]) -> tuple[NDArray[Any], str]:
     """Pages that were appended to a file each make a series there; all alike, they are slices."""
-    plain = all(set(each.axes) <= set("QIZTYXS") for each in series)
-    if not plain or sum(math.prod(each.shape) for each in series) > sum(math.prod(page.shape) for page in pages):
+    for each in series:
+        in_pages = sum(math.prod(page.shape) for page in each.pages if page is not None)
+        if set(each.axes) <= set("QIZTYXS") and math.prod(each.shape) <= in_pages:
+            continue
         raise InputError("several stacks in one TIFF", where=path, remedy="save each as a file of its own")
     _check_size(path, sum(page.nbytes for page in pages))
     _check_pages(path, pages)
