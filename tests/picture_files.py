@@ -135,6 +135,7 @@ def _kinds() -> dict[str, tuple[bytes, NDArray | None]]:
         "colour.jpg": (by_pillow(COLOUR, "JPEG", quality=95), None),
         "progressive.jpg": (by_pillow(COLOUR, "JPEG", progressive=True), None),
         "restarts.jpg": (by_pillow(COLOUR, "JPEG", restart_marker_blocks=1), None),
+        "first.jpg": (by_pillow(COLOUR, "JPEG"), None),
         "grey.bmp": (by_pillow(GREY, "BMP"), grey),
         "colour.bmp": (by_pillow(COLOUR, "BMP"), colour),
         "binary.bmp": (by_pillow(Image.fromarray(BINARY), "BMP"), binary),

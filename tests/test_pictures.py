@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from picture_files import BINARY, COLOUR, GREY, GREY_16, KINDS, STACK, by_pillow, by_tifffile, chunk, palette_image, png
-from PIL import Image
+from PIL import Image, ImageOps
 
 from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
@@ -101,6 +101,14 @@ def test_what_has_no_one_meaning_is_refused_with_a_remedy(tmp_path: Path, data: 
     assert caught.value.remedy
 
 
+def test_of_several_pictures_of_a_camera_the_first_is_read_and_said(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1])]
+    data = by_pillow(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+    image = read_image(written(tmp_path / "a.jpg", data))
+    np.testing.assert_array_equal(image.array, KINDS["first.jpg"][1])
+    assert "2 pictures" in image.notes[0]
+
+
 def test_an_ome_tiff_opens_no_other_file(tmp_path: Path) -> None:
     by_name = {"a.ome.tif": STACK, "b.ome.tif": STACK + 1}
     for name, array in by_name.items():
@@ -122,6 +130,29 @@ def test_true_colour_is_not_taken_for_grey_whatever_its_range(tmp_path: Path) ->
         assert not channels_are_equal(image)
         equal = colour[..., :1].repeat(3, axis=-1)
         assert channels_are_equal(read_image(written(tmp_path / "g.tif", by_tifffile(equal, photometric="rgb"))))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_pictures_of_every_format_are_seen_upright(
+    tmp_path: Path, orientation: int, kind: str, options: dict[str, object]
+) -> None:
+    path = written(tmp_path / "a", by_pillow(COLOUR, kind, exif=_exif(orientation), **options))
+    image = read_image(path.rename(tmp_path / f"a.{kind.lower()}"))
+    with Image.open(tmp_path / f"a.{kind.lower()}") as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(image.array[:, 0], np.moveaxis(upright, -1, 0))
+    assert image.exif_orientation == orientation
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -12,6 +12,7 @@ from metaseg_cli.errors import InputError
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
 _MOST_SCANS = 100  # a progressive one has about ten; each is a way through all pixels
+_ARITHMETIC = (0xC9, 0xCA, 0xCB)  # frames whose codes may end in zeros that are left out
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: restarts, start of image
 _MORE = bytes((37 * i) % 251 for i in range(1, 200))  # codes of all lengths, and no marker
 
@@ -39,14 +40,17 @@ def _pixels(data: bytes) -> bytes:
 
 
 def _ends(data: bytes, path: Path) -> list[int]:
-    """Where the compressed data of each scan end, and where the picture ends. Raises InputError when it does not."""
-    at, found = 2, list[int]()
+    """Where Huffman codes of a scan end, scan by scan, and where the picture ends.
+
+    Raises InputError when it does not end.
+    """
+    at, found, arithmetic = 2, list[int](), False
     while at + 1 < len(data):
         marker = data[at + 1]
         if data[at] != 0xFF or marker == 0xFF:  # padding between segments
             at += 1
         elif marker == _END:
-            return [*found, at + 2]
+            return [*([] if arithmetic else found), at + 2]
         elif marker in _ALONE:
             at += 2
         else:
@@ -54,6 +58,7 @@ def _ends(data: bytes, path: Path) -> list[int]:
             if marker == _START_OF_SCAN:
                 at = _next_marker(data, at)
                 found.append(at)
+            arithmetic = arithmetic or marker in _ARITHMETIC
     raise InputError("damaged (the file ends too early)", where=path, remedy="copy it again from its source")
 
 

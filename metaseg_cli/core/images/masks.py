@@ -30,8 +30,9 @@ _LOSSY = (".jpg", ".jpeg")
 def read_mask(path: Path, image: Volume | None = None) -> Volume:
     """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
-    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, and DICOM SEG and
-    RTSTRUCT, whose overlapping segments make several layers ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
+    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
+    whose colour is constant, and DICOM SEG and RTSTRUCT, whose overlapping segments make several layers
+    ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
     Raises InputError.
     """
     notes: list[str] = []

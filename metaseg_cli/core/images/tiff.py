@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from metaseg_cli.core.images import tiff_directories as tags
-from metaseg_cli.core.images.picture import Picture, upright
+from metaseg_cli.core.images.picture import Picture, raw_orientation, upright
 from metaseg_cli.core.images.tiff_directories import Directory, alike, is_main, number, read_directories
 from metaseg_cli.core.images.tiff_lzw import lzw_decode
 from metaseg_cli.errors import InputError, decoding
@@ -110,7 +110,7 @@ def _by_tifffile(page: Any) -> bool:
     from tifffile import TIFF
 
     codecs: Any = TIFF.DECOMPRESSORS
-    if _LZW not in codecs:
+    if page.compression == _LZW and _LZW not in codecs:
         codecs._codecs[_LZW] = lzw_decode
     return (
         page.bitspersample in (1, 8, 16, 32, 64)
@@ -169,13 +169,18 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
     bits = page.bitspersample
     arrays = []
     if isinstance(bits, int) and (bits <= 8 or bits == 12) and page.photometric in _PHOTOMETRICS:
-        with _messages_of_libtiff() as said, Image.open(path, formats=("TIFF",)) as picture:
+        with _messages_of_libtiff() as said, TiffImageFile(path) as picture:
             for number_of_page in pages:
                 picture.seek(number_of_page)
+                stored = picture.tag_v2.get(tags.ORIENTATION, 1)
+                picture.load()
                 kept = picture if picture.mode in _KEPT_MODES else picture.convert("RGB")
-                arrays.append(np.atleast_3d(np.asarray(kept)))
+                array = np.moveaxis(np.atleast_3d(np.asarray(kept)), -1, 0)
                 if kept.mode == "L" and bits < 8:
-                    arrays[-1] //= 255 // (2**bits - 1)  # Pillow spreads them over 8 bits
+                    array = array // (255 // (2**bits - 1))  # Pillow spreads them over 8 bits
+                if picture.tag_v2.get(tags.ORIENTATION, 1) != stored:
+                    array = raw_orientation(array, stored)  # Pillow has turned it; this is done for all kinds below
+                arrays.append(array)
         if said:
             raise _damaged(path, said[0])
     if not arrays:
@@ -185,7 +190,7 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
             where=path,
             remedy="save it uncompressed, in 8 or 16 bits",
         )
-    return np.moveaxis(np.stack(arrays), -1, 0)
+    return np.stack(arrays, axis=1)
 
 
 @contextlib.contextmanager
@@ -193,7 +198,11 @@ def _messages_of_libtiff() -> Iterator[list[str]]:
     """Its errors, which it writes to the terminal and Pillow does not see, so that fax codes become wrong pixels."""
     said: list[str] = []
     with _STANDARD_ERROR, tempfile.TemporaryFile() as caught:
-        kept = os.dup(2)
+        try:
+            kept = os.dup(2)
+        except OSError:  # a program without a terminal may have closed it
+            yield said
+            return
         os.dup2(caught.fileno(), 2)
         try:
             yield said

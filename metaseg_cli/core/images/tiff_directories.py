@@ -10,7 +10,7 @@ from metaseg_cli.errors import InputError
 
 Directory = dict[int, tuple[int, ...] | bytes]  # tag → whole numbers, or the bytes of other values
 
-SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 ORIENTATION, SAMPLES, PLANAR, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 277, 284, 320, 338, 339
 STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 273, 279, 324, 325
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -18,7 +18,18 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_PAGES = 20_000
-_ALIKE = (WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, PLANAR, ORIENTATION, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT)
+_ALIKE = {
+    WIDTH: 0,
+    HEIGHT: 0,
+    BITS: 1,
+    PHOTOMETRIC: 1,
+    SAMPLES: 1,
+    PLANAR: 1,
+    ORIENTATION: 1,
+    COLORMAP: 0,
+    EXTRA_SAMPLES: 0,
+    SAMPLE_FORMAT: 1,
+}  # with what their absence means
 
 
 def is_tiff(start: bytes) -> bool:
@@ -34,12 +45,18 @@ def number(directory: Directory, tag: int, default: int) -> int:
 
 def alike(a: Directory, b: Directory) -> bool:
     """Whether two pages can be slices of one stack: size, type, colours and orientation are the same."""
-    return all(a.get(tag) == b.get(tag) for tag in _ALIKE)
+    return all(_values(a, tag, default) == _values(b, tag, default) for tag, default in _ALIKE.items())
+
+
+def _values(directory: Directory, tag: int, default: int) -> tuple[int, ...]:
+    """A tag's numbers; one where all samples have the same."""
+    values = tuple(directory.get(tag) or (default,))
+    return values[:1] if len(set(values)) == 1 else values
 
 
 def is_main(directory: Directory) -> bool:
     """Whether a page is an image of its own: neither a reduced copy of one nor its transparency mask."""
-    return number(directory, SUBFILE, 0) & 0b101 == 0
+    return number(directory, SUBFILE, 0) & 0b101 == 0 and number(directory, OLD_SUBFILE, 1) != 2
 
 
 def read_directories(path: Path) -> list[Directory]:
