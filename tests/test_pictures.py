@@ -191,6 +191,12 @@ def test_palette_stacks_are_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(written(tmp_path / "m.tif", data)).array[0], LABELS)
 
 
+@pytest.mark.parametrize("label", [1, 2, 4])
+def test_a_palette_mask_of_one_label_keeps_its_number(tmp_path: Path, label: int) -> None:
+    data = by_pillow(palette_image(DISC * np.uint8(label)), "PNG")
+    np.testing.assert_array_equal(read_mask(written(tmp_path / "m.png", data)).array[0, 0], DISC * label)
+
+
 def test_labels_in_four_bits_stay(tmp_path: Path) -> None:
     labels = DISC * 2
     labels[:3] = 7
@@ -226,6 +232,13 @@ def test_a_mask_in_the_alpha_channel_is_taken_and_said(tmp_path: Path, shade: in
     mask = read_mask(written(tmp_path / "m.png", data))
     np.testing.assert_array_equal(mask.array[0, 0], DISC)
     assert "alpha" in " ".join(mask.notes)
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+def test_where_nothing_is_opaque_the_mask_is_empty(tmp_path: Path, shade: int) -> None:
+    rgba = np.dstack([np.full_like(DISC, shade)] * 3 + [DISC * 0])
+    mask = read_mask(written(tmp_path / "m.png", by_pillow(rgba, "PNG")))
+    assert not mask.array.any()
 
 
 def test_where_colour_and_alpha_differ_the_colour_is_the_mask(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _from_picture(path: Path) -> Volume:
     notes = list(picture.notes)
     colours = picture.colours()
     channels = colours.shape[0]
-    if picture.alpha is not None and not _is_constant(picture.alpha) and all(map(_is_constant, colours)):
+    if picture.alpha is not None and all(map(_is_constant, colours)) and _says_something(picture.alpha):
         notes.append("the mask was taken from the alpha channel: its colour is one and the same everywhere")
         label = _labels(picture.alpha, path, notes)
     elif picture.palette is not None:
@@ -81,6 +81,11 @@ def _is_constant(array: NDArray[Any]) -> bool:
     return bool(array.min() == array.max())
 
 
+def _says_something(alpha: NDArray[Any]) -> bool:
+    """Opaque and transparent parts, or nothing that can be seen; whole opacity leaves it to the colour."""
+    return not _is_constant(alpha) or not alpha.any()
+
+
 def _from_palette(
     index: NDArray[np.unsignedinteger[Any]], colours: NDArray[Any], notes: list[str]
 ) -> NDArray[np.uint8]:
@@ -88,9 +93,10 @@ def _from_palette(
     black = colours.max(axis=0) == 0
     if int(index.max()) < 256 and (not index[~black].size or (index[black] == 0).all()):
         values = np.unique(index)
-        if len(values) == 2 and values[0] == 0:
+        if len(values) == 2 and values[0] == 0 and values[1] > _SMALL_LABEL:
             return (index > 0).astype(np.uint8)
-        notes.append("palette mask: the colour numbers are the labels")
+        if values[-1] > 1:
+            notes.append("palette mask: the colour numbers are the labels")
         return index.astype(np.uint8)
     notes.append("palette mask: black is background, every other colour is lesion")
     return (~black).astype(np.uint8)
