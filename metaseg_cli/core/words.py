@@ -11,7 +11,7 @@ from itertools import groupby
 # A minus sign is one only where it stands at the edge of a word, as in "T1 -C" and "C- 3D"; elsewhere it is a hyphen.
 _SIGNS = re.compile(r"[+*/]|(?<=\s)-(?=\w)|(?<=\w)-(?=\s|$)")
 _PARTS = re.compile(rf"[^\W_]+|{_SIGNS.pattern}")
-_INITIALS = re.compile(r"(?<!\w)(?:[^\W\d_]\.){2,}")  # m.d.c., i.v.
+_INITIALS = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}")  # m.d.c., i.v.
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")  # noqa: RUF001
 _LONGEST = 64  # a longer run of letters and digits is an identifier, not words written together
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.images.dicom import decoded_frames, frame_groups, frame_planes, frame_value, full_data, header
+from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
-
-_LESION = re.compile(r"gtv|met(?:s|astas[ei]s)?\b|lesion|tumou?r", re.IGNORECASE)
 
 
 def modality_of(path: Path) -> str:
@@ -21,12 +21,12 @@ def modality_of(path: Path) -> str:
     return str(header(path, ["Modality"]).get("Modality", ""))
 
 
-def read_seg(path: Path) -> Volume:
+def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
     """A DICOM SEG (binary, fractional, label map) on its own grid: label values ``(L, Z, Y, X)`` uint8.
 
     A label is its segment's number. Segments that overlap need several layers L: each takes the first in which it
-    overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one.
-    Raises InputError.
+    overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one. Of
+    segments with lesions and anatomy the lesions are taken, or those that *wanted* names. Raises InputError.
     """
     data = full_data(path)
     kind = str(data.get("SegmentationType", ""))
@@ -34,11 +34,13 @@ def read_seg(path: Path) -> Volume:
     planes, in_plane = frame_planes(data, groups, path, gaps_allowed=True)
     frames = decoded_frames(data, path)
     names = {int(s.SegmentNumber): str(s.get("SegmentLabel", "")) for s in data.SegmentSequence}
+    taken, left_out = choose(_segments(data), wanted, path, unnamed_allowed=True)
     shape = (planes.slices, int(data.Rows), int(data.Columns))
-    notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n)]
+    notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *left_out]
     if kind == "LABELMAP":
         label = np.full(shape, int(data.get("PixelPaddingValue", 0)), np.int64)
-        label[planes.slots] = frames
+        padding = int(data.get("PixelPaddingValue", 0))
+        label[planes.slots] = np.where(np.isin(frames, [*taken, padding]), frames, 0) if left_out else frames
         layers = label[None]
         if "PixelPaddingValue" in data and len(set(planes.slots.tolist())) < planes.slices:
             notes.append(f"slices without a frame hold the padding value {data.PixelPaddingValue}")
@@ -50,6 +52,8 @@ def read_seg(path: Path) -> Volume:
         masks: dict[int, NDArray[np.bool_]] = {}
         for frame, slot, group in zip(frames, planes.slots, groups, strict=True):
             number = frame_value(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+            if int(number) not in taken:
+                continue
             masks.setdefault(int(number), np.zeros(shape, bool))[slot] |= frame > 0
         layers = _layered(masks, shape)
     if layers.max(initial=0) > 255:
@@ -64,6 +68,19 @@ def read_seg(path: Path) -> Volume:
         direction=planes.direction,
         notes=tuple(notes),
     )
+
+
+def _segments(data: Any) -> list[Structure]:
+    """The segments of a SEG but the background, with the meaning of their coded type."""
+    return [
+        Structure(
+            number=int(s.SegmentNumber),
+            name=str(s.get("SegmentLabel", "")),
+            concept=" ".join(str(code.get("CodeMeaning", "")) for code in s.get("SegmentedPropertyTypeCodeSequence") or []),
+        )
+        for s in data.SegmentSequence
+        if int(s.SegmentNumber)
+    ]
 
 
 def padding_value(path: Path) -> int:
@@ -84,12 +101,11 @@ def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -
     return np.stack(layers)
 
 
-def read_rtstruct(path: Path, image: Volume) -> Volume:
+def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volume:
     """The contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
 
     A voxel belongs to a structure when its centre lies inside the contour; a contour inside another one cuts a hole.
-    Where some structures are targets (GTV, or named as metastasis, lesion or tumour) only those are taken, since a
-    plan's organs at risk are no lesions. Raises InputError.
+    Only lesions are taken, by their names and types, or the structures that *wanted* names. Raises InputError.
     """
     from skimage.draw import polygon2mask
 
@@ -102,10 +118,10 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
         for o in data.get("RTROIObservationsSequence") or []
     }
     drawn = {int(r.ReferencedROINumber): r for r in data.get("ROIContourSequence") or [] if r.get("ContourSequence")}
-    targets = {n for n in drawn if kinds.get(n) == "GTV" or _LESION.search(names.get(n, ""))}
-    taken = sorted(targets or drawn)
-    if not taken:
+    if not drawn:
         raise InputError("it holds no contour", where=path, remedy="name another structure set")
+    structures = [Structure(number=n, name=names.get(n, ""), type=kinds.get(n, "")) for n in sorted(drawn)]
+    taken, left_out = choose(structures, wanted, path, unnamed_allowed=False)
     to_index = np.linalg.inv(image.affine)
     masks: dict[int, NDArray[np.bool_]] = {}
     z_size, y_size, x_size = image.shape
@@ -131,9 +147,6 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
                     remedy="name the series that they were drawn on",
                 )
             mask[at] ^= polygon2mask((y_size, x_size), np.column_stack([y, x]))
-    notes = ["structures " + ", ".join(f"{i} = {names.get(n, n)}" for i, n in enumerate(taken, start=1))]
-    left = [str(names.get(n, n)) for n in sorted(drawn) if n not in taken]
-    if left:
-        notes.append(f"structures that are no target were left out: {', '.join(left)}")
+    notes = ["structures " + ", ".join(f"{i} = {names.get(n, n)}" for i, n in enumerate(taken, start=1)), *left_out]
     layers = _layered(masks, image.shape)
     return dataclasses.replace(image, array=layers.astype(np.uint8), source=path, notes=tuple(notes))
