@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, Device, Threshold, named_regions
+from metaseg_cli.config.shared import Cluster, Device, Structures, Threshold, named_regions, structure_names
 from metaseg_cli.errors import ConfigError
 
 
@@ -41,6 +41,7 @@ class EvaluateConfig:
             shown_default="every label together, or the challenge's regions",
         ),
     ] = ()
+    structures: Structures = None
     out: Annotated[
         Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
     ] = None

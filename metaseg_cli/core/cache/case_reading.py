@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from metaseg_cli.core.images import (
     read_image,
     read_mask,
     read_scan,
+    same_grid,
     size_text,
 )
 from metaseg_cli.errors import InputError, Problem
@@ -62,15 +64,15 @@ def _read_slices(
     by_shape: dict[tuple[int, ...], list[tuple[Volume, Volume | None]]] = {}
     for index in range(len(next(iter(source.sequences.values())))):
         paths = [files[index] for files in source.sequences.values()]
-        mask_path = source.masks[index] if source.masks else None
+        mask_paths = source.masks_of(index)
         try:
             image = _channels_of_slice(paths, settings)
-            mask = read_mask(mask_path) if mask_path is not None else None
+            mask = _united(mask_paths, image, settings) if mask_paths else None
             if mask is not None and mask.shape != image.shape:
                 raise InputError(
                     f"the mask's size ({size_text(mask.shape)}) is not the image's ({size_text(image.shape)}: "
                     f"{paths[0].name})",
-                    where=mask_path,
+                    where=mask.source,
                     remedy="give every image a mask on its own grid",
                 )
         except InputError as error:
@@ -91,6 +93,25 @@ def _read_slices(
         label = np.concatenate(labels, axis=0) if labels else None
         cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=hashes))
     return cases
+
+
+def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings) -> Volume:
+    """The masks of one image as one: where the first has no label, those of the next. Raises InputError."""
+    masks = [read_mask(path, image, settings.structures) for path in paths]
+    first = masks[0]
+    if len(masks) == 1:
+        return first
+    label = _one_layer(first.array, 0, [])
+    for mask in masks[1:]:
+        if mask.shape != first.shape or (first.spacing_mm and not same_grid(mask, first)):
+            raise InputError(
+                f"it does not lie on the grid of {first.source.name}, another mask of the same image",
+                where=mask.source,
+                remedy="bring the masks of an image onto its grid",
+            )
+        label = np.where(label > 0, label, _one_layer(mask.array, 0, []))
+    notes = tuple(note for mask in masks for note in mask.notes)
+    return dataclasses.replace(first, array=label[None], notes=notes)
 
 
 def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume:
@@ -139,7 +160,7 @@ def _read_volumes(
     if not scans:
         return []
     try:
-        base, label = _mask_and_base(source, scans, notes)
+        base, label = _mask_and_base(source, scans, settings, notes)
     except InputError as error:
         problems.append(_problem(error, source.first_file))
         return []
@@ -180,7 +201,7 @@ def _named_channels(scan: Volume, name: str, source: CaseSource, settings: Cache
 
 
 def _mask_and_base(
-    source: CaseSource, scans: dict[str, Volume], notes: list[str]
+    source: CaseSource, scans: dict[str, Volume], settings: CacheSettings, notes: list[str]
 ) -> tuple[Volume, NDArray[np.uint8] | None]:
     """The sequence whose grid the case has, and the label map on it. Raises InputError when the mask fits none."""
     first = next(iter(scans.values()))
@@ -188,7 +209,7 @@ def _mask_and_base(
         return first, None
     path = source.masks[0]
     for scan in scans.values():
-        mask = read_mask(path, scan)
+        mask = _united(source.masks_of(0), scan, settings)
         placed = on_grid_of(mask, scan)
         if placed is not None:
             notes += mask.notes
@@ -209,7 +230,7 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
     if padding:
         label[label == padding] = 0
         notes.append(f"padding value {padding} in masks: read as background")
-    if len(layers) > 1:
+    if (np.count_nonzero(layers, axis=0) > 1).any():
         notes.append("segments overlap: the one of the higher number was kept where they do")
     return label
 

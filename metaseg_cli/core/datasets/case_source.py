@@ -14,7 +14,8 @@ class CaseSource:
 
     ``sequences`` maps a sequence name to its files. A case of *slices* has one picture per slice, in order, and in
     ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
-    or the files of one) and at most one mask. ``channels`` names the sequences inside one file of several channels.
+    or the files of one) and at most one mask. Where an image has several masks, ``extra_masks`` holds the others, by the
+    position of the first in ``masks``: they are united. ``channels`` names the sequences inside one file of several channels.
     A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val" or "test" when the
     folder's layout said so.
     """
@@ -23,6 +24,7 @@ class CaseSource:
     patient: str
     sequences: dict[str, tuple[Path, ...]]
     masks: tuple[Path, ...] = ()
+    extra_masks: dict[int, tuple[Path, ...]] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     slices: bool = False
     split: str | None = None
@@ -30,8 +32,13 @@ class CaseSource:
     @property
     def files(self) -> list[Path]:
         """Every file of the case; a folder stands for the files in it."""
-        named = [f for files in self.sequences.values() for f in files] + list(self.masks)
+        named = [f for files in self.sequences.values() for f in files]
+        named += [f for i in range(len(self.masks)) for f in self.masks_of(i)]
         return [f for p in named for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
+
+    def masks_of(self, index: int) -> tuple[Path, ...]:
+        """The masks of the picture at *index*, or of the volume at 0; none where the case has no mask."""
+        return (self.masks[index], *self.extra_masks.get(index, ())) if self.masks else ()
 
     @property
     def first_file(self) -> Path:

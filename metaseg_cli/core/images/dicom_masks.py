@@ -34,7 +34,7 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
     planes, in_plane = frame_planes(data, groups, path, gaps_allowed=True)
     frames = decoded_frames(data, path)
     names = {int(s.SegmentNumber): str(s.get("SegmentLabel", "")) for s in data.SegmentSequence}
-    taken, left_out = choose(_segments(data), wanted, path, unnamed_allowed=True)
+    taken, left_out = choose(_segments(data), wanted, path, segmentation=True)
     shape = (planes.slices, int(data.Rows), int(data.Columns))
     notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *left_out]
     if kind == "LABELMAP":
@@ -121,7 +121,7 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
     if not drawn:
         raise InputError("it holds no contour", where=path, remedy="name another structure set")
     structures = [Structure(number=n, name=names.get(n, ""), type=kinds.get(n, "")) for n in sorted(drawn)]
-    taken, left_out = choose(structures, wanted, path, unnamed_allowed=False)
+    taken, left_out = choose(structures, wanted, path, segmentation=False)
     to_index = np.linalg.inv(image.affine)
     masks: dict[int, NDArray[np.bool_]] = {}
     z_size, y_size, x_size = image.shape

@@ -68,7 +68,7 @@ def lesion_layers(
     if max((segment.layer for segment in segments), default=0) >= len(layers):
         raise InputError(f"its header names more layers than the {len(layers)} it has", where=path, remedy="save it again")
     named = [Structure(number=i, name=s.name, concept=s.concept) for i, s in enumerate(segments)]
-    taken, notes = choose(named, wanted, path, unnamed_allowed=True)
+    taken, notes = choose(named, wanted, path, segmentation=True)
     of_lesions = np.zeros_like(layers)
     for i in taken:
         here = layers[segments[i].layer] == segments[i].value

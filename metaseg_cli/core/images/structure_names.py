@@ -21,10 +21,11 @@ _LESION = {
     "tumor", "tumors", "tumour", "tumours", "tumoren", "tumeur", "tumeurs", "tumore", "tumori", "tumores", "neoplasm",
     "neoplasms", "glioma", "glioblastoma", "gbm", "meningioma", "cancer", "carcinoma", "mass", "filia", "filiae",
 }  # fmt: skip
+_EDEMA = {"edema", "oedema", "odem", "oedem", "oedeme", "infiltration", "snfh", "ed"}
 _REGION = {
-    "et", "tc", "wt", "netc", "ncr", "snfh", "ed", "enhancing", "enhancement", "nonenhancing", "core", "necrosis",
-    "necrotic", "nekrose", "necrose", "necrosi", "edema", "oedema", "odem", "oedem", "oedeme", "infiltration",
-}  # fmt: skip
+    "et", "tc", "wt", "netc", "ncr", "enhancing", "enhancement", "nonenhancing", "core", "necrosis",
+    "necrotic", "nekrose", "necrose", "necrosi", "kern",
+} | _EDEMA  # fmt: skip
 _DERIVED = {
     "ptv", "ptvs", "pgtv", "ctv", "ctvs", "itv", "itvs", "prv", "prvs", "margin", "margins", "marge", "saum", "ring",
     "rings", "shell", "shells", "rind", "halo", "wall", "dose", "dosis", "isodose", "iso", "gy", "cgy", "exp", "expand",
@@ -78,6 +79,8 @@ def kind_of(structure: Structure) -> Kind:
     """
     kind = _kind_of_name(structure.name)
     interpreted = structure.type.strip().upper()
+    if kind == "organ" and interpreted == "GTV" and _is_gtv_of_organ(structure.name):
+        return "lesion"
     if kind == "lesion" and interpreted in ("PTV", "CTV", "DOSE_REGION"):
         return "derived"
     if kind != "unknown":
@@ -102,8 +105,18 @@ def _kind_of_name(name: str) -> Kind:
     if not organs or targets[0] < organs[0]:
         return "lesion"
     # "Brain met 2" is a lesion; "Brain-GTV", "Brain minus mets", "Brainstem core" and "Normal brain tumor" are not.
-    cut_out = bool(set(said[organs[0] :]) & _MINUS) or re.search(r"\w\s*-\s*[^\W\d]", name) is not None
-    return "lesion" if said[targets[0]] in _LESION and not cut_out and "normal" not in said else "organ"
+    of_organ = said[targets[0]] in _LESION and not {"normal", "healthy"} & set(said)
+    return "lesion" if of_organ and not _is_cut_out(name) else "organ"
+
+
+def _is_gtv_of_organ(name: str) -> bool:
+    """``Brain_GTV 1``, which only its type tells from a brain without its GTV."""
+    return bool(set(words(name, _VOCABULARY)) & _GTV) and not _is_cut_out(name)
+
+
+def _is_cut_out(name: str) -> bool:
+    said = words(name, _VOCABULARY, signs=True)
+    return bool(set(said[1:]) & _MINUS) or re.search(r"\w\s*-\s*[^\W\d]", name) is not None
 
 
 def _has_margin(said: Sequence[str]) -> bool:
@@ -112,13 +125,13 @@ def _has_margin(said: Sequence[str]) -> bool:
 
 
 def choose(
-    structures: Sequence[Structure], wanted: Sequence[str], path: Path, *, unnamed_allowed: bool
+    structures: Sequence[Structure], wanted: Sequence[str], path: Path, *, segmentation: bool
 ) -> tuple[list[int], list[str]]:
     """The numbers of the structures that are lesions, or that *wanted* names, and notes on what was left out.
 
-    *wanted* are names as ``--structures`` has them: upper and lower case are the same, ``*`` stands for anything. With
-    *unnamed_allowed* names that say nothing ("Segment_1") are taken where no name says anything. Raises InputError with
-    the names when nothing is recognised.
+    *wanted* are names as ``--structures`` has them: upper and lower case are the same, ``*`` stands for anything. The
+    segments of a *segmentation* are taken where no name says anything ("Segment_1"), and its oedema is a label of its
+    own; among contours it is none beside the lesion. Raises InputError with the names when nothing is recognised.
     """
     if wanted:
         patterns = [_pattern(name) for name in wanted]
@@ -132,7 +145,10 @@ def choose(
         return taken, _left_out(structures, taken, "not asked for")
     kinds = {s.number: kind_of(s) for s in structures}
     taken = [number for number, kind in kinds.items() if kind == "lesion"]
-    if not taken and unnamed_allowed and all(kind == "unknown" for kind in kinds.values()):
+    if not segmentation:
+        oedema = [s.number for s in structures if s.number in taken and _is_oedema(s.name)]
+        taken = [number for number in taken if number not in oedema] or taken
+    if not taken and segmentation and all(kind == "unknown" for kind in kinds.values()):
         return list(kinds), []
     if not taken:
         raise InputError(
@@ -141,6 +157,10 @@ def choose(
             remedy="say which are lesions with --structures NAME,… (* stands for anything)",
         )
     return taken, _left_out(structures, taken, "not lesions by their names")
+
+
+def _is_oedema(name: str) -> bool:
+    return bool(set(words(name, _VOCABULARY)) & _EDEMA)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
