@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, scan_of, scans_under, sequence_name
+from metaseg_cli.core.datasets.names import distinct
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import InputError, MetasegError, Problem
-
-_OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
 
 
 def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
@@ -61,7 +62,7 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem]]:
 
 def _in_folder(folder: Path) -> list[CaseSource]:
     """The cases under *folder*; the only one of a DICOM folder is named after the folder."""
-    inside = scans_under(folder, _OUR_ENDINGS)
+    inside = scans_under(folder)
     if len(inside) == 1 and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
         return [dataclasses.replace(inside[0], case=folder.resolve().name)]
     return inside
@@ -74,20 +75,14 @@ def absolute(source: CaseSource) -> CaseSource:
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
     """One stem per case; cases of the same name from several folders get their folder's name in front."""
-    count: dict[str, int] = {}
-    for source in sources:
-        count[source.case.lower()] = count.get(source.case.lower(), 0) + 1
-    names: list[str] = []
-    taken: set[str] = set()
-    for source in sources:
-        alone = count[source.case.lower()] == 1
-        name = source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}"
-        number, unique = 2, name
-        while unique.lower() in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique.lower())
-        names.append(unique)
-    return names
+    count = Counter(same_form(source.case).casefold() for source in sources)
+    alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
+    return distinct(
+        [
+            source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}"
+            for source, single in zip(sources, alone, strict=True)
+        ]
+    )
 
 
 def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[Path, ...]]:

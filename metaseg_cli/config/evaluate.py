@@ -114,12 +114,17 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check(self)
         self.regions()
+        self.structure_names()
         if self.predictions is not None and self.references is None:
             raise ConfigError("--predictions and --references come together", remedy="name both folders")
         if self.references is not None and (self.predictions is None) == (not self.models):
             raise ConfigError(
                 "--references wants the folders to score", remedy="name one with --predictions, or several without it"
             )
+
+    def structure_names(self) -> tuple[str, ...]:
+        """The names given with ``--structures``; empty for what the names themselves say."""
+        return structure_names(self.structures)
 
     def regions(self) -> dict[str, tuple[int, ...]]:
         """Region name → label values; empty when none are named."""

@@ -21,8 +21,8 @@ Model = Annotated[
 Structures = Annotated[
     str | None,
     Setting(
-        help="Structures of an RTSTRUCT, or segments of a SEG or .seg.nrrd, that are lesions: names separated by commas; "
-        "* stands for anything, as in 'GTV*,Met 1'.",
+        help="Structures of an RTSTRUCT, or segments of a SEG or .seg.nrrd, that are lesions: names separated by "
+        "commas; * stands for anything, as in 'GTV*,Met 1'.",
         shown_default="by their names: GTV, metastasis, lesion, tumour …",
     ),
 ]

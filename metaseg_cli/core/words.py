@@ -12,7 +12,7 @@ from itertools import groupby
 _SIGNS = re.compile(r"[+*/]|(?<=\s)-(?=\w)|(?<=\w)-(?=\s|$)")
 _PARTS = re.compile(rf"[^\W_]+|{_SIGNS.pattern}")
 _INITIALS = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}")  # m.d.c., i.v.
-_DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")  # noqa: RUF001
+_DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 _LONGEST = 64  # a longer run of letters and digits is an identifier, not words written together
 
 

@@ -103,7 +103,7 @@ def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings) -> Vo
         return first
     label = _one_layer(first.array, 0, [])
     for mask in masks[1:]:
-        if mask.shape != first.shape or (first.spacing_mm and not same_grid(mask, first)):
+        if not same_grid(mask, first):
             raise InputError(
                 f"it does not lie on the grid of {first.source.name}, another mask of the same image",
                 where=mask.source,

@@ -14,10 +14,10 @@ class CaseSource:
 
     ``sequences`` maps a sequence name to its files. A case of *slices* has one picture per slice, in order, and in
     ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
-    or the files of one) and at most one mask. Where an image has several masks, ``extra_masks`` holds the others, by the
-    position of the first in ``masks``: they are united. ``channels`` names the sequences inside one file of several channels.
-    A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val" or "test" when the
-    folder's layout said so.
+    or the files of one) and at most one mask. Where an image has several masks, ``extra_masks`` holds the others, by
+    the position of the first in ``masks``: they are united. ``channels`` names the sequences inside one file of
+    several channels. A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val"
+    or "test" when the folder's layout said so.
     """
 
     case: str

@@ -111,7 +111,7 @@ def _visits(root: Path) -> tuple[dict[str, _Visit], list[Problem]]:
             description = str(head.get("SeriesDescription") or "")
             if "LOCALIZER" in (head.get("ImageType") or ()) or _LOCALISER.search(description):
                 continue
-            sequence = from_description(description, bool(head.get("ContrastBolusAgent")))
+            sequence = from_description(description, str(head.get("ContrastBolusAgent") or ""))
             visit.series.setdefault(uid, _Series(uid, description, sequence)).files.append(path)
     for path in image_files(root):  # masks drawn in another program and saved as NIfTI, NRRD …
         if mask_key(stem(path), certain=False) is not None or "mask" in path.name.lower():

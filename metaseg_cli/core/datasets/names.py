@@ -29,12 +29,13 @@ _MASK_WORDS = (
     "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
 )
 _IMAGE_WORDS = r"images?|imgs?|scans?|orig(?:inal)?|raw|data"
-_MASK_END = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})$", re.IGNORECASE)
-_MASK_START = re.compile(r"^(masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", re.IGNORECASE)
-_NUMBERED_MASK = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})[ _.\-]*\(?(\d{{1,3}})\)?$", re.IGNORECASE)
+_ANY_NAME = re.IGNORECASE | re.DOTALL  # a name may hold line breaks
+_MASK_END = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})$", _ANY_NAME)
+_MASK_START = re.compile(r"^(masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", _ANY_NAME)
+_NUMBERED_MASK = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})[ _.\-]*\(?(\d{{1,3}})\)?$", _ANY_NAME)
 _ONLY_MASK = re.compile(rf"^(?:{_MASK_WORDS})$", re.IGNORECASE)
-_IMAGE_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_IMAGE_WORDS})$", re.IGNORECASE)
-_IMAGE_START = re.compile(rf"^(?:{_IMAGE_WORDS})[ _.\-]+(.+)$", re.IGNORECASE)
+_IMAGE_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_IMAGE_WORDS})$", _ANY_NAME)
+_IMAGE_START = re.compile(rf"^(?:{_IMAGE_WORDS})[ _.\-]+(.+)$", _ANY_NAME)
 _NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
 
 # What ``predict`` writes of a case, by the ending of its name: CASE_mask, CASE_probability_ET, CASE_overview …
@@ -43,7 +44,8 @@ PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # of several re
 PREDICTED_PICTURES = ("overlay", "overview")
 _PREDICTED = re.compile(
     rf"^(?P<case>.+)_(?:(?P<mask>{PREDICTED_MASK})|{'|'.join(PREDICTED_PICTURES)}|"
-    rf"(?:{'|'.join(PREDICTED_MAPS)})(?:_[^_]+)?)$"
+    rf"(?:{'|'.join(PREDICTED_MAPS)})(?:_.+)?)$",
+    re.DOTALL,
 )
 
 
@@ -55,7 +57,7 @@ def predicted_name(case: str, what: str, region: str = "") -> str:
 def is_predicted(name: str, *, masks: bool = True) -> bool:
     """Whether a stem is that of a file of ``predict``; without *masks*, of one that is no mask."""
     match = _PREDICTED.match(name)
-    return bool(match) and (masks or match["mask"] is None)
+    return match is not None and (masks or match["mask"] is None)
 
 
 def suffix(path: Path) -> str:
@@ -90,8 +92,8 @@ def scans_in(folder: Path) -> list[Path]:
 
 def _mask_keys(name: str) -> list[str]:
     """Names of images that a mask of this stem may belong to."""
-    numbered = numbered_mask(name)
-    return list(filter(None, (mask_key(name, certain=False), numbered.key if numbered else None)))
+    part = numbered_mask(name)
+    return list(filter(None, (mask_key(name, certain=False), part.key if part else None)))
 
 
 def split_of(folders: tuple[str, ...]) -> str | None:
@@ -145,7 +147,7 @@ def numbered_mask(name: str) -> NumberedMask | None:
 
 def are_parts(names: Sequence[str]) -> bool:
     """Whether the masks of these stems are parts of one: they differ by a number behind the same mask word alone."""
-    words = {numbered.word if (numbered := numbered_mask(n)) else _word_of(n) for n in names}
+    words = {part.word if (part := numbered_mask(n)) else _word_of(n) for n in names}
     return len(words) == 1 and None not in words
 
 
@@ -204,7 +206,7 @@ def is_bare_mask_name(name: str) -> bool:
 
 
 def find_file(folder: Path, relative: str) -> Path | None:
-    """*relative*, as a table or list spells it, under *folder*, in whatever Unicode form the disk has it; None: none."""
+    """*relative*, as a table spells it, under *folder*, in the Unicode form that the disk has. None: no such file."""
     path = folder / relative
     if not relative or path.exists():
         return path if relative else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from metaseg_cli.core.words import without_marks, words
 
@@ -14,27 +15,26 @@ GENERIC = ("image", "grey", "mri", "mr", "volume")
 
 # Pulse sequences that are T1-weighted by themselves, under the names of the vendors.
 _T1_TECHNIQUES = {
-    "mprage", "spgr", "fspgr", "irspgr", "irfspgr", "efgre3d", "bravo", "tfl", "vibe", "lava", "thrive", "ethrive", "tfe",
-    "starvibe", "quick3d", "mp2rage",
+    "mprage", "spgr", "fspgr", "irspgr", "irfspgr", "efgre3d", "bravo", "tfl", "vibe", "lava", "thrive", "ethrive",
+    "tfe", "starvibe", "quick3d", "mp2rage",
 }  # fmt: skip
 # What is none of the four whatever else is said: other contrasts, maps, differences, other regions, set-up scans.
 _OTHER = {
-    *("dwi", "dw", "dti", "dki", "noddi", "diff", "diffusion", "adc", "eadc", "dadc", "trace", "tracew", "tensor"),
-    *("colfa", "ep2d", "epi", "epse", "resolve", "ssdwi", "hardi", "bold", "fmri", "rsfmri", "rest", "resting"),
-    *("perf", "perfusion", "pwi", "dsc", "dce", "dyn", "dynamic", "dynamik", "dynamique", "twist", "grasp", "tricks"),
-    *("asl", "pasl", "casl", "pcasl", "cbf", "cbv", "rcbv", "rcbf", "mtt", "ttp", "tmax", "ktrans", "leakage"),
-    *("swi", "swan", "swip", "venbold", "qsm", "mra", "mrv", "cemra", "angio", "angiography", "tof", "venc"),
-    *("mrs", "svs", "csi", "mrsi", "spectroscopy", "spectro", "spektroskopie", "cest", "apt", "mre"),
-    *("localizer", "localiser", "localizers", "localisers", "localisateur", "lokalizer", "localizador", "loc", "locs"),
-    *("scout", "aascout", "aahead", "aahscout", "survey", "surv", "topogram", "planscan", "reperage", "calibration"),
-    *("cal", "calib", "shim", "fieldmap", "b0map", "b1map", "smartprep", "bolus", "careb", "tracking", "timing"),
-    *("sub", "subs", "subtraction", "subtract", "subtracted", "subtractions", "subtr", "subtraktion", "sottrazione"),
-    *("sustraccion", "soustraction", "difference", "differenz", "mip", "mips", "minip", "vrt", "fusion", "fused"),
-    *("map", "maps", "mapping", "karte", "relaxometry", "rho", "t1rho", "t1map", "t2map", "molli", "inv", "inv1", "inv2"),
-    *("seg", "segmentation", "segmentations", "mask", "overlay", "report", "screenshot", "secondary", "capture"),
-    *("stir", "dir", "psir", "ciss", "fiesta", "feista", "truefisp", "trufi", "trufisp", "bffe", "btfe", "ci3d", "hyce"),
-    *("spine", "cspine", "tspine", "lspine", "hws", "bws", "lws", "wirbelsaule", "rachis", "colonna", "columna"),
-    *("pet", "ct", "cbct"),
+    "dwi", "dw", "dti", "dki", "noddi", "diff", "diffusion", "adc", "eadc", "dadc", "trace", "tracew", "tensor",
+    "colfa", "ep2d", "epi", "epse", "resolve", "ssdwi", "hardi", "bold", "fmri", "rsfmri", "rest", "resting", "perf",
+    "perfusion", "pwi", "dsc", "dce", "dyn", "dynamic", "dynamik", "dynamique", "twist", "grasp", "tricks", "asl",
+    "pasl", "casl", "pcasl", "cbf", "cbv", "rcbv", "rcbf", "mtt", "ttp", "tmax", "ktrans", "leakage", "swi", "swan",
+    "swip", "venbold", "qsm", "mra", "mrv", "cemra", "angio", "angiography", "tof", "venc", "mrs", "svs", "csi",
+    "mrsi", "spectroscopy", "spectro", "spektroskopie", "cest", "apt", "mre", "localizer", "localiser", "localizers",
+    "localisers", "localisateur", "lokalizer", "localizador", "loc", "locs", "scout", "aascout", "aahead", "aahscout",
+    "survey", "surv", "topogram", "planscan", "reperage", "calibration", "cal", "calib", "shim", "fieldmap", "b0map",
+    "b1map", "smartprep", "bolus", "careb", "tracking", "timing", "sub", "subs", "subtraction", "subtract",
+    "subtracted", "subtractions", "subtr", "subtraktion", "sottrazione", "sustraccion", "soustraction", "difference",
+    "differenz", "mip", "mips", "minip", "vrt", "fusion", "fused", "map", "maps", "mapping", "karte", "relaxometry",
+    "rho", "t1rho", "t1map", "t2map", "molli", "inv", "inv1", "inv2", "seg", "segmentation", "segmentations", "mask",
+    "overlay", "report", "screenshot", "secondary", "capture", "stir", "dir", "psir", "ciss", "fiesta", "feista",
+    "truefisp", "trufi", "trufisp", "bffe", "btfe", "ci3d", "hyce", "spine", "cspine", "tspine", "lspine", "hws",
+    "bws", "lws", "wirbelsaule", "rachis", "colonna", "columna", "pet", "ct", "cbct",
 }  # fmt: skip
 # Gradient echoes: T1-weighted where the text says T1, but T2* where it says T2.
 _GRADIENT_ECHOES = {
@@ -46,27 +46,30 @@ _INVERSION = {"tirm", "tir", "ir"}
 _PROTON_DENSITY = {"pd", "pdw", "pdt2", "dp", "proton", "dual", "dualecho"}
 
 _AGENTS = {
-    "contrast", "contraste", "contrasto", "kontrast", "kontrastmittel", "contr", "cont", "kontr", "wc", "gd", "gad", "gado", "gadolinium", "gadolinio", "gadovist", "gadavist", "dotarem", "magnevist", "multihance",
-    "omniscan", "prohance", "clariscan", "vueway", "elucirem", "optimark", "ablavar", "primovist", "eovist", "artirem",
+    "contrast", "contraste", "contrasto", "kontrast", "kontrastmittel", "contr", "cont", "kontr", "wc", "gd", "gad",
+    "gado", "gadolinium", "gadolinio", "gadovist", "gadavist", "dotarem", "magnevist", "multihance", "omniscan",
+    "prohance", "clariscan", "vueway", "elucirem", "optimark", "ablavar", "primovist", "eovist", "artirem",
     "dotagraf", "dtpa", "gddtpa", "km", "ivkm", "mdc", "pdc", "ce", "civ", "inj", "injection", "iniezione",
     "inyeccion", "enhanced", "enhance", "enhancement", "enh", "rehausse",
 }  # fmt: skip
 _AGENT_STEMS = ("gado", "gada", "contrast", "kontrast", "inject", "injekt")
 _AFTER_NEGATION = {"c", "con", "cm", "mc"}  # the agent too, but only next to "without", "with" and their like
 _WITHOUT = {
-    "without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden", "no", "non", "not", "un",
-    "pre", "vor", "avant", "before", "prima", "antes", "ante", "fore", "minus", "-", "zero",
+    "without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden", "no", "non", "not",
+    "un", "pre", "vor", "avant", "before", "prima", "antes", "ante", "fore", "minus", "-", "zero",
 }  # fmt: skip
 _PLAIN = {
     "nativ", "native", "nativa", "nativo", "natif", "natives", "plain", "unenhanced", "nonenhanced", "unenh",
-    "noncontrast", "precontrast", "noncon", "precon", "nonce", "nc", "woc", "pregad", "pregd", "pregado", "pre", "basale",
+    "noncontrast", "precontrast", "noncon", "precon", "nonce", "nc", "woc", "pregad", "pregd", "pregado", "pre",
+    "basale",
 }  # fmt: skip
 _AFTER = {
-    "post", "pos", "apres", "dopo", "nach", "despues", "postcontrast", "postcon", "postgad", "postgd", "postgado", "postkm",
+    "post", "pos", "apres", "dopo", "nach", "despues", "postcontrast", "postcon", "postgad", "postgd", "postgado",
+    "postkm",
 }  # fmt: skip
 _FILLERS = {
-    "i", "v", "iv", "ev", "e", "de", "di", "of", "the", "any", "d", "l", "/", "mezzo", "produit", "medio", "del", "dell",
-    "della", "du", "des", "do", "a", "il", "la", "le", "el",
+    "i", "v", "iv", "ev", "e", "de", "di", "of", "the", "any", "d", "l", "/", "mezzo", "produit", "medio", "del",
+    "dell", "della", "du", "des", "do", "a", "il", "la", "le", "el",
 }  # fmt: skip
 _WITH = {"w", "with", "mit", "con", "com", "avec", "c"}
 _AND = {"and", "und", "et", "e", "y", "en", "og", "och", "/", "+"}
@@ -77,9 +80,9 @@ _TREATMENTS = {
     "radiotherapy", "tx", "treatment", "therapy", "chemo", "biopsy", "resection", "ablation", "litt",
 }  # fmt: skip
 _ALONG = {
-    "ax", "axial", "axl", "axi", "oax", "sag", "sagittal", "osag", "cor", "coronal", "ocor", "tra", "trans", "2d", "3d",
-    "fs", "fatsat", "tse", "fse", "frfse", "brain", "space", "spc", "cube", "vista", "adni", "propeller", "blade",
-    "with", "mit", "con", "com", "avec", "and", "und", "ss",
+    "ax", "axial", "axl", "axi", "oax", "sag", "sagittal", "osag", "cor", "coronal", "ocor", "tra", "trans", "2d",
+    "3d", "fs", "fatsat", "tse", "fse", "frfse", "brain", "space", "spc", "cube", "vista", "adni", "propeller",
+    "blade", "with", "mit", "con", "com", "avec", "and", "und", "ss",
 }  # fmt: skip
 # The challenges' own names, as words.
 _SHORT = {"t1n": ("t1", "native"), "t2f": ("t2", "flair"), "t2fl": ("t2", "flair")}
@@ -166,7 +169,9 @@ def _names_agent(agent: bool | str) -> bool:
     if not isinstance(agent, str):
         return bool(agent)
     said = set(words(agent, _VOCABULARY))
-    return bool(said) and not said & (_WITHOUT | _PLAIN | {"none", "n", "nil", "nein", "false", "keine", "kein", "null"})
+    return bool(said) and not said & (
+        _WITHOUT | _PLAIN | {"none", "n", "nil", "nein", "false", "keine", "kein", "null"}
+    )
 
 
 def _is_other(said: Sequence[str]) -> bool:
@@ -182,12 +187,12 @@ def _is_other(said: Sequence[str]) -> bool:
         if (word, following) == ("phase", "contrast"):
             return True
     # Of the images of MP2RAGE only the uniform one is T1-weighted; the others are inversions and a map of T1.
-    both = "mp2rage" in said or _next_to(said, "mp", "2") and "rage" in said
+    both = "mp2rage" in said or (_next_to(said, "mp", "2") and "rage" in said)
     return both and not {"uni", "uniden", "unit1"} & set(said)
 
 
 def _next_to(said: Sequence[str], first: str, second: str) -> bool:
-    return any(pair == (first, second) for pair in zip(said, said[1:], strict=False))
+    return any(pair == (first, second) for pair in pairwise(said))
 
 
 def _is_agent(word: str) -> bool:
@@ -209,11 +214,9 @@ def _contrast(said: Sequence[str]) -> set[bool]:
             elif said[i] in _PLAIN or negation > 1 or _stands_alone(said, i):  # "T1 PRE", "T1 W/O", "T1 ohne"
                 answers.add(False)
                 length = negation
-        elif said[i] in _PLAIN or (_is_agent(said[i]) or said[i] in ("c", "iv")) and said[i + 1 : i + 2] == ["-"]:
+        elif said[i] in _PLAIN or ((_is_agent(said[i]) or said[i] in ("c", "iv")) and said[i + 1 : i + 2] == ["-"]):
             answers.add(False)
-        elif said[i] in _WITH and _negated_next(said, i + 1):  # "with and without contrast"
-            answers.add(True)
-        elif said[i] in _AFTER or _is_agent(said[i]) or _is_c(said, i):
+        elif said[i] in _AFTER or _is_agent(said[i]) or _is_c(said, i) or _is_both(said, i):
             answers.add(True)
         i += length
     return answers
@@ -247,7 +250,11 @@ def _stands_alone(said: Sequence[str], i: int) -> bool:
     return said[i] in _FULL_NEGATIONS and (i + 1 == len(said) or said[i + 1] in _AND | _WITH)
 
 
-def _negated_next(said: Sequence[str], i: int) -> bool:
+def _is_both(said: Sequence[str], i: int) -> bool:
+    """ "with and without contrast"; the second half is read as any other negation."""
+    if said[i] not in _WITH:
+        return False
+    i += 1
     while i < len(said) and said[i] in _AND:
         i += 1
     return i < len(said) and said[i] in _FULL_NEGATIONS | {"w"} and _negation(said, i) > 0

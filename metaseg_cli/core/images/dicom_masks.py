@@ -76,7 +76,9 @@ def _segments(data: Any) -> list[Structure]:
         Structure(
             number=int(s.SegmentNumber),
             name=str(s.get("SegmentLabel", "")),
-            concept=" ".join(str(code.get("CodeMeaning", "")) for code in s.get("SegmentedPropertyTypeCodeSequence") or []),
+            concept=" ".join(
+                str(code.get("CodeMeaning", "")) for code in s.get("SegmentedPropertyTypeCodeSequence") or []
+            ),
         )
         for s in data.SegmentSequence
         if int(s.SegmentNumber)

@@ -66,7 +66,9 @@ def lesion_layers(
 ) -> tuple[NDArray[Any], list[str]]:
     """``(L, Z, Y, X)`` with the lesions' label values alone, and notes. Raises InputError when none is recognised."""
     if max((segment.layer for segment in segments), default=0) >= len(layers):
-        raise InputError(f"its header names more layers than the {len(layers)} it has", where=path, remedy="save it again")
+        raise InputError(
+            f"its header names more layers than the {len(layers)} it has", where=path, remedy="save it again"
+        )
     named = [Structure(number=i, name=s.name, concept=s.concept) for i, s in enumerate(segments)]
     taken, notes = choose(named, wanted, path, segmentation=True)
     of_lesions = np.zeros_like(layers)
