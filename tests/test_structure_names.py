@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 from test_dicom import SHAPE, numbers, square, write_rtstruct, write_series
 
 from metaseg_cli.config import PrepareConfig
+from metaseg_cli.core.datasets import scans_under
 from metaseg_cli.core.images import Volume, read_image, read_mask
 from metaseg_cli.core.images.structure_names import Structure, choose, kind_of
 from metaseg_cli.errors import ConfigError, InputError
@@ -204,6 +205,14 @@ def test_of_a_seg_with_names_that_say_nothing_all_are_taken(tmp_path: Path) -> N
     path = seg_of(tmp_path, "Segment_1", "Segment_2")
     assert {int(v) for v in np.unique(read_mask(path).array)} == {0, 1, 2}
     assert {int(v) for v in np.unique(read_mask(path, structures=("*_2",)).array)} == {0, 2}
+
+
+def test_a_seg_that_predict_wrote_is_no_scan(tmp_path: Path) -> None:
+    seg = seg_of(tmp_path, "metastasis")
+    (tmp_path / "out").mkdir()
+    seg.rename(tmp_path / "out" / "s_mask.dcm")
+    assert scans_under(tmp_path / "out") == []
+    assert [c.first_file.parent.name for c in scans_under(tmp_path)] == ["s"]
 
 
 def seg_nrrd(path: Path, layers: np.ndarray, *segments: tuple[str, int, int], tags: str = "") -> Path:
