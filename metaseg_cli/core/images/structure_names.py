@@ -17,10 +17,11 @@ Kind = Literal["lesion", "derived", "organ", "unknown"]
 _GTV = {"gtv", "gtvs", "gtvp", "gtvn", "gtvt", "gtvm"}
 _LESION = {
     "met", "mets", "metastasis", "metastases", "metastase", "metastasen", "metastasi", "metastatic", "metastatica",
-    "metastatique", "metastaza", "metast", "metas", "bm", "bms", "brainmet", "brainmets", "lesion", "lesions",
-    "lesione", "lesioni", "lesionen", "lasion", "lasionen", "laesion", "laesionen", "lesao", "lesoes", "les", "tumor",
-    "tumors", "tumour", "tumours", "tumoren", "tumeur", "tumeurs", "tumore", "tumori", "tumores", "neoplasm",
-    "neoplasms", "glioma", "glioblastoma", "gbm", "meningioma", "cancer", "carcinoma", "mass", "filia", "filiae",
+    "metastatique", "metastaza", "metast", "meta", "metas", "brm", "bm", "bms", "brainmet", "brainmets", "lesion",
+    "lesions", "lesione", "lesioni", "lesionen", "lasion", "lasionen", "laesion", "laesionen", "lesao", "lesoes",
+    "les", "tumor", "tumors", "tumour", "tumours", "tumoren", "tumeur", "tumeurs", "tumore", "tumori", "tumores",
+    "neoplasm", "neoplasms", "glioma", "glioblastoma", "gbm", "meningioma", "cancer", "carcinoma", "mass", "filia",
+    "filiae",
 }  # fmt: skip
 _EDEMA = {"edema", "oedema", "odem", "oedem", "oedeme", "infiltration", "snfh", "ed"}
 _REGION = {
@@ -32,7 +33,7 @@ _DERIVED = {
     "rings", "shell", "shells", "rind", "halo", "wall", "dose", "dosis", "isodose", "iso", "gy", "cgy", "exp",
     "expand", "expanded", "expansion", "exp1", "dilated", "dilate", "dil", "opt", "opti", "optim", "optptv", "eval",
     "crop", "cropped", "cropp", "help", "helper", "hilf", "hilfs", "avoid", "avoidance", "z", "mm", "cm", "overlap",
-    "igtv", "cavity", "bed", "resection", "kavitat", "hohle",
+    "igtv", "cavity", "bed", "bett", "resection", "kavitat", "hohle",
 }  # fmt: skip
 _ORGAN = {
     "brain", "brains", "hirn", "gehirn", "grosshirn", "cerveau", "encephale", "encefalo", "cervello", "cerebro",
@@ -40,17 +41,17 @@ _ORGAN = {
     "tronco", "pons", "medulla", "midbrain", "chiasm", "chiasma", "opticchiasm", "lens", "lenses", "linse",
     "cristallin", "cristallino", "eye", "eyes", "eyeball", "auge", "oeil", "occhio", "ojo", "globe", "globes",
     "retina", "cornea", "cochlea", "cochleae", "hippocampus", "hippocampi", "hippo", "hippocampe", "ippocampo",
-    "hipocampo", "optic", "opticnerve", "opticnrv", "nerve", "nerves", "nrv", "nerv", "nerf", "sehnerv", "pituitary",
-    "hypophyse", "hypophysis", "hypothalamus", "thalamus", "ventricle", "ventricles", "ventrikel", "ventricule",
-    "ventr", "csf", "liquor", "skull", "schadel", "crane", "cranium", "bone", "bones", "knochen", "skin", "haut",
-    "scalp", "external", "extern", "body", "outline", "outer", "couch", "table", "tisch", "patient", "head", "kopf",
-    "parotid", "parotids", "parotis", "cord", "spinal", "spinalcord", "spinalcanal", "myelon", "canal", "lacrimal",
-    "lacrimalgland", "lacrimals", "gland", "lung", "lungs", "heart", "liver", "kidney", "oral", "oralcavity",
-    "larynx", "mandible", "esophagus", "oesophagus", "thyroid", "submand", "submandibular", "artery", "arteries",
-    "vessel", "vessels", "vein", "veins", "sinus", "dura", "falx", "meninges", "matter", "gm", "wm", "cortex",
-    "caudate", "putamen", "amygdala", "insula", "callosum", "normal", "healthy", "background", "hintergrund", "air",
-    "frame", "helmet", "marker", "markers", "fiducial", "bolus", "clip", "implant", "prosthesis", "artifact",
-    "artifacts", "artefact", "isocenter", "isocentre",
+    "hipocampo", "optic", "opticnerve", "opticnrv", "nerve", "opticus", "bulbus", "innenohr", "nerves", "nrv", "nerv",
+    "nerf", "sehnerv", "pituitary", "hypophyse", "hypophysis", "hypothalamus", "thalamus", "ventricle", "ventricles",
+    "ventrikel", "ventricule", "ventr", "csf", "liquor", "skull", "schadel", "crane", "cranium", "bone", "bones",
+    "knochen", "skin", "haut", "scalp", "external", "extern", "body", "outline", "outer", "couch", "table", "tisch",
+    "patient", "head", "kopf", "parotid", "parotids", "parotis", "cord", "spinal", "spinalcord", "spinalcanal",
+    "myelon", "canal", "lacrimal", "lacrimalgland", "lacrimals", "gland", "lung", "lungs", "heart", "liver", "kidney",
+    "oral", "oralcavity", "larynx", "mandible", "esophagus", "oesophagus", "thyroid", "submand", "submandibular",
+    "artery", "arteries", "vessel", "vessels", "vein", "veins", "sinus", "dura", "falx", "meninges", "matter", "gm",
+    "wm", "cortex", "caudate", "putamen", "amygdala", "insula", "callosum", "normal", "healthy", "background",
+    "hintergrund", "air", "frame", "helmet", "marker", "markers", "fiducial", "bolus", "clip", "implant",
+    "prosthesis", "artifact", "artifacts", "artefact", "isocenter", "isocentre",
 }  # fmt: skip
 _MINUS = {"-", "minus", "without", "wo", "sans", "ohne", "no", "non", "sub", "subtract", "excl", "exclude", "less"}
 _PARTS = {"left", "right", "l", "r"}
