@@ -21,7 +21,8 @@ LESIONS = """GTV|GTV1|GTVp1|gtv_1|GTV_Met1|GTV_MetIA_1|Met1|Met_1|MET 3|Mets 1|M
 Metastasen|Lesion 2|Tumor|Tumour1
 L frontal met|Met cerebellum|GTV_cerebellum|Brain met 2|BrainMet1|brain_met_1|BRAINMETS|brainmets
 Cerebellar met|ET|TC|WT|Enhancing|Non-enhancing tumor core|Necrosis|Peritumoral edema|Läsion 1|lésion|Tumeur|METright
-GTV R parietal|GTVmet1|Met_T1|GTV-1|Metastasis, left|01 Met frontal|Right temporal lobe lesion|necrotic core|Meta 1|BrM1"""
+GTV R parietal|GTVmet1|Met_T1|GTV-1|Metastasis, left|01 Met frontal|Right temporal lobe lesion|necrotic core
+Meta 1|BrM1"""
 DERIVED = """PTV|PTV_GTV1+2mm|PTV met|CTV_Met1|ITV1|GTV+2mm|GTV1 + 2 mm|GTV_2mm|Met1_3mm|GTV exp|GTV_expand
 Met1 margin|Ring|Shell_Met1|Dose 12Gy|20Gy|V12Gy|iso50|PTV-GTV|zPTV_Wall|zGTV1|PTVmet1|GTV1+2|Brainstem_PRV|CTV1cm
 Tumor bed|Tumorbett|Brain minus PTV"""
