@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.datasets.mask_pairs import MaskFolder, mask_folders, pair_masks, share_a_name, the_mask
 from metaseg_cli.core.datasets.names import patients_of
 from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
@@ -22,7 +23,7 @@ from metaseg_cli.core.images import (
     on_grid_of,
     padding_value,
     read_mask,
-    stem_of,
+    same_grid,
 )
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
@@ -31,6 +32,7 @@ from metaseg_cli.errors import InputError, MetasegError, Problem
 
 Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Pair:
     regions: Regions
     protocol: Protocol
     tolerances: tuple[float, ...]
+    structures: tuple[str, ...] = ()
 
 
 def score_folder(
@@ -55,26 +58,43 @@ def score_folder(
     progress: Progress,
     log_folder: Path,
 ) -> Iterator[ScoredCase]:
-    """Score masks of equal stem; a reference without prediction counts as wholly missed."""
+    """Score masks of one name; a reference without prediction counts as wholly missed.
+
+    Raises InputError when a folder holds no mask, or when not one name of the references is among the predictions.
+    """
     # On a cluster another computer has another working folder.
     if config.cluster is not None:
         predictions, references = predictions.resolve(), references.resolve()
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
-    true_masks, found_masks = _masks_in(references), _masks_in(predictions)
-    repeated = _repeated(true_masks) | _repeated(found_masks)
-    truth, found = _by_name(references, true_masks, repeated), _by_name(predictions, found_masks, repeated)
-    if not truth:
-        raise InputError("no mask in this folder", where=references, remedy="name a folder of masks")
-    for stem in sorted(set(found) - set(truth)):
-        problems.append(Problem(file=found[stem][0], reason="no reference of this name", remedy="it was not scored"))
+    truth, found = mask_folders(_files_in(references), references, _files_in(predictions), predictions)
+    for masks, folder in ((truth, references), (found, predictions)):
+        if not masks.files:
+            raise InputError("no mask in this folder", where=folder, remedy="name a folder of masks")
+    partner = pair_masks(truth, found)
+    if not partner and not share_a_name(truth, found):
+        raise _nothing_in_common(truth, found, predictions)
+    for name in sorted(set(found.files) - set(partner.values())):
+        problems.append(
+            Problem(file=found.files[name][0], reason="no reference of this name", remedy="it was not scored")
+        )
     workers = config.workers or default_workers()
-    regions = config.regions() or _regions_of(true_masks, config, workers)
-    patients = patients_of(true_masks, references)
+    structures = config.structure_names()
+    regions = config.regions() or _regions_of(truth, structures, config, workers)
+    patients = patients_of([path for paths in truth.files.values() for path in paths], references)
     pairs = [
-        _Pair(stem, patients[paths[0]], tuple(paths), tuple(found.get(stem, ())), regions, protocol, config.tolerance)
-        for stem, paths in sorted(truth.items())
+        _Pair(
+            name,
+            patients[paths[0]],
+            paths,
+            found.files[partner[name]] if name in partner else (),
+            regions,
+            protocol,
+            config.tolerance,
+            structures,
+        )
+        for name, paths in sorted(truth.files.items())
     ]
     progress.start("evaluating", len(pairs))
     results = map_cases(
@@ -91,25 +111,74 @@ def score_folder(
         progress.advance(1, pair.name)
 
 
-def _regions_of(references: list[Path], config: EvaluateConfig, workers: int) -> Regions:
+def _nothing_in_common(truth: MaskFolder, found: MaskFolder, predictions: Path) -> InputError:
+    def some(masks: MaskFolder) -> str:
+        files = sorted(paths[0].name for paths in masks.files.values())
+        return ", ".join(files[:_SHOWN]) + (" …" if len(files) > _SHOWN else "")
+
+    return InputError(
+        f"not one mask is named as a reference: predictions {some(found)}; references {some(truth)}",
+        where=predictions,
+        remedy="name each prediction after its case, as in case7.nii.gz or case7_mask.nii.gz for case7-seg.nii.gz",
+    )
+
+
+def _regions_of(truth: MaskFolder, structures: tuple[str, ...], config: EvaluateConfig, workers: int) -> Regions:
     """A challenge's regions where the references have its labels; one region where they are plain masks."""
     challenge = BRATS_REGIONS.get(config.protocol)
     if challenge is None:
         return _ANYTHING
-    found = map_cases(_largest_label, references, workers, config.cluster, file_of=lambda path: path, log_folder=None)
+    jobs = [(paths, structures) for paths in truth.files.values()]
+    found = map_cases(_largest_label, jobs, workers, config.cluster, file_of=lambda job: job[0][0], log_folder=None)
     largest = [n for _, n in found if isinstance(n, int)]
     if max(largest, default=0) <= 1:
         return _ANYTHING
     return challenge
 
 
-def _largest_label(path: Path) -> int:
-    return int(_read(path).array.max())
+def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
+    paths, structures = job
+    try:
+        return int(_read(paths, structures)[0].array.max())
+    except MetasegError:
+        return 0  # said when its case is scored
 
 
-def _read(path: Path) -> Volume:
+def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
+    """The mask of a case, and what is to be said of it: several parts are united. Raises InputError."""
+    masks = _the_masks(paths)
+    first, *others = (_read_one(path, structures) for path in masks)
+    if not others:
+        return first, []
+    label = _one_layer(first)
+    for other in others:
+        if not same_grid(other, first):
+            raise InputError(
+                f"it does not lie on the grid of {first.source.name}, another mask of the same case",
+                where=other.source,
+                remedy="bring the masks of a case onto one grid",
+            )
+        label = np.where(label > 0, label, _one_layer(other))
+    said = Problem(
+        file=masks[0],
+        reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
+        remedy="fine, if they are parts of one",
+        left_out=False,
+    )
+    return dataclasses.replace(first, array=label[None]), [said]
+
+
+def _one_layer(mask: Volume) -> NDArray[Any]:
+    """``(L, Z, Y, X)`` → ``(Z, Y, X)``: later layers over earlier ones."""
+    label = mask.array[0].copy()
+    for layer in mask.array[1:]:
+        label[layer > 0] = layer[layer > 0]
+    return label
+
+
+def _read_one(path: Path, structures: Sequence[str]) -> Volume:
     """A mask; what a DICOM label map calls padding is nothing."""
-    mask = read_mask(path)
+    mask = read_mask(path, structures=structures)
     padding = padding_value(path) if is_dicom(path) else 0
     if not padding:
         return mask
@@ -120,18 +189,18 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
     """The pair's score, None when there is no usable reference, and what was wrong with its files."""
     path = pair.references[0]
     try:
-        path = _the_mask(list(pair.references))
-        reference = _read(path)
+        reference, problems = _read(pair.references, pair.structures)
+        path = reference.source
     except MetasegError as error:
         where = error.where if isinstance(error.where, Path) else path
         return None, [Problem(file=where, reason=error.what, remedy=error.remedy)]
-    problems: list[Problem] = []
     found = np.zeros_like(reference.array)
     try:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=path, remedy="predict it")
-        mine = _the_mask(list(pair.predictions))
-        predicted = _read(mine)
+        predicted, said = _read(pair.predictions, pair.structures)
+        problems += said
+        mine = predicted.source
         placed = on_grid_of(predicted, reference)
         if placed is None and predicted.shape == reference.shape:
             # The same voxels under another header: scored as they lie in the files, and said.
@@ -161,40 +230,16 @@ def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.
     return np.asarray((np.isin(labels, values) if values else labels != 0).any(axis=0))
 
 
-def _masks_in(folder: Path) -> list[Path]:
-    """Mask files anywhere under *folder*, without what ``predict`` writes beside them."""
+def _files_in(folder: Path) -> list[Path]:
+    """Image files anywhere under *folder*."""
     visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
-    files = [p for p in visible if is_image_file(p) or is_dicom(p)]
-    return [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
+    return [p for p in visible if is_image_file(p) or is_dicom(p)]
 
 
-def _name(path: Path) -> str:
-    """What the stem has in common with that of another tool's mask."""
-    return stem_of(path).removesuffix("_mask")
-
-
-def _repeated(masks: list[Path]) -> set[str]:
-    """Names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
-    places = {(path.parent, _name(path)) for path in masks}
-    return {name for name, count in Counter(name for _, name in places).items() if count > 1}
-
-
-def _by_name(folder: Path, masks: list[Path], repeated: set[str]) -> dict[str, list[Path]]:
-    """*masks* by name; by folder and name where the name alone would mix up several cases."""
-    result: dict[str, list[Path]] = {}
-    for path in masks:
-        name = _name(path)
-        key = (path.relative_to(folder).parent / name).as_posix() if name in repeated else name
-        result.setdefault(key, []).append(path)
-    return result
-
-
-def _the_mask(paths: list[Path]) -> Path:
+def _the_masks(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The mask among files of one name: ``a_mask.tif`` beside its scan ``a.tif``. Raises InputError when unclear."""
-    masks = [p for p in paths if stem_of(p).endswith("_mask")] or paths
-    # What metaseg predicts of a DICOM series is there twice.
-    masks = [p for p in masks if not is_dicom(p)] or masks
-    if len(masks) > 1:
-        names = ", ".join(p.name for p in masks)
-        raise InputError(f"several masks of one name ({names})", where=masks[0], remedy="keep one; it was not scored")
-    return masks[0]
+    masks = the_mask(paths, [p for p in paths if not is_image_file(p) and is_dicom(p)])
+    if masks is None:
+        names = ", ".join(p.name for p in paths)
+        raise InputError(f"several masks of one name ({names})", where=paths[0], remedy="keep one; it was not scored")
+    return masks

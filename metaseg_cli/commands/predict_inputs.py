@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
+from metaseg_cli.core.datasets.names import distinct
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
-
-_OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
 
 
 def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], list[str]]:
@@ -74,7 +75,7 @@ def _identity(source: CaseSource) -> tuple[str, ...]:
 
 def _in_folder(folder: Path) -> FoundCases:
     """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
-    parts = [scans_under(folder, _OUR_ENDINGS)]
+    parts = [scans_under(folder)]
     for archive in sorted(p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file()):
         try:
             parts.append(_in_archive(archive))
@@ -95,7 +96,7 @@ def _in_folder(folder: Path) -> FoundCases:
 def _in_archive(path: Path) -> FoundCases:
     """The cases in a ZIP: the only one is named after it, of several each has the ZIP's name in front."""
     with unpacked(path) as folder:
-        found = scans_under(folder, _OUR_ENDINGS)
+        found = scans_under(folder)
         cases = [case.packed_in(path, folder) for case in found.cases]
         problems = [
             dataclasses.replace(p, file=path / p.file.relative_to(folder) if p.file.is_relative_to(folder) else path)
@@ -115,20 +116,14 @@ def absolute(source: CaseSource) -> CaseSource:
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
     """One stem per case; cases of the same name from several folders get their folder's name in front."""
-    count: dict[str, int] = {}
-    for source in sources:
-        count[source.case.lower()] = count.get(source.case.lower(), 0) + 1
-    names: list[str] = []
-    taken: set[str] = set()
-    for source in sources:
-        alone = count[source.case.lower()] == 1
-        name = source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}"
-        number, unique = 2, name
-        while unique.lower() in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique.lower())
-        names.append(unique)
-    return names
+    count = Counter(same_form(source.case).casefold() for source in sources)
+    alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
+    return distinct(
+        [
+            source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}"
+            for source, single in zip(sources, alone, strict=True)
+        ]
+    )
 
 
 def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[Path, ...]]:

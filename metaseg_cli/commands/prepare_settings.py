@@ -58,6 +58,7 @@ def settings_for(found: FoundCases, config: PrepareConfig) -> tuple[CacheSetting
         preprocessing=Preprocessing(normalisation="case", oriented=True, spacing_mm=spacing),
         sequences=sequences,
         foreground=tuple(foreground),
+        structures=config.structure_names(),
     )
     return settings, [], found
 
