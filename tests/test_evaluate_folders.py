@@ -303,6 +303,42 @@ def test_the_challenges_regions_come_from_its_labels(tmp_path: Path) -> None:
     assert set(evaluate(EvaluateConfig(**settings), Silent()).evaluation.summary) == {"metastasis"}
 
 
+def test_labels_that_no_region_has_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        labels = square(5) * np.uint8(4)
+        labels[0, 0] = 2
+        save(tmp_path / "truth" / f"{name}.nii.gz", labels)
+        save(tmp_path / "mine" / f"{name}.nii.gz", np.minimum(labels, 2))
+    config = EvaluateConfig(
+        predictions=tmp_path / "mine", references=tmp_path / "truth", out=tmp_path / "out", protocol="brats-mets-2023"
+    )
+    result = evaluate(config, Silent())
+    (problem,) = result.problems
+    assert "label 4 (2 references) is in no region" in problem.reason
+    assert "--region ET=4" in problem.remedy
+    assert not problem.left_out
+
+
+def test_what_was_assumed_of_masks_is_said_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for side in ("truth", "mine"):
+            (tmp_path / side).mkdir(exist_ok=True)
+            Image.fromarray(np.dstack([square(4) * 200, square(4), square(4) * 90])).save(
+                tmp_path / side / f"{name}.png"
+            )
+    (note,) = run(tmp_path).notes
+    assert "colour" in note
+    assert "(2 times)" in note
+
+
+def test_an_inverted_mask_is_doubted(tmp_path: Path) -> None:
+    save(tmp_path / "truth" / "a.png", square(4))
+    save(tmp_path / "mine" / "a.png", 1 - square(4))
+    (problem,) = run(tmp_path).problems
+    assert "border" in problem.reason or "covers" in problem.reason
+    assert not problem.left_out
+
+
 def test_a_missing_mask_is_null_with_its_reason_and_its_penalty(tmp_path: Path) -> None:
     save(tmp_path / "truth/a.nii.gz", square(3))
     save(tmp_path / "mine/a.nii.gz", square(3) * 0)

@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import generate_uid
 from dicom_files import SHAPE, numbers, square, write_rtstruct, write_series
+from pydicom.uid import generate_uid
 
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.datasets import scans_under

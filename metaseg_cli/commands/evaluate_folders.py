@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
     Volume,
     describe_difference,
+    inverted_mask,
     is_dicom,
     is_image_file,
     on_grid_of,
     padding_value,
     read_mask,
     same_grid,
+    turned_like_image,
 )
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError, MetasegError, Problem
+from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
 
 Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}
@@ -47,6 +50,7 @@ class _Pair:
     protocol: Protocol
     tolerances: tuple[float, ...]
     structures: tuple[str, ...] = ()
+    log_folder: Path | None = None
 
 
 def score_folder(
@@ -56,6 +60,7 @@ def score_folder(
     protocol: Protocol,
     problems: list[Problem],
     progress: Progress,
+    notes: list[str],
     log_folder: Path,
 ) -> Iterator[ScoredCase]:
     """Score masks of one name; a reference without prediction counts as wholly missed.
@@ -93,6 +98,7 @@ def score_folder(
             protocol,
             config.tolerance,
             structures,
+            log_folder,
         )
         for name, paths in sorted(truth.files.items())
     ]
@@ -100,15 +106,36 @@ def score_folder(
     results = map_cases(
         _score_pair, pairs, workers, config.cluster, file_of=lambda pair: pair.references[0], log_folder=log_folder
     )
+    unowned: dict[tuple[int, str], list[Path]] = defaultdict(list)
+    said: Counter[str] = Counter()
     for pair, result in results:
         if isinstance(result, Problem):
             problems.append(result)
         else:
-            scored, wrong = result
-            problems += wrong
-            if scored is not None:
-                yield scored
+            problems += result.problems
+            said.update(result.notes)
+            for file, side, labels in result.unowned:
+                for label in labels:
+                    unowned[label, side].append(file)
+            if result.case is not None:
+                yield result.case
         progress.advance(1, pair.name)
+    problems += _unowned(unowned)
+    notes += [f"{text} ({count} times)" if count > 1 else text for text, count in said.items()]
+
+
+def _unowned(labels: Mapping[tuple[int, str], list[Path]]) -> list[Problem]:
+    """Labels that count as background, though somebody drew them: a region without its label would score 1."""
+    return [
+        Problem(
+            file=files[0],
+            reason=f"label {label} ({len(files)} {side}{'s' if len(files) > 1 else ''}) is in no region: "
+            "it counts as background",
+            remedy=f"name it if it is lesion, as in --region ET={label}",
+            left_out=False,
+        )
+        for (label, side), files in sorted(labels.items())
+    ]
 
 
 def _nothing_in_common(truth: MaskFolder, found: MaskFolder, predictions: Path) -> InputError:
@@ -185,15 +212,28 @@ def _read_one(path: Path, structures: Sequence[str]) -> Volume:
     return dataclasses.replace(mask, array=np.where(mask.array == padding, 0, mask.array))
 
 
-def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
-    """The pair's score, None when there is no usable reference, and what was wrong with its files."""
+@dataclass(frozen=True)
+class _ScoredPair:
+    """The pair's score, None when there is no usable reference, and what is to be said of its files.
+
+    *unowned* are labels that no region has: the file, whether it is a reference or a prediction, and the labels.
+    """
+
+    case: ScoredCase | None
+    problems: list[Problem]
+    notes: tuple[str, ...] = ()
+    unowned: tuple[tuple[Path, str, tuple[int, ...]], ...] = ()
+
+
+def _score_pair(pair: _Pair) -> _ScoredPair:
     path = pair.references[0]
     try:
         reference, problems = _read(pair.references, pair.structures)
         path = reference.source
     except MetasegError as error:
         where = error.where if isinstance(error.where, Path) else path
-        return None, [Problem(file=where, reason=error.what, remedy=error.remedy)]
+        return _ScoredPair(None, [Problem(file=where, reason=error.what, remedy=error.remedy)])
+    masks = [("reference", reference)]
     found = np.zeros_like(reference.array)
     try:
         if not pair.predictions:
@@ -201,6 +241,10 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
         predicted, said = _read(pair.predictions, pair.structures)
         problems += said
         mine = predicted.source
+        masks.append(("prediction", predicted))
+        predicted, doubt = turned_like_image(predicted, reference)
+        if doubt is not None:
+            problems.append(Problem(file=mine, reason=doubt, remedy="save both masks upright", left_out=False))
         placed = on_grid_of(predicted, reference)
         if placed is None and predicted.shape == reference.shape:
             # The same voxels under another header: scored as they lie in the files, and said.
@@ -210,19 +254,39 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
         if placed is None:
             raise InputError(describe_difference(predicted, reference), where=mine, remedy="resample it")
         found = placed.array
-    except MetasegError as error:
+    except Exception as error:
         # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
-        where = error.where if isinstance(error.where, Path) else path
-        remedy = f"{error.remedy}; the case was counted as wholly missed"
-        problems.append(Problem(file=where, reason=error.what, remedy=remedy))
-    masks: dict[str, Masks] = {
+        problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
+        remedy = f"{problem.remedy}; the case was counted as wholly missed"
+        problems.append(dataclasses.replace(problem, remedy=remedy))
+    regions: dict[str, Masks] = {
         name: (_region(reference.array, values), _region(found, values)) for name, values in pair.regions.items()
     }
     affine = None if reference.spacing_mm is None else reference.affine
     scored = score_case(
-        pair.name, pair.patient, masks, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
+        pair.name, pair.patient, regions, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
     )
-    return scored, problems
+    problems += [p for _, mask in masks for p in _inverted(mask)]
+    return _ScoredPair(
+        scored,
+        problems,
+        notes=tuple(dict.fromkeys(note for _, mask in masks for note in mask.notes)),
+        unowned=tuple((mask.source, side, _not_in(pair.regions, mask)) for side, mask in masks),
+    )
+
+
+def _inverted(mask: Volume) -> list[Problem]:
+    reasons = [reason for layer in mask.array if (reason := inverted_mask(layer)) is not None]
+    remedy = "invert it if lesions are 0 in it"
+    return [Problem(file=mask.source, reason=reason, remedy=remedy, left_out=False) for reason in reasons[:1]]
+
+
+def _not_in(regions: Regions, mask: Volume) -> tuple[int, ...]:
+    """The mask's labels that no region has."""
+    if any(not values for values in regions.values()):
+        return ()
+    owned = {value for values in regions.values() for value in values}
+    return tuple(sorted(set(np.unique(mask.array).tolist()) - owned - {0}))
 
 
 def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.bool_]:
