@@ -8,7 +8,7 @@ from typing import Any
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True)
