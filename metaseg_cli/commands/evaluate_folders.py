@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from metaseg_cli.core.images import (
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
+from metaseg_cli.errors import InputError, Problem, attempt, problem_of
 
 Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}
@@ -165,10 +166,7 @@ def _regions_of(truth: MaskFolder, structures: tuple[str, ...], config: Evaluate
 
 def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
     paths, structures = job
-    try:
-        return int(_read(paths, structures)[0].array.max())
-    except MetasegError:
-        return 0  # said when its case is scored
+    return int(_read(paths, structures)[0].array.max())  # what it raises is said when its case is scored
 
 
 def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
@@ -227,12 +225,11 @@ class _ScoredPair:
 
 def _score_pair(pair: _Pair) -> _ScoredPair:
     path = pair.references[0]
-    try:
-        reference, problems = _read(pair.references, pair.structures)
-        path = reference.source
-    except MetasegError as error:
-        where = error.where if isinstance(error.where, Path) else path
-        return _ScoredPair(None, [Problem(file=where, reason=error.what, remedy=error.remedy)])
+    read = attempt(partial(_read, pair.references, pair.structures), path, pair.log_folder)
+    if isinstance(read, Problem):
+        return _ScoredPair(None, [read])
+    reference, problems = read
+    path = reference.source
     masks = [("reference", reference)]
     found = np.zeros_like(reference.array)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
@@ -12,10 +13,12 @@ from metaseg_cli.core.datasets.names import distinct
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.words import same_form
-from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
+from metaseg_cli.errors import InputError, Problem, attempt
 
 
-def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], list[str]]:
+def sources_of(
+    inputs: Sequence[str], log_folder: Path | None = None
+) -> tuple[list[CaseSource], list[Problem], list[str]]:
     """The cases that *inputs* mean, in order and once each; what cannot be used of them, and what was assumed.
 
     ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders stand for the scans under them.
@@ -34,10 +37,9 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
             else:
                 problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
-            try:
-                found = _in_folder(path) if path.is_dir() else _in_archive(path)
-            except MetasegError as error:
-                problems.append(problem_of(error, path, None))
+            found = attempt(partial(_in_folder if path.is_dir() else _in_archive, path), path, log_folder)
+            if isinstance(found, Problem):
+                problems.append(found)
                 continue
             if not found.cases and not found.problems:
                 what = "folder" if path.is_dir() else "ZIP"
@@ -77,19 +79,19 @@ def _in_folder(folder: Path) -> FoundCases:
     """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
     parts = [scans_under(folder)]
     for archive in sorted(p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file()):
-        try:
-            parts.append(_in_archive(archive))
-        except MetasegError as error:
-            parts.append(FoundCases(layout="zip", cases=(), problems=(problem_of(error, archive, None),)))
+        inside = attempt(partial(_in_archive, archive), archive, None)
+        if isinstance(inside, Problem):
+            inside = FoundCases(layout="zip", cases=(), problems=(inside,))
+        parts.append(inside)
     found = FoundCases(
         layout="scans",
         cases=tuple(c for part in parts for c in part.cases),
         problems=tuple(p for part in parts for p in part.problems),
         notes=tuple(n for part in parts for n in part.notes),
     )
-    inside = found.cases
-    if len(inside) == 1 and inside[0].archive is None and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
-        return dataclasses.replace(found, cases=(dataclasses.replace(inside[0], case=folder.resolve().name),))
+    cases = found.cases
+    if len(cases) == 1 and cases[0].archive is None and len(cases[0].files) > 1 and is_dicom(cases[0].first_file):
+        return dataclasses.replace(found, cases=(dataclasses.replace(cases[0], case=folder.resolve().name),))
     return found
 
 
