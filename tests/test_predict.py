@@ -164,6 +164,14 @@ def test_images_of_an_unknown_kind_are_named(trained: Path, scan: Path, tmp_path
     assert [(p.file.name, "does not read" in p.reason) for p in result.problems] == [("photo.HEIC", True)]
 
 
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_a_scan_that_shows_nothing_is_refused(trained: Path, tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.full((40, 40), value, np.uint8)).save(tmp_path / "scan.png")
+    result = run(trained, tmp_path / "out", tmp_path / "scan.png")
+    assert not result.scans
+    assert result.problems[0].reason == f"constant: every voxel is {value}"
+
+
 def test_a_folder_means_its_scans_not_its_masks(trained: Path, raw: Path, tmp_path: Path) -> None:
     result = run(trained, tmp_path / "a", raw / "train" / "patient001")
     assert sorted(s.source.name for s in result.scans) == [f"patient001_{i:02d}.png" for i in (1, 2, 3, 4)]
