@@ -15,7 +15,8 @@ ROOT = "metaseg_cli"
 # Leaves that anyone may import: they import nothing of the package but one another.
 LEAVES = {"errors", "config", "config_file"}
 LEAVES |= {
-    f"core.{name}" for name in ("csv_text", "dicom", "digests", "memory", "progress", "typed_json", "whole_file")
+    f"core.{name}"
+    for name in ("csv_text", "dicom", "digests", "memory", "paths", "progress", "typed_json", "whole_file")
 }
 
 ALLOWED = {

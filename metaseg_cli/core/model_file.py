@@ -20,6 +20,7 @@ import metaseg_cli
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.paths import is_there, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import write_whole
@@ -163,10 +164,16 @@ def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 def read_card(path: Path) -> ModelCard:
     """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
+    why = why_not_openable(path)
+    if why is not None:
+        missing = not is_there(path)
+        raise ModelFileError(
+            "no such model file" if missing else why[0],
+            where=path,
+            remedy="train one, or name another with --model" if missing else why[1],
+        )
     if path.is_dir():
         raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
-    if not path.exists():
-        raise ModelFileError("no such model file", where=path, remedy="train one, or name another with --model")
     with _reading(path, "not a model file"), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
     if _KEY not in metadata:

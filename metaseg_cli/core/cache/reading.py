@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
 from metaseg_cli.core.images import shown_channel
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding, printable
@@ -44,6 +45,7 @@ class Prepared:
         key = (os.getpid(), record.shard)
         if key not in self._open:
             path = self.folder / "shards" / record.shard
+            check_openable(path)
             with decoding(path, "the cache cannot be read", remedy=_AGAIN):
                 self._open[key] = h5py.File(path, "r", rdcc_nbytes=0)
         with decoding(self.folder / "shards" / record.shard, "the cache is damaged", remedy=_AGAIN):

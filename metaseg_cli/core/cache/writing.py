@@ -197,7 +197,7 @@ def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
     """The cases of all published shards by key; a shard that cannot be read counts as absent."""
     found: dict[str, list[WrittenCase]] = {}
-    for shard in sorted((folder / "shards").glob("*.h5")):
+    for shard in sorted(p for p in (folder / "shards").glob("*.h5") if p.is_file()):
         try:
             with h5py.File(shard, "r") as file:
                 cases = [_stored(group) for group in file.values()]

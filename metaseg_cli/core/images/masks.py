@@ -18,6 +18,7 @@ from metaseg_cli.core.images.pictures import open_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
@@ -34,6 +35,7 @@ def read_mask(path: Path, image: Volume | None = None) -> Volume:
     RTSTRUCT, whose overlapping segments make several layers ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
     Raises InputError.
     """
+    check_openable(path)
     notes: list[str] = []
     if path.is_file() and not is_image_file(path) and is_dicom(path):
         kind = modality_of(path)
