@@ -49,7 +49,10 @@ def test_a_picture_gets_mask_overlay_and_tables(trained: Path, scan: Path, tmp_p
     assert document["threshold"] == 0.02
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+LOSSY = (".jpg", ".webp", ".gif")  # their scans get PNG masks: JPEG changes labels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp", ".gif"])
 @pytest.mark.parametrize("size", [(64, 64), (37, 51), (200, 90)])
 def test_masks_come_in_the_inputs_size_and_format(
     trained: Path, tmp_path: Path, suffix: str, size: tuple[int, int]
@@ -57,7 +60,7 @@ def test_masks_come_in_the_inputs_size_and_format(
     noise = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / f"scan{suffix}")
     result = run(trained, tmp_path / "out", tmp_path / f"scan{suffix}", threshold=0.3)
-    mask = tmp_path / "out" / f"scan_mask{suffix}"
+    mask = tmp_path / "out" / f"scan_mask{'.png' if suffix in LOSSY else suffix}"
     with Image.open(mask) as picture:
         assert picture.size == size[::-1]
     np.testing.assert_array_equal(read_mask(mask).array[0], result.scans[0].prediction.mask > 0)
@@ -140,6 +143,25 @@ def test_scans_of_one_name_from_two_folders_do_not_collide(trained: Path, scan: 
         shutil.copy(scan, tmp_path / folder / "scan.png")
     result = run(trained, tmp_path / "out", tmp_path / "one", tmp_path / "two")
     assert sorted(s.mask.name for s in result.scans) == ["one_scan_mask.png", "two_scan_mask.png"]
+
+
+def test_scans_that_differ_in_format_alone_do_not_collide(trained: Path, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for suffix in (".png", ".jpg", ".webp"):
+        with Image.open(scan) as picture:
+            picture.save(tmp_path / "in" / f"scan{suffix}")
+    result = run(trained, tmp_path / "out", tmp_path / "in")
+    assert len({s.mask for s in result.scans}) == 3
+    assert all(s.mask.exists() and s.mask.suffix == ".png" for s in result.scans)
+
+
+def test_images_of_an_unknown_kind_are_named(trained: Path, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(scan, tmp_path / "in" / "scan.png")
+    (tmp_path / "in" / "photo.HEIC").write_bytes(b"anything")
+    result = run(trained, tmp_path / "out", tmp_path / "in")
+    assert len(result.scans) == 1
+    assert [(p.file.name, "does not read" in p.reason) for p in result.problems] == [("photo.HEIC", True)]
 
 
 def test_a_folder_means_its_scans_not_its_masks(trained: Path, raw: Path, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from metaseg_cli.reports import figures
 
 _SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
 MAPS = ("probability", "uncertainty", "disagreement")  # a file for each region
+_AS_PNG = (".jpg", ".jpeg", ".webp", ".gif")  # a scan of such a kind gets its mask as PNG: theirs loses or lacks labels
 _MOST_NUMBERED = 100  # lesions in a picture; more of them hide it
 Result = TypeVar("Result")
 _OF_SERIES = {"dicom-seg": "DICOM SEG", "rtstruct": "RTSTRUCT"}
@@ -235,6 +236,7 @@ def _read_files(job: Job, key: str, stack: ExitStack, *, may_replace: bool) -> R
     if config.format in _OF_SERIES and not series:
         raise InputError("it is no DICOM series", where=first, remedy="take another --format")
     suffix = _SUFFIXES.get(config.format) or (suffix_of(inner) if is_image_file(inner) else ".nii.gz")
+    suffix = ".png" if suffix in _AS_PNG else suffix
     if suffix == ".png" and not is_picture(inner):
         raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
     segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
@@ -329,7 +331,7 @@ def _write_maps(one: Read, prediction: Prediction) -> dict[str, tuple[Path, ...]
             strict=True,
         )
     )
-    to = ".png" if one.suffix in (".jpg", ".jpeg", ".bmp") else one.suffix
+    to = ".png" if one.suffix == ".bmp" else one.suffix
     written: dict[str, tuple[Path, ...]] = {}
     for what, values in wanted.items():
         files = []

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name
+from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
@@ -44,6 +44,7 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
             sources += found.cases
             problems += found.problems
             notes += found.notes
+            problems += unread(path) if path.is_dir() else []
         elif not path.exists():
             problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         elif not is_image_file(path) and not is_dicom(path):
@@ -51,7 +52,7 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
                 Problem(
                     file=path,
                     reason="not an image format that metaseg reads",
-                    remedy="PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, DICOM",
+                    remedy="convert it to one of PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI, NRRD, MHA, DICOM",
                 )
             )
         else:

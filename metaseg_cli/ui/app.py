@@ -17,7 +17,7 @@ from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import MetasegError
 from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
 
-_FORMATS = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "nii", "gz", "nrrd", "mha"]
+_FORMATS = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp", "gif", "nii", "gz", "nrrd", "mha"]
 
 
 def models() -> dict[str, Path]:

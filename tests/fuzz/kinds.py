@@ -146,7 +146,7 @@ VOLUMES = {
 
 
 def _series(folder: Path) -> list[Path]:
-    from dicom_samples import write_series
+    from dicom_files import write_series
 
     return write_series(folder / "series", _numbers(high=2000, dtype=np.uint16))
 
@@ -156,9 +156,11 @@ def _slice(folder: Path) -> Path:
 
 
 def _compressed(folder: Path) -> Path:
-    from dicom_samples import compress_jpeg2000
+    from dicom_files import to_jpeg2000
 
-    return compress_jpeg2000(_series(folder)[2])
+    path = _series(folder)[2]
+    to_jpeg2000(path)
+    return path
 
 
 def _seg(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from metaseg_cli.core.images import (
     as_grey,
     brought_onto,
     describe_difference,
+    inverted_mask,
     is_constant,
     is_dicom,
     is_image_file,
@@ -27,6 +29,7 @@ from metaseg_cli.core.images import (
     read_mask,
     read_scan,
     size_text,
+    turned_like_image,
 )
 from metaseg_cli.errors import InputError, Problem
 
@@ -67,6 +70,9 @@ def _read_slices(
         try:
             image = _channels_of_slice(paths, settings)
             mask = read_mask(mask_path) if mask_path is not None else None
+            if mask is not None:
+                mask, doubt = turned_like_image(mask, image)
+                problems += _turned(mask.source, doubt)
             if mask is not None and mask.shape != image.shape:
                 raise InputError(
                     f"the mask's size ({size_text(mask.shape)}) is not the image's ({size_text(image.shape)}: "
@@ -79,6 +85,8 @@ def _read_slices(
             continue
         notes += image.notes + (mask.notes if mask is not None else ())
         by_shape.setdefault(image.array.shape, []).append((image, mask))
+    masks = [(mask.source, mask.array[0]) for parts in by_shape.values() for _, mask in parts if mask is not None]
+    problems += _inverted(masks, settings)
     cases = []
     for parts in by_shape.values():
         first = parts[0][0]
@@ -114,7 +122,7 @@ def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume
             where=first.source,
             remedy="keep images of one kind in one folder",
         )
-    return Volume(array=array, spacing_mm=first.spacing_mm, source=first.source, notes=first.notes)
+    return dataclasses.replace(first, array=array)
 
 
 # -- volumes ---------------------------------------------------------------------------------------------------------
@@ -144,6 +152,8 @@ def _read_volumes(
     except InputError as error:
         problems.append(_problem(error, source.first_file))
         return []
+    if label is not None:
+        problems += _inverted([(source.masks[0], label)], settings)
     kept: dict[str, Volume] = {}
     for name, scan in scans.items():
         try:
@@ -213,6 +223,27 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
     if len(layers) > 1:
         notes.append("segments overlap: the one of the higher number was kept where they do")
     return label
+
+
+# -- doubts -----------------------------------------------------------------------------------------------------------
+
+
+def _inverted(masks: Sequence[tuple[Path, NDArray[np.uint8]]], settings: CacheSettings) -> list[Problem]:
+    """One doubt for all masks of a case that may be inverted."""
+    found = [(path, why) for path, label in masks if (why := inverted_mask(label, settings.foreground))]
+    if not found:
+        return []
+    (first, why), more = found[0], len(found) - 1
+    others = f", and {more} more of this case" if more else ""
+    reason = f"the mask {why}{others}: is it inverted?"
+    return [Problem(file=first, reason=reason, remedy="save lesions as 255 and background as 0", left_out=False)]
+
+
+def _turned(mask: Path, doubt: str | None) -> list[Problem]:
+    if doubt is None:
+        return []
+    remedy = "save image and mask upright, without EXIF orientation"
+    return [Problem(file=mask, reason=doubt, remedy=remedy, left_out=False)]
 
 
 # -- small things ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ def doubts(
     problems = [*repeated, *_undeclared_labels(records, regions)]
     if kind == "volumes":
         problems += [*_empty_masks(records), *_spacing_outliers(records)]
+    else:
+        problems += _all_empty(records)
     return problems, same
 
 
@@ -88,6 +90,15 @@ def _empty_masks(records: Sequence[CaseRecord]) -> list[Problem]:
         for r in records
         if r.labelled and not r.lesion_voxels
     ]
+
+
+def _all_empty(records: Sequence[CaseRecord]) -> list[Problem]:
+    """A picture without a lesion is usual; a folder of them says that its masks were not understood."""
+    labelled = [r for r in records if r.labelled]
+    if not labelled or any(r.labels for r in labelled):
+        return []
+    reason = f"all masks are empty ({len(labelled)} case(s))"
+    return [_doubt(labelled[0], reason, "check that lesions are not 0 in them, and that they are the right files")]
 
 
 def _spacing_outliers(records: Sequence[CaseRecord]) -> list[Problem]:

@@ -9,7 +9,8 @@ from types import ModuleType
 
 from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
 from metaseg_cli.core.datasets.case_source import FoundCases
-from metaseg_cli.errors import ConfigError, InputError
+from metaseg_cli.core.datasets.names import unread_images
+from metaseg_cli.errors import ConfigError, InputError, Problem
 
 # The more particular ones first: the first that fits is taken.
 LAYOUTS: dict[str, ModuleType] = {
@@ -44,7 +45,19 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
     found = LAYOUTS[name].find(root) if name else None
     if found is None or not found.cases:
         raise _nothing(root, found)
-    return dataclasses.replace(found, why=why)
+    return dataclasses.replace(found, why=why, problems=(*found.problems, *unread(root)))
+
+
+def unread(folder: Path) -> list[Problem]:
+    """Images under *folder* of kinds that are not read, a Problem each: nothing is left out in silence."""
+    return [
+        Problem(
+            file=path,
+            reason=f"an image of a kind that metaseg does not read ({path.suffix.lower()})",
+            remedy="convert it to PNG, TIFF or NIfTI, or remove it",
+        )
+        for path in unread_images(folder)
+    ]
 
 
 def _nothing(root: Path, found: FoundCases | None) -> InputError:

@@ -6,29 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-_SUFFIXES = (
-    ".nii.gz",
-    ".nii",
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".mgz",
-    ".mgh",
-    ".hdr",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".bmp",
-)
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", *PICTURES)
+# Images, or arrays of them, that metaseg does not read: named wherever a folder is searched for images.
+_UNREAD = {
+    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".exr", ".tga", ".ico", ".dng",
+    ".pgm", ".ppm", ".pbm", ".pnm", ".npy", ".npz", ".czi", ".lif", ".nd2", ".vtk", ".vti", ".mnc",
+}  # fmt: skip
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
 MASK_FOLDERS = {
     "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",
     "segmentations", "segmentation", "segs", "seg", "labelstr",
 }  # fmt: skip
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
@@ -54,11 +43,20 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem
 
 
+def unread_images(folder: Path) -> list[Path]:
+    """Files under *folder* whose names say that they are images of a kind that is not read, in natural order."""
+    files = [p for p in folder.rglob("*") if p.suffix.lower() in _UNREAD and p.is_file()]
+    return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files under *folder* in natural order; hidden files and archive droppings left out."""
     files = [p for p in folder.rglob("*") if suffix(p) and p.is_file()]
-    visible = [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
-    return sorted(visible, key=lambda p: natural(str(p.relative_to(folder))))
+    return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
+
+
+def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
+    return [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
 
 
 def scans_in(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from metaseg_cli.core.images.geometry import (
     turn_to_canonical,
     turned,
 )
+from metaseg_cli.core.images.mask_checks import inverted_mask, turned_like_image
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
 from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
@@ -33,6 +34,7 @@ __all__ = [
     "channels_are_equal",
     "describe_difference",
     "dicom_files",
+    "inverted_mask",
     "is_constant",
     "is_dicom",
     "is_image_file",
@@ -51,6 +53,7 @@ __all__ = [
     "suffix_of",
     "turn_to_canonical",
     "turned",
+    "turned_like_image",
     "unpacked",
     "write_mask",
     "write_rtstruct",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
 _MORE = (".img", ".zip", ".dcm", ".dicom", ".ima")
 
@@ -21,7 +21,7 @@ def stem_of(path: Path) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name is that of a PNG, JPEG, TIFF or BMP."""
+    """Whether the name is that of a PNG, JPEG, TIFF, BMP, WebP or GIF."""
     return suffix_of(path) in PICTURES
 
 

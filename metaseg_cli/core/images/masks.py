@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
-from metaseg_cli.core.images.pictures import open_picture, save_picture
+from metaseg_cli.core.images.pictures import decode_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
@@ -23,6 +22,7 @@ from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
+_LARGEST_LABEL = 2**31
 _FEW = 8
 _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
@@ -31,8 +31,9 @@ _LOSSY = (".jpg", ".jpeg")
 def read_mask(path: Path, image: Volume | None = None) -> Volume:
     """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
-    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, and DICOM SEG and
-    RTSTRUCT, whose overlapping segments make several layers ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
+    0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
+    whose colour is constant, and DICOM SEG and RTSTRUCT, whose overlapping segments make several layers
+    ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
     Raises InputError.
     """
     check_openable(path)
@@ -47,40 +48,58 @@ def read_mask(path: Path, image: Volume | None = None) -> Volume:
             return read_rtstruct(path, image)
         if kind == "SEG":
             return read_seg(path)
-    if is_picture(path) and path.exists() and path.stat().st_size:
-        picture = open_picture(path)
-        if picture.mode == "P":
-            upright = ImageOps.exif_transpose(picture)
-            label = _from_palette(upright, notes)
-            return Volume(
-                array=label[None, None],
-                spacing_mm=None,
-                source=path,
-                exif_orientation=picture.info["orientation"],
-                notes=tuple(notes),
-            )
+    if is_picture(path) and path.is_file() and path.stat().st_size:
+        return _from_picture(path)
     volume = read_image(path)
-    notes += [note for note in volume.notes if note != "transparency ignored"]
-    array = volume.array
-    if array.shape[0] == 3 and is_picture(path):
-        array = _from_colour(array, notes)
-    elif array.shape[0] != 1:
-        raise InputError(f"a mask with {array.shape[0]} channels", where=path, remedy="save one label map")
-    label = _labels(array[0], path, notes)
+    notes += volume.notes
+    if volume.array.shape[0] != 1:
+        raise InputError(f"a mask with {volume.array.shape[0]} channels", where=path, remedy="save one label map")
+    label = _labels(volume.array[0], path, notes)
     return dataclasses.replace(volume, array=label[None], notes=tuple(notes))
 
 
-def _from_palette(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+def _from_picture(path: Path) -> Volume:
+    picture = decode_picture(path)
+    notes = list(picture.notes)
+    colours = picture.colours()
+    channels = colours.shape[0]
+    if picture.alpha is not None and all(map(_is_constant, colours)) and _says_something(picture.alpha):
+        notes.append("the mask was taken from the alpha channel: its colour is one and the same everywhere")
+        label = _labels(picture.alpha, path, notes)
+    elif picture.palette is not None:
+        label = _from_palette(picture.array[0], colours, notes)
+    elif channels == 3:
+        label = _labels(_from_colour(colours, notes)[0], path, notes)
+    elif channels == 1:
+        label = _labels(colours[0], path, notes)
+    else:
+        raise InputError(f"a mask with {channels} channels", where=path, remedy="save one label map")
+    return Volume(
+        array=label[None], spacing_mm=None, source=path, exif_orientation=picture.orientation, notes=tuple(notes)
+    )
+
+
+def _is_constant(array: NDArray[Any]) -> bool:
+    return bool(array.min() == array.max())
+
+
+def _says_something(alpha: NDArray[Any]) -> bool:
+    """Opaque and transparent parts, or nothing that can be seen; whole opacity leaves it to the colour."""
+    return not _is_constant(alpha) or not alpha.any()
+
+
+def _from_palette(
+    index: NDArray[np.unsignedinteger[Any]], colours: NDArray[Any], notes: list[str]
+) -> NDArray[np.uint8]:
     """Palette indices are labels when index 0 is the black background; otherwise black is background by colour."""
-    index = np.asarray(picture).astype(np.uint8)
-    colours = np.asarray(picture.convert("RGB"))
-    black = colours.max(axis=-1) == 0
-    if not index[~black].size or (index[black] == 0).all():
+    black = colours.max(axis=0) == 0
+    if int(index.max()) < 256 and (not index[~black].size or (index[black] == 0).all()):
         values = np.unique(index)
-        if len(values) == 2 and values[0] == 0:
+        if len(values) == 2 and values[0] == 0 and values[1] > _SMALL_LABEL:
             return (index > 0).astype(np.uint8)
-        notes.append("palette mask: the colour numbers are the labels")
-        return index
+        if values[-1] > 1:
+            notes.append("palette mask: the colour numbers are the labels")
+        return index.astype(np.uint8)
     notes.append("palette mask: black is background, every other colour is lesion")
     return (~black).astype(np.uint8)
 
@@ -104,6 +123,8 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
                 notes.append("mask of probabilities: threshold at 0.5")
                 return (array >= 0.5).astype(np.uint8)
             raise InputError("its values are neither labels nor probabilities", where=path, remedy="save whole numbers")
+        if np.abs(rounded).max(initial=0) > _LARGEST_LABEL:
+            raise InputError("its values are too large to be labels", where=path, remedy="save labels from 0 to 255")
         array = rounded.astype(np.int64)
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < 0:

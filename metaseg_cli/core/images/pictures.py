@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP."""
+"""PNG, JPEG, TIFF, BMP, WebP and GIF."""
 
 from __future__ import annotations
 
@@ -9,104 +9,147 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from metaseg_cli.core.images import png
+from metaseg_cli.core.images.jpeg import check_jpeg, is_jpeg
+from metaseg_cli.core.images.picture import Picture, check_size, raw_orientation, upright
+from metaseg_cli.core.images.tiff import read_tiff
+from metaseg_cli.core.images.tiff_directories import is_tiff
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import InputError, decoding
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The decoded picture as it lies in the file. Raises InputError when it is none or is damaged."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Pillow keeps files of several pages, and broken ones, open: what it needs of the file is read here.
-            with path.open("rb") as file:
-                picture = Image.open(file)
-                picture.load()
-                picture.info["pages"] = getattr(picture, "n_frames", 1)
-                picture.info["orientation"] = int(picture.getexif().get(_ORIENTATION, 1))
-    except UnidentifiedImageError:
-        raise InputError("not an image, whatever its name says", where=path, remedy="replace or remove it") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"too large a picture ({error})", where=path, remedy="cut it into parts") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"damaged ({error})", where=path, remedy="copy it again from its source") from error
-    return picture
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # no others: Pillow runs programs for some of them
+_NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 
 
 def read_picture(path: Path) -> Volume:
-    """A picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF."""
-    picture = open_picture(path)
-    orientation = picture.info["orientation"]
-    notes: list[str] = []
-    if picture.format == "TIFF" and (picture.info["pages"] > 1 or _is_deep_colour(picture)):
-        array = _through_tifffile(path)
-    else:
-        array = _channels(ImageOps.exif_transpose(picture), notes)[:, None]
-    return Volume(array=array, spacing_mm=None, source=path, exif_orientation=orientation, notes=tuple(notes))
+    """A picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF.
 
-
-def _is_deep_colour(picture: Image.Image) -> bool:
-    # Pillow reduces 16-bit colour to 8 bits without a word.
-    bits = getattr(picture, "tag_v2", {}).get(258, (8,))
-    return len(bits) > 1 and max(bits) > 8
-
-
-def _through_tifffile(path: Path) -> NDArray[Any]:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            array, axes = file.series[0].asarray(), file.series[0].axes
-    except (tifffile.TiffFileError, ValueError, OSError) as error:
-        raise InputError(f"damaged ({error})", where=path, remedy="copy it again from its source") from error
-    array = np.moveaxis(array, -1, 0)[:3] if axes.endswith("S") else array[None]
-    if array.ndim == 3:
-        array = array[:, None]
-    if array.ndim != 4:
-        raise InputError(f"a TIFF with the axes {axes}", where=path, remedy="save it as plain pages")
-    return np.ascontiguousarray(array)
-
-
-def _channels(picture: Image.Image, notes: list[str]) -> NDArray[Any]:
-    """``(C, Y, X)``: grey or red, green, blue."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    Raises InputError when it is none, is damaged or cut, or holds numbers that are not finite.
+    """
+    picture = decode_picture(path)
+    notes = list(picture.notes)
+    if picture.alpha is not None and picture.alpha.min() != picture.alpha.max():
         notes.append("transparency ignored")
-        picture = picture.convert("LA" if picture.mode == "LA" else "RGBA").convert(
-            "L" if picture.mode == "LA" else "RGB"
+    array = picture.colours()
+    if picture.palette is not None and (array == array[:1]).all():
+        array = array[:1]
+    if picture.palette is None and picture.bits:
+        array = array * np.uint8(255 // (2**picture.bits - 1))
+    return Volume(array=array, spacing_mm=None, source=path, exif_orientation=picture.orientation, notes=tuple(notes))
+
+
+def decode_picture(path: Path) -> Picture:
+    """The numbers of a picture file, whatever its name says it is. Raises InputError."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    picture = read_tiff(path) if is_tiff(start) else _through_pillow(path, start)
+    if not picture.array.size:
+        raise InputError("damaged (it has no pixels)", where=path, remedy="copy it again from its source")
+    if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():
+        raise InputError("it holds values that are not finite", where=path, remedy="replace them, or remove it")
+    return picture
+
+
+def _through_pillow(path: Path, start: bytes) -> Picture:
+    header = None
+    with decoding(path, "damaged"):
+        if start.startswith(png.SIGNATURE):
+            header = png.check_png(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bombs (larger ones are errors), of EXIF that cannot be read
+            try:
+                with Image.open(path, formats=_FORMATS) as opened:
+                    check_size(opened.width, opened.height, path)
+                    if is_jpeg(start):
+                        check_jpeg(path)
+                    opened.load()
+                    return _decoded(opened, path, header)
+            except UnidentifiedImageError:
+                raise InputError(
+                    "not an image, whatever its name says", where=path, remedy="replace or remove it"
+                ) from None
+            except Image.DecompressionBombError as error:
+                raise InputError(f"too large a picture ({error})", where=path, remedy="cut it into parts") from error
+
+
+def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> Picture:
+    notes: list[str] = []
+    frames = getattr(opened, "n_frames", 1)
+    if frames > 1 and opened.format == "MPO":
+        notes.append(f"it holds {frames} pictures: the first was read")
+    elif frames > 1:
+        raise InputError(
+            f"an animation of {frames} frames",
+            where=path,
+            remedy="save its frames as the pages of a TIFF, or one by one",
         )
-    if picture.mode == "P":
-        picture = picture.convert("RGB")
-        bands = np.asarray(picture)
-        if (bands[..., 0] == bands[..., 1]).all() and (bands[..., 1] == bands[..., 2]).all():
-            return np.ascontiguousarray(bands[..., 0])[None]
-    if picture.mode in _SIXTEEN_BIT:
-        return _finite(np.asarray(picture))[None]
-    if picture.mode in ("1", "L"):
-        return np.asarray(picture.convert("L"))[None]
-    if picture.mode != "RGB":
-        notes.append(f"converted from {picture.mode} to RGB")
-        picture = picture.convert("RGB")
-    return np.ascontiguousarray(np.moveaxis(np.asarray(picture), -1, 0))
+    orientation = int(opened.getexif().get(_ORIENTATION, 1))
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    bits = header.depth if header is not None and header.colour == png.GREY and header.depth < 8 else 0
+    bits = 1 if opened.mode == "1" else bits
+    palette = None
+    if opened.mode == "P":
+        table = np.array(opened.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        palette = np.concatenate([table, np.zeros((256 - len(table), 3), np.uint8)])  # indices without colour: black
+    samples = _samples(opened, path, header, bits, notes)
+    samples, alpha = _without_alpha(samples, opened, bits)
+    array = np.ascontiguousarray(np.moveaxis(samples, -1, 0))[:, None]
+    return Picture(
+        array=upright(array, orientation),
+        palette=palette,
+        alpha=None if alpha is None else upright(alpha[None], orientation),
+        bits=bits,
+        orientation=orientation,
+        notes=tuple(notes),
+    )
 
 
-def _finite(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype == np.int32 and array.min() >= 0 and array.max() < 65536:
-        return array.astype(np.uint16)
-    return array
+def _samples(
+    opened: Image.Image, path: Path, header: png.PngHeader | None, bits: int, notes: list[str]
+) -> NDArray[Any]:
+    """``(Y, X, samples)``: grey or palette index, or red, green and blue; and opacity."""
+    if header is not None and header.depth == 16 and header.colour != png.GREY:
+        return png.read_sixteen_bits(path, header)
+    if opened.mode in _NUMBERS:
+        array = np.asarray(opened)
+        if bits > 1:
+            array = array // np.uint8(255 // (2**bits - 1))  # Pillow spreads them over 8 bits
+        if array.dtype == np.int32 and array.min() >= 0 and array.max() < 65536:
+            array = array.astype(np.uint16)
+        return array.astype(np.uint8)[..., None] if array.dtype == bool else array[..., None]
+    if opened.mode in ("PA", "LA", "RGB", "RGBA"):
+        return np.asarray(opened.convert("RGBA") if opened.mode == "PA" else opened).copy()
+    notes.append(f"converted from {opened.mode} to RGB")
+    return np.asarray(opened.convert("RGB"))
+
+
+def _without_alpha(samples: NDArray[Any], opened: Image.Image, bits: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Colours, and opacity where there is any: a channel of its own, or one value that is transparent."""
+    channels = samples.shape[-1]
+    if channels in (2, 4):
+        return samples[..., :-1], samples[..., -1]
+    transparent = opened.info.get("transparency")
+    if transparent is None:
+        return samples, None
+    if isinstance(transparent, bytes):  # the opacity of each colour of a palette
+        table = np.full(256, 255, np.uint8)
+        table[: len(transparent)] = np.frombuffer(transparent, np.uint8)
+        return samples, table[samples[..., 0]]
+    if bits == 1:
+        transparent = bool(transparent)
+    return samples, np.where((samples == np.array(transparent)).all(axis=-1), 0, 255).astype(np.uint8)
 
 
 def channels_are_equal(volume: Volume) -> bool:
-    """Whether a picture in colour is a grey one: channels within 4 of 255 levels on 99.9 % of the pixels."""
+    """Whether a picture in colour is a grey one: channels within 4/255 of its range on 99.9 % of the pixels."""
     array = volume.array
     if array.shape[0] != 3:
         return array.shape[0] == 1
-    tolerance = 4 * (257 if array.dtype == np.uint16 else 1)
-    values = array.astype(np.int32) if array.dtype.kind in "ui" else array
+    values = array.astype(np.int16 if array.dtype == np.uint8 else np.float64)
+    tolerance = 4 if array.dtype == np.uint8 else 4 / 255 * float(values.max() - values.min())
     spread = values.max(axis=0) - values.min(axis=0)
     return bool(np.mean(spread <= tolerance) >= 0.999)
 
@@ -118,32 +161,33 @@ def as_grey(volume: Volume) -> Volume:
     return volume
 
 
-def raw_orientation(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:
-    """Turn an upright ``(Y, X)`` back to how a file with that EXIF orientation stores it."""
-    turned = {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.T,
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: a[::-1, ::-1].T,
-        8: lambda a: np.rot90(a, -1),
-    }
-    return np.ascontiguousarray(turned[exif_orientation](array)) if exif_orientation in turned else array
-
-
 def save_picture(path: Path, pages: list[NDArray[Any]], exif_orientation: int) -> None:
-    """Write ``(Y, X)`` pages (several only as TIFF), turned back and tagged as the picture they belong to."""
-    images = [Image.fromarray(raw_orientation(page, exif_orientation)) for page in pages]
+    """Write ``(Y, X)`` pages (several only as TIFF), turned back and tagged as the picture they belong to.
+
+    Raises InputError for a format that is none of PNG, TIFF, BMP and JPEG.
+    """
+    suffix = path.suffix.lower()
+    raw = [raw_orientation(page, exif_orientation) for page in pages]
+    if suffix in (".tif", ".tiff"):
+        _save_tiff(path, np.stack(raw), exif_orientation)
+        return
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}.get(suffix)
+    if kind is None:
+        raise InputError(
+            f"masks are not written as {suffix[1:] or 'files without suffix'}", where=path, remedy="use PNG"
+        )
+    if len(raw) > 1:
+        raise InputError(f"{kind} holds one page, not {len(raw)}", where=path, remedy="use TIFF")
     exif = Image.Exif()
-    if exif_orientation != 1:
-        exif[_ORIENTATION] = exif_orientation
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}.get(path.suffix.lower(), "TIFF")
+    exif[_ORIENTATION] = exif_orientation
     options: dict[str, Any] = {"exif": exif} if exif_orientation != 1 and kind != "BMP" else {}
     if kind == "JPEG":
         options |= {"quality": 100, "subsampling": 0}
-    if kind == "TIFF":
-        options |= {"compression": "tiff_deflate"}
-        if len(images) > 1:
-            options |= {"save_all": True, "append_images": images[1:]}
-    images[0].save(path, format=kind, **options)
+    Image.fromarray(raw[0]).save(path, format=kind, **options)
+
+
+def _save_tiff(path: Path, pages: NDArray[Any], exif_orientation: int) -> None:
+    import tifffile
+
+    tag = [(_ORIENTATION, 3, 1, exif_orientation, False)] if exif_orientation != 1 else []
+    tifffile.imwrite(path, pages, photometric="minisblack", compression="zlib", metadata=None, extratags=tag)

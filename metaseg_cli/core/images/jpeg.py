@@ -1,0 +1,75 @@
+"""Whether a JPEG is whole: decoders fill what is missing with grey and do not say so."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+from PIL.JpegImagePlugin import JpegImageFile
+
+from metaseg_cli.errors import InputError
+
+_END, _START_OF_SCAN = 0xD9, 0xDA
+_MOST_SCANS = 100  # a progressive one has about ten; each is a way through all pixels
+_ARITHMETIC = (0xC9, 0xCA, 0xCB)  # frames whose codes may end in zeros that are left out
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: restarts, start of image
+_MORE = bytes((37 * i) % 251 for i in range(1, 200))  # codes of all lengths, and no marker
+
+
+def is_jpeg(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is a JPEG."""
+    return start[:3] == b"\xff\xd8\xff"
+
+
+def check_jpeg(path: Path) -> None:
+    """Raise InputError unless the first picture of the file has its end marker and the codes of all its pixels.
+
+    A decoder that has found all pixels of a scan skips to the next marker. So codes put in there change nothing,
+    unless some were missing.
+    """
+    data = path.read_bytes()
+    *scans, end = _ends(data, path)
+    parts = [data[a:b] for a, b in zip([0, *scans], [*scans, end], strict=True)]
+    if len(scans) > _MOST_SCANS or _pixels(data[:end]) != _pixels(_MORE.join(parts)):
+        raise InputError("damaged (some of its pixels are missing)", where=path, remedy="copy it again from its source")
+
+
+def _pixels(data: bytes) -> bytes:
+    return hashlib.sha256(JpegImageFile(io.BytesIO(data)).tobytes()).digest()
+
+
+def _ends(data: bytes, path: Path) -> list[int]:
+    """Where Huffman codes of a scan end, scan by scan, and where the picture ends.
+
+    Raises InputError when it does not end.
+    """
+    at, found, arithmetic = 2, list[int](), False
+    while at + 1 < len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker == 0xFF:  # padding between segments
+            at += 1
+        elif marker == _END:
+            return [*([] if arithmetic else found), at + 2]
+        elif marker in _ALONE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == _START_OF_SCAN:
+                at = _next_marker(data, at)
+                found.append(at)
+            arithmetic = arithmetic or marker in _ARITHMETIC
+    raise InputError("damaged (the file ends too early)", where=path, remedy="copy it again from its source")
+
+
+def _next_marker(data: bytes, at: int) -> int:
+    """Where the first marker after a scan's compressed data is."""
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        following = data[at + 1]
+        if following == 0xFF:
+            at += 1
+        elif following == 0 or following in _ALONE:
+            at += 2
+        else:
+            return at
+    return len(data)

@@ -1,0 +1,65 @@
+"""A decoded picture file, before anything is made of its colours; and turning pictures upright."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaseg_cli.errors import InputError
+
+MOST_PIXELS = 2**26  # 8192 × 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """The numbers of a picture file, upright.
+
+    ``array`` is ``(C, Z, Y, X)``: grey, colours, or, where ``palette`` ``(N, 3)`` uint8 is there, indices into it.
+    ``alpha`` ``(Z, Y, X)`` is its opacity. ``bits`` are those of a stored number where they are fewer than a byte's,
+    else 0. ``orientation`` is the EXIF orientation by which it was turned.
+    """
+
+    array: NDArray[Any]
+    palette: NDArray[np.uint8] | None = None
+    alpha: NDArray[Any] | None = None
+    bits: int = 0
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
+
+    def colours(self) -> NDArray[Any]:
+        """``(C, Z, Y, X)``: the palette's colours in place of its indices."""
+        if self.palette is None:
+            return self.array
+        return np.ascontiguousarray(np.moveaxis(self.palette[self.array[0]], -1, 0))
+
+
+def check_size(width: int, height: int, path: Path) -> None:
+    """Raise InputError for more pixels than any scan has: a small file may promise as many as it likes."""
+    if width * height > MOST_PIXELS:
+        raise InputError(f"too large a picture ({width}×{height})", where=path, remedy="cut it into parts")
+
+
+def upright(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:
+    """Turn ``(…, Y, X)`` as a file with that EXIF orientation stores it to how it is to be seen."""
+    turn = {
+        2: lambda a: a[..., ::-1],
+        3: lambda a: a[..., ::-1, ::-1],
+        4: lambda a: a[..., ::-1, :],
+        5: lambda a: a.swapaxes(-1, -2),
+        6: lambda a: np.rot90(a, -1, (-2, -1)),
+        7: lambda a: a[..., ::-1, ::-1].swapaxes(-1, -2),
+        8: lambda a: np.rot90(a, 1, (-2, -1)),
+    }
+    return np.ascontiguousarray(turn[exif_orientation](array)) if exif_orientation in turn else array
+
+
+_INVERSE = {6: 8, 8: 6}
+
+
+def raw_orientation(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:
+    """The inverse of ``upright``."""
+    return upright(array, _INVERSE.get(exif_orientation, exif_orientation))
