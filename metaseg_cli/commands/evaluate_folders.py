@@ -26,6 +26,7 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
+from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, MetasegError, Problem
 
@@ -62,6 +63,7 @@ def score_folder(
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
+        problems += unusable_below(folder)
     true_masks, found_masks = _masks_in(references), _masks_in(predictions)
     repeated = _repeated(true_masks) | _repeated(found_masks)
     truth, found = _by_name(references, true_masks, repeated), _by_name(predictions, found_masks, repeated)
@@ -163,7 +165,11 @@ def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.
 
 def _masks_in(folder: Path) -> list[Path]:
     """Mask files anywhere under *folder*, without what ``predict`` writes beside them."""
-    visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
+    visible = (
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.name.startswith(".") and odd_name_below(p, folder) is None
+    )
     files = [p for p in visible if is_image_file(p) or is_dicom(p)]
     return [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
 

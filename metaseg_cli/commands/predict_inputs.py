@@ -9,6 +9,7 @@ from pathlib import Path
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
 from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
 
 _OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
@@ -25,13 +26,13 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
     named: dict[str, tuple[Path, ...]] = {}
     for text in inputs:
         sequence, sign, rest = str(text).partition("=")
-        path = Path(text)
-        if sign and not path.exists() and sequence.isidentifier():
-            path = Path(rest)
-            if path.exists():
-                named[sequence_name(sequence)] = (path,)
-            else:
-                problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
+        is_named = bool(sign) and not is_there(text) and sequence.isidentifier()
+        path = Path(rest if is_named else text)
+        problem = unusable(path)
+        if problem is not None:
+            problems.append(problem)
+        elif is_named:
+            named[sequence_name(sequence)] = (path,)
         elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
             try:
                 found = _in_folder(path) if path.is_dir() else _in_archive(path)
@@ -45,8 +46,6 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
             problems += found.problems
             notes += found.notes
             problems += unread(path) if path.is_dir() else []
-        elif not path.exists():
-            problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         elif not is_image_file(path) and not is_dicom(path):
             problems.append(
                 Problem(
@@ -75,7 +74,9 @@ def _identity(source: CaseSource) -> tuple[str, ...]:
 def _in_folder(folder: Path) -> FoundCases:
     """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
     parts = [scans_under(folder, _OUR_ENDINGS)]
-    for archive in sorted(p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file()):
+    for archive in sorted(
+        p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file() and not odd_name_below(p, folder)
+    ):
         try:
             parts.append(_in_archive(archive))
         except MetasegError as error:
@@ -99,7 +100,7 @@ def _in_archive(path: Path) -> FoundCases:
         cases = [case.packed_in(path, folder) for case in found.cases]
         problems = [
             dataclasses.replace(p, file=path / p.file.relative_to(folder) if p.file.is_relative_to(folder) else path)
-            for p in found.problems
+            for p in (*found.problems, *unread(folder))
         ]
     names = [stem_of(path) if len(cases) == 1 else f"{stem_of(path)}_{case.case}" for case in cases]
     named = (dataclasses.replace(case, case=name) for case, name in zip(cases, names, strict=True))
@@ -114,7 +115,7 @@ def absolute(source: CaseSource) -> CaseSource:
 
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
-    """One stem per case; cases of the same name from several folders get their folder's name in front."""
+    """One stem per case, fit for a file's name; cases of the same name from several folders get their folder's name in front."""
     count: dict[str, int] = {}
     for source in sources:
         count[source.case.lower()] = count.get(source.case.lower(), 0) + 1
@@ -122,7 +123,7 @@ def output_names(sources: Sequence[CaseSource]) -> list[str]:
     taken: set[str] = set()
     for source in sources:
         alone = count[source.case.lower()] == 1
-        name = source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}"
+        name = file_name(source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}")
         number, unique = 2, name
         while unique.lower() in taken:
             unique, number = f"{name}_{number}", number + 1

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from metaseg_cli.errors import InputError, Problem
@@ -29,6 +29,12 @@ _REASONS = {
     errno.ELOOP: ("a link that leads in a circle", "name the file itself"),
     errno.EACCES: ("no permission to read it", "change its permissions"),
 }
+# Of every kind of image that is read.
+IMAGE_ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img", ".zip", ".dcm", ".dicom"),
+    *(".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+)
+_SYSTEM_FILES = ("icon\r",)  # of macOS, in a folder with an icon of its own
 _MOST_BYTES = 160  # of a name that endings such as _probability_ET.nii.gz are added to; file systems take 255
 
 
@@ -85,16 +91,15 @@ def unusable(path: Path) -> Problem | None:
     return None if why is None else Problem(file=path, reason=why[0], remedy=why[1])
 
 
-def unusable_below(folder: Path, suffixes: Iterable[str]) -> list[Problem]:
-    """What lies under *folder*, ends in one of *suffixes* or in none, and is no file to open, or of an odd name.
+def unusable_below(folder: Path) -> list[Problem]:
+    """What lies under *folder*, is named like an image or has no suffix, and is no file to open, or of an odd name.
 
     Those who look for images pass over it; it is said here, so that it is not absent without a word.
     """
-    endings = tuple(suffixes)
     problems = []
     for path in _entries(folder):
         name = path.name.lower()
-        if not name.endswith(endings) and "." in name.strip("."):
+        if name in _SYSTEM_FILES or (not name.endswith(IMAGE_ENDINGS) and "." in name.strip(".")):
             continue
         problem = unusable(path)
         reason = None if problem else odd_name_below(path, folder)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from metaseg_cli.core.paths import odd_name_below
+
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", *PICTURES)
 # Images, or arrays of them, that metaseg does not read: named wherever a folder is searched for images.
@@ -56,7 +58,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
-    return [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
+    """Without what is hidden, and without names that no table can hold (``unusable_below`` names those)."""
+    return [
+        p
+        for p in files
+        if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)
+        and odd_name_below(p, folder) is None
+    ]
 
 
 def scans_in(folder: Path) -> list[Path]:
