@@ -115,7 +115,7 @@ def absolute(source: CaseSource) -> CaseSource:
 
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
-    """One stem per case, fit for a file's name; cases of the same name from several folders get their folder's name in front."""
+    """One stem per case, fit for a file's name; cases of one name from several folders get their folder's in front."""
     count: dict[str, int] = {}
     for source in sources:
         count[source.case.lower()] = count.get(source.case.lower(), 0) + 1

@@ -39,7 +39,7 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def is_skipped(path: Path, root: Path) -> bool:
-    """Whether a file under *root* is hidden, an archive's leftover, a DICOMDIR (a table of contents), or oddly named."""
+    """Whether a file under *root* is hidden, an archive's leftover, a table of contents (DICOMDIR), or oddly named."""
     parts = path.relative_to(root).parts
     if odd_name_below(path, root) is not None:
         return True
