@@ -12,7 +12,8 @@ from pathlib import Path
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import PICTURES, image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence, sequence_name
-from metaseg_cli.core.paths import check_openable, is_there, unusable
+from metaseg_cli.core.dicom import is_dicom
+from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, is_there, unusable
 from metaseg_cli.errors import InputError, Problem, decoding
 
 _MASK_COLUMNS = ("mask", "label", "seg", "segmentation")
@@ -50,7 +51,7 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
         for column in [*sequences, *([mask_column] if mask_column else [])]:
             cell = row.get(column) or ""
             found = _found(cell, root, path.parent)
-            wrong = unusable(found or root / cell) if cell else None
+            wrong = _not_an_image(found or root / cell) if cell else None
             if wrong is not None:
                 problems.append(Problem(file=Path(cell), reason=f"line {number}: {wrong.reason}", remedy=wrong.remedy))
                 bad = True
@@ -111,6 +112,14 @@ def _found(cell: str, root: Path, beside: Path) -> Path | None:
     if not cell:
         return None
     return next((p for p in (root / cell, beside / cell) if is_there(p)), None)
+
+
+def _not_an_image(path: Path) -> Problem | None:
+    """Why a cell names no image: there is no such file, it is nothing to open, or one of another kind."""
+    wrong = unusable(path)
+    if wrong is not None or path.is_dir() or path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom(path):
+        return wrong
+    return Problem(file=path, reason="not an image that metaseg reads", remedy="convert it to NIfTI, DICOM or PNG")
 
 
 def template(root: Path, cases: Sequence[CaseSource] = ()) -> str:
