@@ -184,7 +184,7 @@ def test_a_cell_longer_than_csv_reads_is_said(tmp_path: Path) -> None:
 # -- a header names no other file ------------------------------------------------------------------------------------
 
 NRRD = "NRRD0004\ntype: uint8\ndimension: 2\nsizes: 8 8\nencoding: raw\ndata file: {}\n\n"
-META = "ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementSpacing = 1 1\nElementDataFile = {}\n"
+META = "NDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementSpacing = 1 1\nElementDataFile = {}\n"
 
 
 @pytest.mark.parametrize(("suffix", "header"), [(".nhdr", NRRD), (".nrrd", NRRD), (".mhd", META), (".mha", META)])

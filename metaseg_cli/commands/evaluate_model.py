@@ -73,9 +73,12 @@ def unseen_cases(
 
 
 def _same_patient(record: CaseRecord, card: ModelCard, prepared: Prepared) -> bool:
-    from metaseg_cli.core.model_file import patient_hash
+    from metaseg_cli.core.model_file import patient_hash, unkeyed_patient_hash
 
-    return card.dataset_id == prepared.dataset_id and patient_hash(prepared.dataset_id, record.patient) in card.patients
+    if card.dataset_id:
+        hashed = unkeyed_patient_hash(prepared.dataset_id, record.patient)
+        return card.dataset_id == prepared.dataset_id and hashed in card.patients
+    return bool(prepared.patient_key) and patient_hash(prepared.patient_key, record.patient) in card.patients
 
 
 @dataclass(frozen=True)

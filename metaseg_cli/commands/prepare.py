@@ -24,6 +24,7 @@ from metaseg_cli.core.cache import (
     case_key,
     doubts,
     open_prepared,
+    patient_key,
     publish,
     reusable_cases,
     shard_jobs,
@@ -111,6 +112,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
             {
                 "program": f"metaseg {metaseg_cli.__version__}",
                 "id": hashlib.sha256(str(config.raw.resolve()).encode()).hexdigest()[:16],
+                "patient_key": patient_key(config.out),
                 "layout": found.layout,
                 "kind": settings.kind,
                 "preprocessing": settings.preprocessing.record(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,8 +70,8 @@ class ModelCard:
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
     validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
-    patients: tuple[str, ...] = ()  # hashes of the training patients: ids have no place in a file that is passed on
-    dataset_id: str = ""
+    patients: tuple[str, ...] = ()  # keyed hashes of the training patients; the key stays in the prepared folder
+    dataset_id: str = ""  # of older files, whose patients are hashed without a key
     fingerprint: dict[str, Any] = field(default_factory=dict)
     program: str = f"metaseg {metaseg_cli.__version__}"
 
@@ -135,9 +136,17 @@ class Ensemble(nn.Module):
         return logits / len(self.members)
 
 
-def patient_hash(dataset_id: str, patient: str) -> str:
-    """Recognises a patient of one data set without naming them."""
-    return hashlib.sha256(f"{dataset_id}/{patient}".encode()).hexdigest()[:16]
+def patient_hash(key: str, patient: str) -> str:
+    """Recognises a patient to who has the *key* (hexadecimal) of the prepared folder.
+
+    Without the key even somebody who tries every possible ID learns nothing.
+    """
+    return hmac.new(bytes.fromhex(key), patient.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
+
+
+def unkeyed_patient_hash(dataset_id: str, patient: str) -> str:
+    """What model files held before there were keys; IDs can be guessed from it."""
+    return hashlib.sha256(f"{dataset_id}/{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:

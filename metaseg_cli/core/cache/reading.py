@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ class Prepared:
     dataset_id: str
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
+    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; stays in the folder
     _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _group(self, record: CaseRecord) -> h5py.Group:
@@ -129,6 +131,8 @@ def _check_plausible(prepared: Prepared) -> None:
             raise ValueError(f"case {printable(case.case)[:40]}: fold {case.fold} of {prepared.folds}")
         if not set(case.sequences) <= set(prepared.sequences):
             raise ValueError(f"case {printable(case.case)[:40]}: sequences")
+    if not re.fullmatch(r"([0-9a-f]{64})?", prepared.patient_key):
+        raise ValueError("patient_key")
     if not 1 <= prepared.folds <= max(1, len(prepared.cases)) or not prepared.sequences or not prepared.regions:
         raise ValueError("folds, sequences or regions")
     if len({case.case for case in prepared.cases}) < len(prepared.cases):
