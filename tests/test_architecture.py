@@ -16,7 +16,7 @@ ROOT = "metaseg_cli"
 LEAVES = {"errors", "config", "config_file"}
 LEAVES |= {
     f"core.{name}"
-    for name in ("csv_text", "dicom", "digests", "memory", "paths", "progress", "typed_json", "whole_file")
+    for name in ("csv_text", "dicom", "words", "digests", "memory", "paths", "progress", "typed_json", "whole_file")
 }
 
 ALLOWED = {

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+from PIL import Image
 
-from metaseg_cli.core.datasets import find_cases, split_folds
+from metaseg_cli.commands.prepare import prepare
+from metaseg_cli.config import PrepareConfig
+from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.datasets import find_cases, read_manifest, scans_under, split_folds
+from metaseg_cli.core.datasets.names import is_predicted, matched, predicted_name
+from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
 
@@ -141,6 +150,189 @@ def test_real_folders_are_found(real_data: Path) -> None:
     assert counts["hippocampus"] == (44, 44, 44)
     assert counts["brain_nrrd"][0] == 2
     assert counts["brisc2025"][0] == 22
+
+
+# -- names that differ in form or case --------------------------------------------------------------------------------
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize("form", [nfc, nfd])
+@pytest.mark.parametrize("other", [nfc, nfd])
+def test_unicode_forms_of_a_name_match_in_every_layout(tmp_path: Path, form: object, other: object) -> None:
+    assert callable(form)
+    assert callable(other)
+    image, mask = form("M\u00fcller"), other("M\u00fcller")
+    layouts = {
+        "pairs": (f"images/{image}.png", f"masks/{mask}.png"),
+        "folders": (f"{image}/images/a.png", f"{mask}/masks/a.png"),
+        "brats": (f"{image}-t1c.nii.gz", f"{image}-t2f.nii.gz", f"{mask}-seg.nii.gz"),
+        "nnunet": (f"imagesTr/{image}_0000.nii.gz", f"labelsTr/{mask}.nii.gz"),
+        "decathlon": (f"imagesTr/{image}.nii.gz", f"labelsTr/{mask}.nii.gz"),
+    }
+    for layout, files in layouts.items():
+        found = find_cases(tree(tmp_path / layout, *files))
+        assert (len(found.cases), found.problems) == (1, ()), layout
+        assert len(found.cases[0].masks) == 1, layout
+
+
+@pytest.mark.parametrize("form", [nfc, nfd])
+@pytest.mark.parametrize("other", [nfc, nfd])
+def test_a_manifests_cell_finds_its_file_in_any_unicode_form(tmp_path: Path, form: object, other: object) -> None:
+    assert callable(form)
+    assert callable(other)
+    folder, name = form("M\u00fcller"), form("Sch\u00e4del")
+    tree(tmp_path, f"{folder}/{name}.nii.gz", f"{folder}/m.nii.gz")
+    cell = other("M\u00fcller/Sch\u00e4del.nii.gz")
+    (tmp_path / "t.csv").write_text(f"case,mask,t1c\na,{other(folder)}/m.nii.gz,{cell}\n", encoding="utf-8")
+    found = read_manifest(tmp_path / "t.csv", tmp_path)
+    assert [(len(c.masks), c.sequences["t1c"][0].is_file()) for c in found.cases] == [(1, True)]
+
+
+def test_equal_names_match_before_names_that_differ_in_case() -> None:
+    assert matched(["a", "A", "b", "C"], ["A", "a", "B"]) == {"a": "a", "A": "A", "b": "B"}
+    assert matched(["a", "A"], ["a"]) == {"a": "a"}
+    assert matched(["x"], ["X", "x\u0301"]) == {"x": "X"}
+    assert matched(["Ab"], ["aB", "AB"]) == {}  # which of the two cannot be known
+
+
+def test_names_that_differ_in_case_alone_are_told_apart(tmp_path: Path) -> None:
+    found = find_cases(tree(tmp_path, "images/A.png", "images/a.png", "masks/A.png", "masks/a.png"))
+    assert {(c.sequences["image"][0].name, c.masks[0].name) for c in found.cases} == {
+        ("A.png", "A.png"),
+        ("a.png", "a.png"),
+    }
+    assert len({c.case.casefold() for c in found.cases}) == 2
+
+
+def test_case_may_differ_where_nothing_else_fits(tmp_path: Path) -> None:
+    found = find_cases(tree(tmp_path, "P1.png", "p1_mask.png", "Q-t1c.nii.gz", "q-seg.nii.gz"), "pairs")
+    assert ("P1.png", "p1_mask.png") in {(c.first_file.name, c.masks[0].name) for c in found.cases}
+    (case,) = find_cases(tmp_path, "brats").cases
+    assert case.masks[0].name == "q-seg.nii.gz"
+
+
+@pytest.mark.parametrize("layout", ["brats", "manifest"])
+def test_no_two_cases_have_names_that_a_disk_may_take_for_one(tmp_path: Path, layout: str) -> None:
+    files = [f"{f}/{c}-{s}.nii.gz" for f in "xy" for c in ("Case1", "case1") for s in ("t1c", "seg")]
+    tree(tmp_path, *files)
+    rows = "".join(f"{Path(f).stem[:5]},{f}\n" for f in files if "t1c" in f)
+    (tmp_path / "t.csv").write_text("case,t1c\n" + rows.replace("Case1,y", "CASE1,y").replace("case1,y", "cAse1,y"))
+    found = find_cases(tmp_path, layout) if layout == "brats" else read_manifest(tmp_path / "t.csv", tmp_path)
+    assert len(found.cases) == 4
+    assert len({c.case.casefold() for c in found.cases}) == 4
+
+
+# -- several masks of one image ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ("a_mask.png", "a_mask_1.png"),
+        ("a_mask_1.png", "a_mask_2.png"),
+        ("a_mask.png", "a_mask_1.png", "a_mask_2.png"),
+        ("a-seg1.png", "a-seg2.png"),
+        ("masks/a_mask.png", "masks/a_mask_1.png"),
+        ("a_lesion (1).png", "a_lesion (2).png"),
+    ],
+)
+def test_several_masks_of_one_image_are_united_and_said(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    found = find_cases(tree(tmp_path, "a.png", *masks, "b.png", "b_mask.png"))
+    cases = {c.case: c for c in found.cases}
+    assert {p.name for p in cases["a"].masks_of(0)} == {Path(m).name for m in masks}
+    assert len(cases["b"].masks_of(0)) == 1
+    assert found.problems == ()
+    assert "united" in " ".join(found.notes)
+
+
+def test_busi_names_hold_a_number_and_still_pair(tmp_path: Path) -> None:
+    names = [f"benign ({i}){end}.png" for i in range(1, 4) for end in ("", "_mask")]
+    found = find_cases(tree(tmp_path, *names, "benign (2)_mask_1.png"))
+    assert {c.case: len(c.masks_of(0)) for c in found.cases} == {"benign (1)": 1, "benign (2)": 2, "benign (3)": 1}
+    assert found.problems == ()
+
+
+def test_a_numbered_mask_of_a_numbered_slice_is_that_slices(tmp_path: Path) -> None:
+    found = find_cases(tree(tmp_path, *[f"p1_{m}{i}.png" for i in (1, 2) for m in ("", "mask_")]))
+    assert [[p.name for p in c.masks] for c in found.cases] == [["p1_mask_1.png", "p1_mask_2.png"]]
+
+
+def test_a_numbered_mask_that_fits_two_images_is_not_guessed(tmp_path: Path) -> None:
+    found = find_cases(tree(tmp_path, "a.png", "a_1.png", "a_mask.png", "a_mask_1.png"))
+    assert [(c.case, len(c.masks_of(0))) for c in found.cases] == [("a", 1)]
+    assert any("several images" in p.reason and p.file.name == "a_mask_1.png" for p in found.problems)
+
+
+def test_a_picture_whose_name_ends_in_a_number_is_no_mask(tmp_path: Path) -> None:
+    found = find_cases(tree(tmp_path, *[f"brain_tumor_{i}{m}.png" for i in (1, 2) for m in ("", "_mask")]))
+    assert sorted(c.first_file.name for c in found.cases) == ["brain_tumor_1.png", "brain_tumor_2.png"]
+
+
+def saved(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        Image.fromarray(array).save(path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+
+
+@pytest.mark.parametrize("kind", ["png", "nii.gz"])
+def test_the_union_of_the_masks_is_what_is_prepared(tmp_path: Path, kind: str) -> None:
+    shape = (24, 24) if kind == "png" else (3, 24, 24)
+    first, second = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    first[..., 2:6, 2:6], second[..., 12:15, 12:15] = 1, 1
+    saved(tmp_path / f"raw/a.{kind}", np.random.default_rng(0).integers(1, 200, shape).astype(np.uint8))
+    saved(tmp_path / f"raw/a_mask.{kind}", first)
+    saved(tmp_path / f"raw/a_mask_1.{kind}", second)
+    result = prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
+    prepared = open_prepared(tmp_path / "out")
+    np.testing.assert_array_equal(prepared.label(prepared.cases[0]).reshape(shape), first | second)
+    assert "united" in " ".join(result.notes)
+    # A change of the second mask is seen.
+    saved(tmp_path / f"raw/a_mask_1.{kind}", second * 0)
+    again = prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
+    assert again.reused == 0
+
+
+def test_masks_of_one_image_on_different_grids_are_refused(tmp_path: Path) -> None:
+    for name, size in (("a", 24), ("a_mask", 24), ("a_mask_1", 20), ("b", 24), ("b_mask", 24)):
+        array = np.random.default_rng(0).integers(0, 2, (size, size)).astype(np.uint8)
+        saved(tmp_path / f"raw/{name}.png", array * 255)
+    result = prepare(PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out", workers=1), Silent())
+    assert [c.case for c in result.cases] == ["b"]
+    assert "a_mask_1.png" in {p.file.name for p in result.problems}
+
+
+# -- what predict writes -----------------------------------------------------------------------------------------------
+
+WRITTEN = [
+    *("a_mask.nii.gz", "a_probability.nii.gz", "a_probability_ET.nii.gz", "a_uncertainty_WT.nii.gz"),
+    *("a_uncertainty.nrrd", "a_disagreement_TC.nii.gz", "a_overlay.png", "a_overview.png"),
+]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_predict_has_written_is_no_scan_and_no_image_without_mask(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "a.nii.gz", name, "images/b.nii.gz", "masks/b.nii.gz")
+    assert {c.first_file.name for c in scans_under(tmp_path).cases} == {"a.nii.gz", "b.nii.gz"}
+    found = find_cases(tmp_path, "pairs")
+    assert name not in {p.file.name for p in found.problems}
+
+
+def test_predicts_names_are_recognised_whatever_the_region() -> None:
+    for what in ("probability", "uncertainty", "disagreement"):
+        for region in ("", "ET", "whole_tumour"):
+            assert is_predicted(predicted_name("p_1", what, region), masks=False)
+    assert is_predicted(predicted_name("p", "mask"))
+    assert not is_predicted(predicted_name("p", "mask"), masks=False)
+    assert not is_predicted("p_probable")
 
 
 # -- folds -----------------------------------------------------------------------------------------------------------

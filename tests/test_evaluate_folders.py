@@ -26,7 +26,7 @@ def square(at: int, size: int = 6) -> np.ndarray:
 
 def save(path: Path, mask: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.name.endswith(".nii.gz"):
+    if path.name.endswith((".nii.gz", ".nrrd")):
         image = sitk.GetImageFromArray(np.stack([mask, mask]))
         image.SetSpacing((0.5, 0.5, 2.0))
         sitk.WriteImage(image, str(path))
@@ -112,6 +112,102 @@ def test_a_damaged_prediction_is_named_and_does_not_stop_the_others(tmp_path: Pa
     result = run(tmp_path)
     assert dice(result) == {"a": 0.0, "b": 1.0}  # no cheaper than a missing one
     assert [p.file for p in result.problems] == [tmp_path / "mine/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "mine"),
+    [
+        ("X/X-seg.nii.gz", "X.nii.gz"),  # the challenge's own rule
+        ("x_gt.nii.gz", "x.nii.gz"),
+        ("x.seg.nrrd", "x_mask.nii.gz"),
+        ("x_mask.nii.gz", "x.nii.gz"),
+        ("x.png", "x_mask.png"),
+        ("x_seg.nii.gz", "X.nii.gz"),
+        ("x.nii.gz", "x_pred.nii.gz"),
+        ("x-label.nrrd", "x_prediction.nii.gz"),
+        ("x/seg.nii.gz", "x.nii.gz"),
+        ("M\u00fcller-seg.nii.gz", "Mu\u0308ller_mask.nii.gz"),
+    ],
+)
+def test_masks_are_paired_by_the_rules_of_prepare(tmp_path: Path, truth: str, mine: str) -> None:
+    save(tmp_path / "truth" / truth, square(3))
+    save(tmp_path / "mine" / mine, square(3))
+    result = run(tmp_path)
+    assert list(dice(result).values()) == [1.0]
+    assert result.problems == ()
+
+
+def test_patients_folders_pair_with_files_named_after_them(tmp_path: Path) -> None:
+    for patient, at in (("one", 3), ("two", 13)):
+        save(tmp_path / f"truth/{patient}/seg.nii.gz", square(at))
+        save(tmp_path / f"mine/{patient}.nii.gz", square(at))
+    assert list(dice(run(tmp_path)).values()) == [1.0, 1.0]
+
+
+def test_names_that_differ_in_case_alone_keep_their_own_masks(tmp_path: Path) -> None:
+    for name, at in (("a", 3), ("A", 13)):
+        save(tmp_path / f"truth/{name}-seg.png", square(at))
+        save(tmp_path / f"mine/{name}.png", square(at))
+    assert dice(run(tmp_path)) == {"A": 1.0, "a": 1.0}
+
+
+def test_what_predict_writes_beside_its_masks_is_no_mask(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a-seg.nii.gz", square(3))
+    save(tmp_path / "mine/a_mask.nii.gz", square(3))
+    for name in ("a_probability_ET", "a_uncertainty_WT", "a_disagreement", "a_probability"):
+        save(tmp_path / f"mine/{name}.nii.gz", square(9))
+    for name in ("a_overlay", "a_overview"):
+        save(tmp_path / f"mine/{name}.png", square(9))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 1.0}
+    assert result.problems == ()
+
+
+def test_sequences_beside_their_mask_are_no_masks(tmp_path: Path) -> None:
+    for name in ("X-t1c", "X-t2f", "X-seg"):
+        save(tmp_path / f"truth/X/{name}.nii.gz", square(3))
+    save(tmp_path / "mine/X.nii.gz", square(3))
+    result = run(tmp_path)
+    assert dice(result) == {"X": 1.0}
+    assert result.problems == ()
+
+
+def test_when_not_one_name_matches_nothing_is_scored(tmp_path: Path) -> None:
+    for i in range(5):
+        save(tmp_path / f"truth/case{i}-seg.png", square(3))
+        save(tmp_path / f"mine/result{i}.png", square(3))
+    with pytest.raises(InputError) as caught:
+        run(tmp_path)
+    message = str(caught.value)
+    assert "result0.png" in message
+    assert "case0-seg.png" in message
+    assert "_mask" in caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_prediction_at_all_is_no_score_of_zero(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a.png", square(3))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="mine: no mask"):
+        run(tmp_path)
+
+
+def test_several_masks_of_one_case_are_united_and_said(tmp_path: Path) -> None:
+    save(tmp_path / "truth/a_mask.png", square(3))
+    save(tmp_path / "truth/a_mask_1.png", square(20))
+    save(tmp_path / "mine/a.png", square(3) | square(20))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 1.0}
+    assert ["united" in p.reason and not p.left_out for p in result.problems] == [True]
+
+
+def test_numbered_slices_are_no_parts_of_one_mask(tmp_path: Path) -> None:
+    for i, at in ((1, 3), (2, 13)):
+        save(tmp_path / f"truth/p1_mask_{i}.png", square(at))
+        save(tmp_path / f"mine/p1_mask_{i}.png", square(at))
+        save(tmp_path / f"truth/q1_seg_{i}.png", square(at))
+        save(tmp_path / f"mine/q1_{i}.png", square(at))
+    assert dice(run(tmp_path)) == {"p1_mask_1": 1.0, "p1_mask_2": 1.0, "q1_1": 1.0, "q1_2": 1.0}
 
 
 def test_empty_masks_on_both_sides_are_right_and_finite(tmp_path: Path) -> None:
@@ -214,6 +310,42 @@ def test_the_challenges_regions_come_from_its_labels(tmp_path: Path) -> None:
     own = evaluate(EvaluateConfig(**settings, region=("core=1,3",)), Silent()).evaluation
     assert own.cases[0].regions["core"]["volume_ml_reference"] == pytest.approx(18 / 1000)
     assert set(evaluate(EvaluateConfig(**settings), Silent()).evaluation.summary) == {"metastasis"}
+
+
+def test_labels_that_no_region_has_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        labels = square(5) * np.uint8(4)
+        labels[0, 0] = 2
+        save(tmp_path / "truth" / f"{name}.nii.gz", labels)
+        save(tmp_path / "mine" / f"{name}.nii.gz", np.minimum(labels, 2))
+    config = EvaluateConfig(
+        predictions=tmp_path / "mine", references=tmp_path / "truth", out=tmp_path / "out", protocol="brats-mets-2023"
+    )
+    result = evaluate(config, Silent())
+    (problem,) = result.problems
+    assert "label 4 (2 references) is in no region" in problem.reason
+    assert "--region ET=4" in problem.remedy
+    assert not problem.left_out
+
+
+def test_what_was_assumed_of_masks_is_said_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for side in ("truth", "mine"):
+            (tmp_path / side).mkdir(exist_ok=True)
+            Image.fromarray(np.dstack([square(4) * 200, square(4), square(4) * 90])).save(
+                tmp_path / side / f"{name}.png"
+            )
+    (note,) = run(tmp_path).notes
+    assert "colour" in note
+    assert "(2 times)" in note
+
+
+def test_an_inverted_mask_is_doubted(tmp_path: Path) -> None:
+    save(tmp_path / "truth" / "a.png", square(4))
+    save(tmp_path / "mine" / "a.png", 1 - square(4))
+    (problem,) = run(tmp_path).problems
+    assert "border" in problem.reason or "covers" in problem.reason
+    assert not problem.left_out
 
 
 def test_a_missing_mask_is_null_with_its_reason_and_its_penalty(tmp_path: Path) -> None:

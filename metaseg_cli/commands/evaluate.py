@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class _System:
     out: Path
     scored: Iterator[ScoredCase]
     settings: dict[str, Any]
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()  # complete when all is scored
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -72,13 +72,15 @@ def _of_folder(predictions: Path, config: EvaluateConfig, protocol: Protocol, ou
 
     assert config.references is not None
     problems: list[Problem] = []
+    notes: list[str] = []
     return _System(
         name=predictions.name,
         what=f"{predictions} against {config.references}",
         out=out,
-        scored=score_folder(predictions, config.references, config, protocol, problems, progress, out),
+        scored=score_folder(predictions, config.references, config, protocol, problems, progress, notes, out),
         settings={"predictions": predictions, "references": config.references, "grid": "of each reference"},
         problems=problems,
+        notes=notes,
     )
 
 
@@ -161,6 +163,6 @@ def _scored(system: _System, protocol: Protocol) -> EvaluateResult:
         name=system.name,
         what=system.what,
         evaluation=evaluation,
-        notes=system.notes,
+        notes=tuple(system.notes),
         problems=tuple(system.problems),
     )

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.datasets.mask_pairs import MaskFolder, mask_folders, pair_masks, share_a_name, the_mask
 from metaseg_cli.core.datasets.names import patients_of
 from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
     Volume,
     describe_difference,
+    inverted_mask,
     is_dicom,
     is_image_file,
     on_grid_of,
     padding_value,
     read_mask,
-    stem_of,
+    same_grid,
+    turned_like_image,
 )
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.errors import InputError, MetasegError, Problem
+from metaseg_cli.errors import InputError, Problem, attempt, problem_of
 
 Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class _Pair:
     regions: Regions
     protocol: Protocol
     tolerances: tuple[float, ...]
+    structures: tuple[str, ...] = ()
+    log_folder: Path | None = None
 
 
 def score_folder(
@@ -54,9 +62,13 @@ def score_folder(
     protocol: Protocol,
     problems: list[Problem],
     progress: Progress,
+    notes: list[str],
     log_folder: Path,
 ) -> Iterator[ScoredCase]:
-    """Score masks of equal stem; a reference without prediction counts as wholly missed."""
+    """Score masks of one name; a reference without prediction counts as wholly missed.
+
+    Raises InputError when a folder holds no mask, or when not one name of the references is among the predictions.
+    """
     # On a cluster another computer has another working folder.
     if config.cluster is not None:
         predictions, references = predictions.resolve(), references.resolve()
@@ -64,76 +76,174 @@ def score_folder(
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
         problems += unusable_below(folder)
-    true_masks, found_masks = _masks_in(references), _masks_in(predictions)
-    repeated = _repeated(true_masks) | _repeated(found_masks)
-    truth, found = _by_name(references, true_masks, repeated), _by_name(predictions, found_masks, repeated)
-    if not truth:
-        raise InputError("no mask in this folder", where=references, remedy="name a folder of masks")
-    for stem in sorted(set(found) - set(truth)):
-        problems.append(Problem(file=found[stem][0], reason="no reference of this name", remedy="it was not scored"))
+    truth, found = mask_folders(_files_in(references), references, _files_in(predictions), predictions)
+    for masks, folder in ((truth, references), (found, predictions)):
+        if not masks.files:
+            raise InputError("no mask in this folder", where=folder, remedy="name a folder of masks")
+    partner = pair_masks(truth, found)
+    if not partner and not share_a_name(truth, found):
+        raise _nothing_in_common(truth, found, predictions)
+    for name in sorted(set(found.files) - set(partner.values())):
+        problems.append(
+            Problem(file=found.files[name][0], reason="no reference of this name", remedy="it was not scored")
+        )
     workers = config.workers or default_workers()
-    regions = config.regions() or _regions_of(true_masks, config, workers)
-    patients = patients_of(true_masks, references)
+    structures = config.structure_names()
+    regions = config.regions() or _regions_of(truth, structures, config, workers)
+    patients = patients_of([path for paths in truth.files.values() for path in paths], references)
     pairs = [
-        _Pair(stem, patients[paths[0]], tuple(paths), tuple(found.get(stem, ())), regions, protocol, config.tolerance)
-        for stem, paths in sorted(truth.items())
+        _Pair(
+            name,
+            patients[paths[0]],
+            paths,
+            found.files[partner[name]] if name in partner else (),
+            regions,
+            protocol,
+            config.tolerance,
+            structures,
+            log_folder,
+        )
+        for name, paths in sorted(truth.files.items())
     ]
     progress.start("evaluating", len(pairs))
     results = map_cases(
         _score_pair, pairs, workers, config.cluster, file_of=lambda pair: pair.references[0], log_folder=log_folder
     )
+    unowned: dict[tuple[int, str], list[Path]] = defaultdict(list)
+    said: Counter[str] = Counter()
     for pair, result in results:
         if isinstance(result, Problem):
             problems.append(result)
         else:
-            scored, wrong = result
-            problems += wrong
-            if scored is not None:
-                yield scored
+            problems += result.problems
+            said.update(result.notes)
+            for file, side, labels in result.unowned:
+                for label in labels:
+                    unowned[label, side].append(file)
+            if result.case is not None:
+                yield result.case
         progress.advance(1, pair.name)
+    problems += _unowned(unowned)
+    notes += [f"{text} ({count} times)" if count > 1 else text for text, count in said.items()]
 
 
-def _regions_of(references: list[Path], config: EvaluateConfig, workers: int) -> Regions:
+def _unowned(labels: Mapping[tuple[int, str], list[Path]]) -> list[Problem]:
+    """Labels that count as background, though somebody drew them: a region without its label would score 1."""
+    return [
+        Problem(
+            file=files[0],
+            reason=f"label {label} ({len(files)} {side}{'s' if len(files) > 1 else ''}) is in no region: "
+            "it counts as background",
+            remedy=f"name it if it is lesion, as in --region ET={label}",
+            left_out=False,
+        )
+        for (label, side), files in sorted(labels.items())
+    ]
+
+
+def _nothing_in_common(truth: MaskFolder, found: MaskFolder, predictions: Path) -> InputError:
+    def some(masks: MaskFolder) -> str:
+        files = sorted(paths[0].name for paths in masks.files.values())
+        return ", ".join(files[:_SHOWN]) + (" …" if len(files) > _SHOWN else "")
+
+    return InputError(
+        f"not one mask is named as a reference: predictions {some(found)}; references {some(truth)}",
+        where=predictions,
+        remedy="name each prediction after its case, as in case7.nii.gz or case7_mask.nii.gz for case7-seg.nii.gz",
+    )
+
+
+def _regions_of(truth: MaskFolder, structures: tuple[str, ...], config: EvaluateConfig, workers: int) -> Regions:
     """A challenge's regions where the references have its labels; one region where they are plain masks."""
     challenge = BRATS_REGIONS.get(config.protocol)
     if challenge is None:
         return _ANYTHING
-    found = map_cases(_largest_label, references, workers, config.cluster, file_of=lambda path: path, log_folder=None)
+    jobs = [(paths, structures) for paths in truth.files.values()]
+    found = map_cases(_largest_label, jobs, workers, config.cluster, file_of=lambda job: job[0][0], log_folder=None)
     largest = [n for _, n in found if isinstance(n, int)]
     if max(largest, default=0) <= 1:
         return _ANYTHING
     return challenge
 
 
-def _largest_label(path: Path) -> int:
-    return int(_read(path).array.max())
+def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
+    paths, structures = job
+    return int(_read(paths, structures)[0].array.max())  # what it raises is said when its case is scored
 
 
-def _read(path: Path) -> Volume:
+def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
+    """The mask of a case, and what is to be said of it: several parts are united. Raises InputError."""
+    masks = _the_masks(paths)
+    first, *others = (_read_one(path, structures) for path in masks)
+    if not others:
+        return first, []
+    label = _one_layer(first)
+    for other in others:
+        if not same_grid(other, first):
+            raise InputError(
+                f"it does not lie on the grid of {first.source.name}, another mask of the same case",
+                where=other.source,
+                remedy="bring the masks of a case onto one grid",
+            )
+        label = np.where(label > 0, label, _one_layer(other))
+    said = Problem(
+        file=masks[0],
+        reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
+        remedy="fine, if they are parts of one",
+        left_out=False,
+    )
+    return dataclasses.replace(first, array=label[None]), [said]
+
+
+def _one_layer(mask: Volume) -> NDArray[Any]:
+    """``(L, Z, Y, X)`` → ``(Z, Y, X)``: later layers over earlier ones."""
+    label = mask.array[0].copy()
+    for layer in mask.array[1:]:
+        label[layer > 0] = layer[layer > 0]
+    return label
+
+
+def _read_one(path: Path, structures: Sequence[str]) -> Volume:
     """A mask; what a DICOM label map calls padding is nothing."""
-    mask = read_mask(path)
+    mask = read_mask(path, structures=structures)
     padding = padding_value(path) if is_dicom(path) else 0
     if not padding:
         return mask
     return dataclasses.replace(mask, array=np.where(mask.array == padding, 0, mask.array))
 
 
-def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
-    """The pair's score, None when there is no usable reference, and what was wrong with its files."""
+@dataclass(frozen=True)
+class _ScoredPair:
+    """The pair's score, None when there is no usable reference, and what is to be said of its files.
+
+    *unowned* are labels that no region has: the file, whether it is a reference or a prediction, and the labels.
+    """
+
+    case: ScoredCase | None
+    problems: list[Problem]
+    notes: tuple[str, ...] = ()
+    unowned: tuple[tuple[Path, str, tuple[int, ...]], ...] = ()
+
+
+def _score_pair(pair: _Pair) -> _ScoredPair:
     path = pair.references[0]
-    try:
-        path = _the_mask(list(pair.references))
-        reference = _read(path)
-    except MetasegError as error:
-        where = error.where if isinstance(error.where, Path) else path
-        return None, [Problem(file=where, reason=error.what, remedy=error.remedy)]
-    problems: list[Problem] = []
+    read = attempt(partial(_read, pair.references, pair.structures), path, pair.log_folder)
+    if isinstance(read, Problem):
+        return _ScoredPair(None, [read])
+    reference, problems = read
+    path = reference.source
+    masks = [("reference", reference)]
     found = np.zeros_like(reference.array)
     try:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=path, remedy="predict it")
-        mine = _the_mask(list(pair.predictions))
-        predicted = _read(mine)
+        predicted, said = _read(pair.predictions, pair.structures)
+        problems += said
+        mine = predicted.source
+        masks.append(("prediction", predicted))
+        predicted, doubt = turned_like_image(predicted, reference)
+        if doubt is not None:
+            problems.append(Problem(file=mine, reason=doubt, remedy="save both masks upright", left_out=False))
         placed = on_grid_of(predicted, reference)
         if placed is None and predicted.shape == reference.shape:
             # The same voxels under another header: scored as they lie in the files, and said.
@@ -143,19 +253,39 @@ def _score_pair(pair: _Pair) -> tuple[ScoredCase | None, list[Problem]]:
         if placed is None:
             raise InputError(describe_difference(predicted, reference), where=mine, remedy="resample it")
         found = placed.array
-    except MetasegError as error:
+    except Exception as error:
         # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
-        where = error.where if isinstance(error.where, Path) else path
-        remedy = f"{error.remedy}; the case was counted as wholly missed"
-        problems.append(Problem(file=where, reason=error.what, remedy=remedy))
-    masks: dict[str, Masks] = {
+        problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
+        remedy = f"{problem.remedy}; the case was counted as wholly missed"
+        problems.append(dataclasses.replace(problem, remedy=remedy))
+    regions: dict[str, Masks] = {
         name: (_region(reference.array, values), _region(found, values)) for name, values in pair.regions.items()
     }
     affine = None if reference.spacing_mm is None else reference.affine
     scored = score_case(
-        pair.name, pair.patient, masks, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
+        pair.name, pair.patient, regions, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
     )
-    return scored, problems
+    problems += [p for _, mask in masks for p in _inverted(mask)]
+    return _ScoredPair(
+        scored,
+        problems,
+        notes=tuple(dict.fromkeys(note for _, mask in masks for note in mask.notes)),
+        unowned=tuple((mask.source, side, _not_in(pair.regions, mask)) for side, mask in masks),
+    )
+
+
+def _inverted(mask: Volume) -> list[Problem]:
+    reasons = [reason for layer in mask.array if (reason := inverted_mask(layer)) is not None]
+    remedy = "invert it if lesions are 0 in it"
+    return [Problem(file=mask.source, reason=reason, remedy=remedy, left_out=False) for reason in reasons[:1]]
+
+
+def _not_in(regions: Regions, mask: Volume) -> tuple[int, ...]:
+    """The mask's labels that no region has."""
+    if any(not values for values in regions.values()):
+        return ()
+    owned = {value for values in regions.values() for value in values}
+    return tuple(sorted(set(np.unique(mask.array).tolist()) - owned - {0}))
 
 
 def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -163,44 +293,16 @@ def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.
     return np.asarray((np.isin(labels, values) if values else labels != 0).any(axis=0))
 
 
-def _masks_in(folder: Path) -> list[Path]:
-    """Mask files anywhere under *folder*, without what ``predict`` writes beside them."""
-    visible = (
-        p
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and not p.name.startswith(".") and odd_name_below(p, folder) is None
-    )
-    files = [p for p in visible if is_image_file(p) or is_dicom(p)]
-    return [p for p in files if not stem_of(p).endswith(("_overlay", "_probability"))]
+def _files_in(folder: Path) -> list[Path]:
+    """Image files anywhere under *folder*, of names that tables can hold."""
+    visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
+    return [p for p in visible if odd_name_below(p, folder) is None and (is_image_file(p) or is_dicom(p))]
 
 
-def _name(path: Path) -> str:
-    """What the stem has in common with that of another tool's mask."""
-    return stem_of(path).removesuffix("_mask")
-
-
-def _repeated(masks: list[Path]) -> set[str]:
-    """Names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
-    places = {(path.parent, _name(path)) for path in masks}
-    return {name for name, count in Counter(name for _, name in places).items() if count > 1}
-
-
-def _by_name(folder: Path, masks: list[Path], repeated: set[str]) -> dict[str, list[Path]]:
-    """*masks* by name; by folder and name where the name alone would mix up several cases."""
-    result: dict[str, list[Path]] = {}
-    for path in masks:
-        name = _name(path)
-        key = (path.relative_to(folder).parent / name).as_posix() if name in repeated else name
-        result.setdefault(key, []).append(path)
-    return result
-
-
-def _the_mask(paths: list[Path]) -> Path:
+def _the_masks(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The mask among files of one name: ``a_mask.tif`` beside its scan ``a.tif``. Raises InputError when unclear."""
-    masks = [p for p in paths if stem_of(p).endswith("_mask")] or paths
-    # What metaseg predicts of a DICOM series is there twice.
-    masks = [p for p in masks if not is_dicom(p)] or masks
-    if len(masks) > 1:
-        names = ", ".join(p.name for p in masks)
-        raise InputError(f"several masks of one name ({names})", where=masks[0], remedy="keep one; it was not scored")
-    return masks[0]
+    masks = the_mask(paths, [p for p in paths if not is_image_file(p) and is_dicom(p)])
+    if masks is None:
+        names = ", ".join(p.name for p in paths)
+        raise InputError(f"several masks of one name ({names})", where=paths[0], remedy="keep one; it was not scored")
+    return masks

@@ -47,7 +47,7 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     those that are predicted now stay in the result.
     """
     path = find_model(config.model)
-    sources, problems, notes = sources_of(config.inputs)
+    sources, problems, notes = sources_of(config.inputs, config.out)
     card = read_card(path)
     for note in notes:
         progress.say(note)

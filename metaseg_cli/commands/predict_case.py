@@ -17,6 +17,7 @@ from metaseg_cli.commands.predict_inputs import scan_for
 from metaseg_cli.commands.predict_records import Records, result_key
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import CaseSource
+from metaseg_cli.core.datasets.names import PREDICTED_MASK, predicted_name
 from metaseg_cli.core.images import (
     Volume,
     can_write_seg,
@@ -239,8 +240,9 @@ def _read_files(job: Job, key: str, stack: ExitStack, *, may_replace: bool) -> R
     suffix = ".png" if suffix in _AS_PNG else suffix
     if suffix == ".png" and not is_picture(inner):
         raise InputError("a volume does not fit into a PNG", where=first, remedy="take --format nifti")
-    segmentation = config.out / f"{name}_mask.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
-    mask = config.out / f"{name}_mask{suffix}"
+    mask_name = predicted_name(name, PREDICTED_MASK)
+    segmentation = config.out / f"{mask_name}.dcm" if series and config.format in ("auto", *_OF_SERIES) else None
+    mask = config.out / f"{mask_name}{suffix}"
     if segmentation is not None and config.format in _OF_SERIES:
         mask = segmentation
     if not may_replace:
@@ -261,7 +263,7 @@ def _looked(one: Read) -> Prediction:
 
 
 def _picture(job: Job, what: str) -> Path:
-    return job.config.out / f"{job.name}_{what}.png"
+    return job.config.out / f"{predicted_name(job.name, what)}.png"
 
 
 def _written(one: Read, prediction: Prediction) -> PredictedScan:
@@ -336,8 +338,8 @@ def _write_maps(one: Read, prediction: Prediction) -> dict[str, tuple[Path, ...]
     for what, values in wanted.items():
         files = []
         for region, layer in zip(regions, values if values is not None else (), strict=values is not None):
-            ending = f"_{region}" if len(regions) > 1 else ""
-            files.append(config.out / f"{one.job.name}_{what}{ending}{to}")
+            name = predicted_name(one.job.name, what, region if len(regions) > 1 else "")
+            files.append(config.out / f"{name}{to}")
             write_volume(files[-1], layer, prediction.source)
         written[what] = tuple(files)
     return written

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
+from metaseg_cli.core.datasets.names import distinct
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
-from metaseg_cli.errors import InputError, MetasegError, Problem, problem_of
+from metaseg_cli.core.words import same_form
+from metaseg_cli.errors import InputError, Problem, attempt
 
-_OUR_ENDINGS = ("_mask", "_overlay", "_overview", "_probability", "_uncertainty", "_disagreement")
 
-
-def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], list[str]]:
+def sources_of(
+    inputs: Sequence[str], log_folder: Path | None = None
+) -> tuple[list[CaseSource], list[Problem], list[str]]:
     """The cases that *inputs* mean, in order and once each; what cannot be used of them, and what was assumed.
 
     ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders stand for the scans under them.
@@ -34,10 +38,9 @@ def sources_of(inputs: Sequence[str]) -> tuple[list[CaseSource], list[Problem], 
         elif is_named:
             named[sequence_name(sequence)] = (path,)
         elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
-            try:
-                found = _in_folder(path) if path.is_dir() else _in_archive(path)
-            except MetasegError as error:
-                problems.append(problem_of(error, path, None))
+            found = attempt(partial(_in_folder if path.is_dir() else _in_archive, path), path, log_folder)
+            if isinstance(found, Problem):
+                problems.append(found)
                 continue
             if not found.cases and not found.problems:
                 what = "folder" if path.is_dir() else "ZIP"
@@ -73,30 +76,29 @@ def _identity(source: CaseSource) -> tuple[str, ...]:
 
 def _in_folder(folder: Path) -> FoundCases:
     """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
-    parts = [scans_under(folder, _OUR_ENDINGS)]
-    for archive in sorted(
-        p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file() and not odd_name_below(p, folder)
-    ):
-        try:
-            parts.append(_in_archive(archive))
-        except MetasegError as error:
-            parts.append(FoundCases(layout="zip", cases=(), problems=(problem_of(error, archive, None),)))
+    parts = [scans_under(folder)]
+    archives = (p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file())
+    for archive in sorted(p for p in archives if odd_name_below(p, folder) is None):
+        inside = attempt(partial(_in_archive, archive), archive, None)
+        if isinstance(inside, Problem):
+            inside = FoundCases(layout="zip", cases=(), problems=(inside,))
+        parts.append(inside)
     found = FoundCases(
         layout="scans",
         cases=tuple(c for part in parts for c in part.cases),
         problems=tuple(p for part in parts for p in part.problems),
         notes=tuple(n for part in parts for n in part.notes),
     )
-    inside = found.cases
-    if len(inside) == 1 and inside[0].archive is None and len(inside[0].files) > 1 and is_dicom(inside[0].first_file):
-        return dataclasses.replace(found, cases=(dataclasses.replace(inside[0], case=folder.resolve().name),))
+    cases = found.cases
+    if len(cases) == 1 and cases[0].archive is None and len(cases[0].files) > 1 and is_dicom(cases[0].first_file):
+        return dataclasses.replace(found, cases=(dataclasses.replace(cases[0], case=folder.resolve().name),))
     return found
 
 
 def _in_archive(path: Path) -> FoundCases:
     """The cases in a ZIP: the only one is named after it, of several each has the ZIP's name in front."""
     with unpacked(path) as folder:
-        found = scans_under(folder, _OUR_ENDINGS)
+        found = scans_under(folder)
         cases = [case.packed_in(path, folder) for case in found.cases]
         problems = [
             dataclasses.replace(p, file=path / p.file.relative_to(folder) if p.file.is_relative_to(folder) else path)
@@ -116,20 +118,14 @@ def absolute(source: CaseSource) -> CaseSource:
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
     """One stem per case, fit for a file's name; cases of one name from several folders get their folder's in front."""
-    count: dict[str, int] = {}
-    for source in sources:
-        count[source.case.lower()] = count.get(source.case.lower(), 0) + 1
-    names: list[str] = []
-    taken: set[str] = set()
-    for source in sources:
-        alone = count[source.case.lower()] == 1
-        name = file_name(source.case if alone else f"{source.first_file.resolve().parent.name}_{source.case}")
-        number, unique = 2, name
-        while unique.lower() in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique.lower())
-        names.append(unique)
-    return names
+    count = Counter(same_form(source.case).casefold() for source in sources)
+    alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
+    return distinct(
+        [
+            file_name(source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}")
+            for source, single in zip(sources, alone, strict=True)
+        ]
+    )
 
 
 def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[Path, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from metaseg_cli.core.cache import CacheSettings
 from metaseg_cli.core.datasets import FoundCases, in_order, sequence_name
 from metaseg_cli.core.images import channels_are_equal, read_geometry, read_image, turn_to_canonical, turned
 from metaseg_cli.core.preprocessing import Preprocessing
-from metaseg_cli.errors import ConfigError, InputError
+from metaseg_cli.errors import ConfigError, InputError, Problem, attempt
 
 _LOOKED_AT = 32  # pictures opened to tell grey from colour before anything is written
 _KEPT_SPACING = 0.1  # how far new cases may move the median before all cases are resampled anew
@@ -58,6 +59,7 @@ def settings_for(found: FoundCases, config: PrepareConfig) -> tuple[CacheSetting
         preprocessing=Preprocessing(normalisation="case", oriented=True, spacing_mm=spacing),
         sequences=sequences,
         foreground=tuple(foreground),
+        structures=config.structure_names(),
     )
     return settings, [], found
 
@@ -77,9 +79,8 @@ def _settings_of_pictures(
     channels: list[int] = []
     grey = True
     for i in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)):
-        try:
-            image = read_image(images[i])
-        except InputError:
+        image = attempt(partial(read_image, images[i]), images[i], None)
+        if isinstance(image, Problem):
             continue  # reported when its case is read
         channels.append(image.array.shape[0])
         grey = grey and channels_are_equal(image)
@@ -110,9 +111,8 @@ def _grid_of_volumes(found: FoundCases, config: PrepareConfig) -> tuple[tuple[fl
     for case in found.cases:
         if spacings and config.spacing != "auto":
             break
-        try:
-            grid = read_geometry(next(iter(case.sequences.values())))
-        except InputError:
+        grid = attempt(partial(read_geometry, next(iter(case.sequences.values()))), case.first_file, None)
+        if isinstance(grid, Problem):
             continue  # reported when its case is read
         if not spacings:
             channels = grid.array.shape[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, Device, Threshold, named_regions
+from metaseg_cli.config.shared import Cluster, Device, Structures, Threshold, named_regions, structure_names
 from metaseg_cli.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ class EvaluateConfig:
             shown_default="every label together, or the challenge's regions",
         ),
     ] = ()
+    structures: Structures = None
     out: Annotated[
         Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
     ] = None
@@ -115,12 +116,17 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check(self)
         self.regions()
+        self.structure_names()
         if self.predictions is not None and self.references is None:
             raise ConfigError("--predictions and --references come together", remedy="name both folders")
         if self.references is not None and (self.predictions is None) == (not self.models):
             raise ConfigError(
                 "--references wants the folders to score", remedy="name one with --predictions, or several without it"
             )
+
+    def structure_names(self) -> tuple[str, ...]:
+        """The names given with ``--structures``; empty for what the names themselves say."""
+        return structure_names(self.structures)
 
     def regions(self) -> dict[str, tuple[int, ...]]:
         """Region name → label values; empty when none are named."""

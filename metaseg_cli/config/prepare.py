@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, label_values, named_regions
+from metaseg_cli.config.shared import Cluster, Structures, label_values, named_regions, structure_names
 from metaseg_cli.errors import ConfigError
 
 
@@ -47,6 +47,7 @@ class PrepareConfig:
     region: Annotated[
         tuple[str, ...], Setting(help="A region and its label values, such as ET=3 or TC=1,3; repeatable.")
     ] = ()
+    structures: Structures = None
     spacing: Annotated[
         str,
         Setting(help="Voxel size of volumes: auto (the median), native (as they are), or Z Y X in mm.", several=True),
@@ -64,6 +65,7 @@ class PrepareConfig:
         check(self)
         self.regions()
         self.spacing_mm()
+        self.structure_names()
         if self.manifest is not None and self.layout != "auto":
             raise ConfigError("--manifest and --layout exclude each other", remedy="leave one out")
 
@@ -86,6 +88,10 @@ class PrepareConfig:
     def chosen_sequences(self) -> tuple[str, ...]:
         """The names given with ``--sequences``; empty for all."""
         return tuple(part.strip() for part in (self.sequences or "").split(",") if part.strip())
+
+    def structure_names(self) -> tuple[str, ...]:
+        """The names given with ``--structures``; empty for what the names themselves say."""
+        return structure_names(self.structures)
 
     def regions(self) -> dict[str, tuple[int, ...]]:
         """Region name → label values; an empty tuple means every non-zero label."""

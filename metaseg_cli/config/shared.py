@@ -18,6 +18,14 @@ Device = Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, c
 Model = Annotated[
     str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
 ]
+Structures = Annotated[
+    str | None,
+    Setting(
+        help="Structures of an RTSTRUCT, or segments of a SEG or .seg.nrrd, that are lesions: names separated by "
+        "commas; * stands for anything, as in 'GTV*,Met 1'.",
+        shown_default="by their names: GTV, metastasis, lesion, tumour …",
+    ),
+]
 Threshold = Annotated[
     float | None,
     Setting(
@@ -28,6 +36,14 @@ Threshold = Annotated[
         shown_default="auto: the model's own",
     ),
 ]
+
+
+def structure_names(text: str | None) -> tuple[str, ...]:
+    """``GTV*, Met 1`` → its names. Raises ConfigError when it holds none."""
+    names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is not None and not names:
+        raise ConfigError("--structures names none", remedy="write names, as in --structures 'GTV*,Met 1'")
+    return names
 
 
 def named_regions(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

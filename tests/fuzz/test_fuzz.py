@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
 from kinds import KINDS
 from mutations import mutant
+from PIL import Image
 from runner import fuzz
 
 MUTANTS = 40

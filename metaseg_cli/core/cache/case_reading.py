@@ -28,6 +28,7 @@ from metaseg_cli.core.images import (
     read_image,
     read_mask,
     read_scan,
+    same_grid,
     size_text,
     turned_like_image,
 )
@@ -66,18 +67,15 @@ def _read_slices(
     by_shape: dict[tuple[int, ...], list[tuple[Volume, Volume | None]]] = {}
     for index in range(len(next(iter(source.sequences.values())))):
         paths = [files[index] for files in source.sequences.values()]
-        mask_path = source.masks[index] if source.masks else None
+        mask_paths = source.masks_of(index)
         try:
             image = _channels_of_slice(paths, settings)
-            mask = read_mask(mask_path) if mask_path is not None else None
-            if mask is not None:
-                mask, doubt = turned_like_image(mask, image)
-                problems += _turned(mask.source, doubt)
+            mask = _united(mask_paths, image, settings, problems) if mask_paths else None
             if mask is not None and mask.shape != image.shape:
                 raise InputError(
                     f"the mask's size ({size_text(mask.shape)}) is not the image's ({size_text(image.shape)}: "
                     f"{paths[0].name})",
-                    where=mask_path,
+                    where=mask.source,
                     remedy="give every image a mask on its own grid",
                 )
         except InputError as error:
@@ -100,6 +98,29 @@ def _read_slices(
         label = np.concatenate(labels, axis=0) if labels else None
         cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=hashes))
     return cases
+
+
+def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, problems: list[Problem]) -> Volume:
+    """The masks of one image as one: where the first has no label, those of the next. Raises InputError."""
+    masks = []
+    for path in paths:
+        mask, doubt = turned_like_image(read_mask(path, image, settings.structures), image)
+        masks.append(mask)
+        problems += _turned(path, doubt)
+    first = masks[0]
+    if len(masks) == 1:
+        return first
+    label = _one_layer(first.array, 0, [])
+    for mask in masks[1:]:
+        if not same_grid(mask, first):
+            raise InputError(
+                f"it does not lie on the grid of {first.source.name}, another mask of the same image",
+                where=mask.source,
+                remedy="bring the masks of an image onto its grid",
+            )
+        label = np.where(label > 0, label, _one_layer(mask.array, 0, []))
+    notes = tuple(note for mask in masks for note in mask.notes)
+    return dataclasses.replace(first, array=label[None], notes=notes)
 
 
 def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume:
@@ -148,7 +169,7 @@ def _read_volumes(
     if not scans:
         return []
     try:
-        base, label = _mask_and_base(source, scans, notes)
+        base, label = _mask_and_base(source, scans, settings, notes)
     except InputError as error:
         problems.append(_problem(error, source.first_file))
         return []
@@ -191,7 +212,7 @@ def _named_channels(scan: Volume, name: str, source: CaseSource, settings: Cache
 
 
 def _mask_and_base(
-    source: CaseSource, scans: dict[str, Volume], notes: list[str]
+    source: CaseSource, scans: dict[str, Volume], settings: CacheSettings, notes: list[str]
 ) -> tuple[Volume, NDArray[np.uint8] | None]:
     """The sequence whose grid the case has, and the label map on it. Raises InputError when the mask fits none."""
     first = next(iter(scans.values()))
@@ -199,7 +220,7 @@ def _mask_and_base(
         return first, None
     path = source.masks[0]
     for scan in scans.values():
-        mask = read_mask(path, scan)
+        mask = _united(source.masks_of(0), scan, settings, [])
         placed = on_grid_of(mask, scan)
         if placed is not None:
             notes += mask.notes
@@ -220,7 +241,7 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
     if padding:
         label[label == padding] = 0
         notes.append(f"padding value {padding} in masks: read as background")
-    if len(layers) > 1:
+    if (np.count_nonzero(layers, axis=0) > 1).any():
         notes.append("segments overlap: the one of the higher number was kept where they do")
     return label
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
+from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.preprocessing import Preprocessing
@@ -49,6 +50,7 @@ class Prepared:
             path = self.folder / "shards" / record.shard
             check_openable(path)
             with decoding(path, "the cache cannot be read", remedy=_AGAIN):
+                check_seal(path, _AGAIN)
                 self._open[key] = h5py.File(path, "r", rdcc_nbytes=0)
         with decoding(self.folder / "shards" / record.shard, "the cache is damaged", remedy=_AGAIN):
             return self._open[key][record.case]

@@ -8,7 +8,7 @@ from typing import Any
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class CacheSettings:
     sequences: tuple[str, ...]
     grey: bool = False  # pictures in colour whose channels agree are stored as one channel
     foreground: tuple[int, ...] = ()  # label values that are lesion; none named: every one but 0
+    structures: tuple[str, ...] = ()  # of an RTSTRUCT or SEG, those that are lesions; none named: by their names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
+from metaseg_cli.core.cache.seal import check_seal, file_in_memory, sealed
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
@@ -79,7 +80,7 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
     """
     name = hashlib.sha256("".join(case_key(s, job.settings) for s in job.sources).encode()).hexdigest()[:16] + ".h5"
     written: list[WrittenCase] = []
-    with _in_memory() as file:
+    with file_in_memory() as file:
         for source in job.sources:
             cases = attempt(partial(_write_case, file, source, job.settings, name), source.first_file, job.folder)
             if isinstance(cases, Problem):
@@ -90,14 +91,8 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
                 cases = [WrittenCase(record=None, problems=(cases,))]
             written += cases
         if len(file):
-            file.flush()
-            write_bytes_whole(job.folder / "shards" / name, file.id.get_file_image())
+            write_bytes_whole(job.folder / "shards" / name, sealed(file))
     return written
-
-
-def _in_memory() -> h5py.File:
-    """A file that no disk sees, with checksums of all that HDF5 itself writes (the chunks have their own)."""
-    return h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110"))
 
 
 def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, shard: str) -> list[WrittenCase]:
@@ -136,9 +131,9 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
     # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
     # Flushed one by one: where HDF5 puts things would otherwise depend on when Python lets go of its handles, and the
     # same cases shall make the same bytes in whatever process.
-    group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), fletcher32=True, **hdf5plugin.LZ4())
+    group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **hdf5plugin.LZ4())
     group.file.flush()
-    group.create_dataset("label", data=label, chunks=(1, y, x), fletcher32=True, **hdf5plugin.LZ4())
+    group.create_dataset("label", data=label, chunks=(1, y, x), **hdf5plugin.LZ4())
     group.file.flush()
     foreground = np.isin(label, settings.foreground) if settings.foreground else label > 0
     lesions = _lesion_index(foreground)
@@ -201,6 +196,7 @@ def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
     found: dict[str, list[WrittenCase]] = {}
     for shard in sorted(p for p in (folder / "shards").glob("*.h5") if p.is_file()):
         try:
+            check_seal(shard, "")
             with h5py.File(shard, "r") as file:
                 cases = [_stored(group) for group in file.values()]
         except Exception:  # a damaged shard raises whatever HDF5 and JSON have: its cases are read again
@@ -231,13 +227,12 @@ def patient_key(folder: Path) -> str:
 
 def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
     """Write index and ``dataset.json`` and drop the shards that nothing links to any more."""
-    with _in_memory() as file:
+    with file_in_memory() as file:
         cases = file.create_group("cases")
         for record in records:
             cases[record.case] = h5py.ExternalLink(f"shards/{record.shard}", record.case)
         file.attrs["schema"] = SCHEMA
-        file.flush()
-        index = file.id.get_file_image()
+        index = sealed(file)
     listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
     write_bytes_whole(folder / "dataset.h5", index)
     write_text_whole(folder / "dataset.json", json.dumps(listing, indent=1))

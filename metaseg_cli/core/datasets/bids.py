@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import image_files, stem
+from metaseg_cli.core.datasets.names import image_files, is_predicted, stem
 from metaseg_cli.core.datasets.sequence_names import in_order, sequence_name
 from metaseg_cli.errors import Problem
 
@@ -31,7 +31,7 @@ def find(root: Path) -> FoundCases:
     for path in image_files(root):
         name = stem(path)
         visit = _visit(name)
-        if visit is None:
+        if visit is None or is_predicted(name, masks=False):
             continue
         parts = path.relative_to(root).parts
         if _MASK.search(name):

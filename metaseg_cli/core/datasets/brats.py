@@ -7,14 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import PICTURES, image_files, split_of, stem, suffix
-from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence
+from metaseg_cli.core.datasets.names import PICTURES, image_files, is_predicted, matched, split_of, stem, suffix
+from metaseg_cli.core.datasets.sequence_names import case_and_sequence, in_order
+from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem
 
-# BraTS-MET-00110-000-t1c, BraTS19_CBICA_AAB_1_t1ce, brats_tcia_pat101_0001_flair; in a case's folder t1c alone.
-_NAME = re.compile(
-    r"^(?:(?P<case>.+?)[-_. ])?(?P<what>t1n|t1ce|t1c|t1gd|t1w|t1|t2w|t2f|t2|flair|seg|segmentation)$", re.IGNORECASE
-)
+_MASK = re.compile(r"^(?:(?P<case>.+?)[-_. ])?(?:seg|segmentation)$", re.IGNORECASE)
 _VISIT = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$|^(BraTS\d\d_.+)_\d+$", re.IGNORECASE)
 
 
@@ -75,13 +73,26 @@ def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], 
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     others = []
     for path in image_files(root):
-        if suffix(path) in PICTURES:
+        name = stem(path)
+        if suffix(path) in PICTURES or is_predicted(name, masks=False):
             continue
-        match = _NAME.match(stem(path))
-        if not match:
+        folder = same_form(path.parent.name)
+        if mask := _MASK.match(name):
+            groups[path.parent, mask["case"] or folder]["seg"].append(path)
+        elif found := case_and_sequence(name):
+            groups[path.parent, found[0] or folder][found[1]].append(path)
+        else:
             others.append(path)
-            continue
-        what = match["what"].lower()
-        name = "seg" if what.startswith("seg") else str(known_sequence(what))
-        groups[path.parent, match["case"] or path.parent.name][name].append(path)
-    return groups, others
+    return _with_masks_of_other_case(groups), others
+
+
+def _with_masks_of_other_case(
+    groups: dict[tuple[Path, str], dict[str, list[Path]]],
+) -> dict[tuple[Path, str], dict[str, list[Path]]]:
+    """``case1-seg`` beside ``CASE1-t1c``: a mask without sequences goes to those whose name differs in case alone."""
+    names = {f"{folder}/{case}": (folder, case) for folder, case in groups}
+    masks = [name for name, key in names.items() if set(groups[key]) == {"seg"}]
+    unmasked = [name for name, key in names.items() if "seg" not in groups[key]]
+    for mask, scan in matched(masks, unmasked).items():
+        groups[names[scan]]["seg"] = groups.pop(names[mask])["seg"]
+    return groups

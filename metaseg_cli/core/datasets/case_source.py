@@ -15,15 +15,17 @@ class CaseSource:
 
     ``sequences`` maps a sequence name to its files. A case of *slices* has one picture per slice, in order, and in
     ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
-    or the files of one) and at most one mask. ``channels`` names the sequences inside one file of several channels.
-    A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val" or "test" when the
-    folder's layout said so. Of a case in a ZIP, ``archive``, the paths are those inside it.
+    or the files of one) and at most one mask. Where an image has several masks, ``extra_masks`` holds the others, by
+    the position of the first in ``masks``: they are united. ``channels`` names the sequences inside one file of
+    several channels. A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val"
+    or "test" when the folder's layout said so. Of a case in a ZIP, ``archive``, the paths are those inside it.
     """
 
     case: str
     patient: str
     sequences: dict[str, tuple[Path, ...]]
     masks: tuple[Path, ...] = ()
+    extra_masks: dict[int, tuple[Path, ...]] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     slices: bool = False
     split: str | None = None
@@ -34,8 +36,13 @@ class CaseSource:
         """Every file of the case; a folder stands for the files in it, a ZIP for what it holds."""
         if self.archive is not None:
             return [self.archive]
-        named = [f for files in self.sequences.values() for f in files] + list(self.masks)
+        named = [f for files in self.sequences.values() for f in files]
+        named += [f for i in range(len(self.masks)) for f in self.masks_of(i)]
         return [f for p in named for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
+
+    def masks_of(self, index: int) -> tuple[Path, ...]:
+        """The masks of the picture at *index*, or of the volume at 0; none where the case has no mask."""
+        return (self.masks[index], *self.extra_masks.get(index, ())) if self.masks else ()
 
     @property
     def first_file(self) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.names import PICTURES, image_files, stem, suffix
+from metaseg_cli.core.datasets.names import PICTURES, find_file, image_files, matched, stem, suffix
 from metaseg_cli.core.datasets.nnunet import channel_names
 from metaseg_cli.core.paths import is_there, unusable
 from metaseg_cli.errors import Problem
@@ -30,12 +30,14 @@ def find(root: Path) -> FoundCases:
         notes.append(f"dataset.json names the labels {labels}")
     training = description.get("training")
     if isinstance(training, list) and training:
-        listed = [(root / _path(item, "image"), root / _path(item, "label")) for item in training]
+        listed = [(_listed(root, item, "image"), _listed(root, item, "label")) for item in training]
     else:
+        images = image_files(root / "imagesTr")
         labels_by_stem = {stem(p): p for p in image_files(root / "labelsTr")}
+        label_of = matched([stem(image) for image in images], labels_by_stem)
         listed = [
-            (image, labels_by_stem.get(stem(image), root / "labelsTr" / image.name))
-            for image in image_files(root / "imagesTr")
+            (image, labels_by_stem.get(label_of.get(stem(image), ""), root / "labelsTr" / image.name))
+            for image in images
         ]
         notes.append("no list in dataset.json: images and labels were paired by name")
     # The fourth axis of an image of several modalities holds them in the order of their numbers.
@@ -72,6 +74,7 @@ def _not_usable(path: Path, root: Path) -> Problem | None:
     return Problem(file=path, reason="listed, but not there", remedy="restore it, or take it off the list")
 
 
-def _path(item: Any, key: str) -> str:
+def _listed(root: Path, item: Any, key: str) -> Path:
     # Unlabelled test sets list plain strings; a training entry is a pair.
-    return str(item.get(key, "")) if isinstance(item, dict) else str(item)
+    relative = str(item.get(key, "")) if isinstance(item, dict) else str(item)
+    return find_file(root, relative) or root / relative

@@ -49,7 +49,7 @@ class _Visit:
     date: str
     folder: Path
     images: list[ImageHeader] = field(default_factory=list)
-    contrast: set[Path] = field(default_factory=set)  # images that name a contrast agent
+    contrast: dict[Path, str] = field(default_factory=dict)  # images that name a contrast agent, and how
     masks: list[tuple[Path, str, set[str]]] = field(default_factory=list)  # file, modality, series it refers to
     series: list[_Series] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ class _File:
     study: str
     date: str
     modality: str
-    contrast: bool
+    contrast: str
     localiser: bool
     refers_to: set[str]
     image: ImageHeader | None
@@ -124,7 +124,7 @@ def _read(path: Path) -> _File:
             study=text_of(head, "StudyInstanceUID") or str(path.parent),
             date=text_of(head, "StudyDate"),
             modality=text_of(head, "Modality"),
-            contrast=bool(head.get("ContrastBolusAgent")),
+            contrast=text_of(head, "ContrastBolusAgent"),
             localiser="LOCALIZER" in (head.get("ImageType") or ())
             or bool(_LOCALISER.search(text_of(head, "SeriesDescription"))),
             refers_to=_referenced(head),
@@ -149,7 +149,7 @@ def _visits(root: Path) -> tuple[list[_Visit], list[Problem], list[str]]:
         elif file.image is not None and not file.localiser:
             visit.images.append(file.image)
             if file.contrast:
-                visit.contrast.add(file.path)
+                visit.contrast[file.path] = file.contrast
     notes: list[str] = []
     for visit in visits.values():
         _find_series(visit, notes)
@@ -192,7 +192,7 @@ def _find_series(visit: _Visit, notes: list[str]) -> None:
     for group in series_of(images):
         uids = {image.series for image in group}
         description = group[0].description
-        sequence = from_description(description, group[0].path in visit.contrast)
+        sequence = from_description(description, visit.contrast.get(group[0].path, ""))
         visit.series.append(_Series(uids, description, sequence, [image.path for image in group]))
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
 from metaseg_cli.core.datasets.case_source import FoundCases
-from metaseg_cli.core.datasets.names import unread_images
+from metaseg_cli.core.datasets.names import distinct, unread_images
 from metaseg_cli.core.paths import unusable_below
 from metaseg_cli.errors import ConfigError, InputError, Problem
 
@@ -46,7 +46,9 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
     found = LAYOUTS[name].find(root) if name else None
     if found is None or not found.cases:
         raise _nothing(root, found)
-    return dataclasses.replace(found, why=why, problems=(*found.problems, *unread(root)))
+    names = distinct([case.case for case in found.cases])
+    cases = (dataclasses.replace(case, case=name) for case, name in zip(found.cases, names, strict=True))
+    return dataclasses.replace(found, cases=tuple(cases), why=why, problems=(*found.problems, *unread(root)))
 
 
 def unread(folder: Path) -> list[Problem]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import PICTURES, image_files, mask_key, stem, suffix
-from metaseg_cli.core.datasets.sequence_names import in_order, known_sequence, sequence_name
+from metaseg_cli.core.datasets.names import PICTURES, distinct, find_file, image_files, mask_key, stem, suffix
+from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import is_dicom
-from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, is_there, unusable
+from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, unusable
 from metaseg_cli.errors import InputError, Problem, decoding
 
 _MASK_COLUMNS = ("mask", "label", "seg", "segmentation")
@@ -82,6 +82,8 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
                 split=_SPLITS[split],
             )
         )
+    names = distinct([case.case for case in cases])
+    cases = [dataclasses.replace(case, case=name) for case, name in zip(cases, names, strict=True)]
     why = f"{path.name} lists {len(rows)} cases"
     return FoundCases(layout="manifest", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes), why=why)
 
@@ -111,7 +113,7 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
 def _found(cell: str, root: Path, beside: Path) -> Path | None:
     if not cell:
         return None
-    return next((p for p in (root / cell, beside / cell) if is_there(p)), None)
+    return find_file(root, cell) or find_file(beside, cell)
 
 
 def _not_an_image(path: Path) -> Problem | None:
@@ -143,8 +145,7 @@ def template(root: Path, cases: Sequence[CaseSource] = ()) -> str:
         for folder, files in folders.items():
             row = {"case": folder.name if folder != root else "case1", "patient": folder.name if folder != root else ""}
             for path in files:
-                words = [w for w in re.split(r"[^A-Za-z0-9]+", stem(path)) if w]
-                name = next(filter(None, (known_sequence(w) for w in words)), None)
+                name = from_description(stem(path))
                 if name is None and mask_key(stem(path), certain=False) is not None:
                     name = "mask"
                 if name is None or name in row:

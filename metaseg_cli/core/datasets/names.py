@@ -1,12 +1,19 @@
-"""What file names say: which are images, which belong together, in what order, and of whom."""
+"""What file names say: which are images, which belong together, in what order, and of whom.
+
+Names are compared in one Unicode form. Those that are equal belong together; where none is, so do those that differ in
+upper and lower case alone.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from metaseg_cli.core.paths import odd_name_below
+from metaseg_cli.core.paths import is_there, odd_name_below
+from metaseg_cli.core.words import same_form
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", *PICTURES)
@@ -28,11 +35,35 @@ _MASK_WORDS = (
     "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
 )
 _IMAGE_WORDS = r"images?|imgs?|scans?|orig(?:inal)?|raw|data"
-_MASK_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_MASK_WORDS})$", re.IGNORECASE)
-_MASK_START = re.compile(r"^(?:masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", re.IGNORECASE)
-_IMAGE_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_IMAGE_WORDS})$", re.IGNORECASE)
-_IMAGE_START = re.compile(rf"^(?:{_IMAGE_WORDS})[ _.\-]+(.+)$", re.IGNORECASE)
+_ANY_NAME = re.IGNORECASE | re.DOTALL  # a name may hold line breaks
+_MASK_END = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})$", _ANY_NAME)
+_MASK_START = re.compile(r"^(masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", _ANY_NAME)
+_NUMBERED_MASK = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})[ _.\-]*\(?(\d{{1,3}})\)?$", _ANY_NAME)
+_ONLY_MASK = re.compile(rf"^(?:{_MASK_WORDS})$", re.IGNORECASE)
+_IMAGE_END = re.compile(rf"^(.+?)[ _.\-]+(?:{_IMAGE_WORDS})$", _ANY_NAME)
+_IMAGE_START = re.compile(rf"^(?:{_IMAGE_WORDS})[ _.\-]+(.+)$", _ANY_NAME)
 _NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
+
+# What ``predict`` writes of a case, by the ending of its name: CASE_mask, CASE_probability_ET, CASE_overview …
+PREDICTED_MASK = "mask"
+PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # of several regions with the region's name behind
+PREDICTED_PICTURES = ("overlay", "overview")
+_PREDICTED = re.compile(
+    rf"^(?P<case>.+)_(?:(?P<mask>{PREDICTED_MASK})|{'|'.join(PREDICTED_PICTURES)}|"
+    rf"(?:{'|'.join(PREDICTED_MAPS)})(?:_.+)?)$",
+    re.DOTALL,
+)
+
+
+def predicted_name(case: str, what: str, region: str = "") -> str:
+    """The stem of a file that ``predict`` writes: ``p1_probability_ET``."""
+    return "_".join(filter(None, (case, what, region)))
+
+
+def is_predicted(name: str, *, masks: bool = True) -> bool:
+    """Whether a stem is that of a file of ``predict``; without *masks*, of one that is no mask."""
+    match = _PREDICTED.match(name)
+    return match is not None and (masks or match["mask"] is None)
 
 
 def suffix(path: Path) -> str:
@@ -41,8 +72,8 @@ def suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The name without ``suffix``."""
-    return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem
+    """The name without ``suffix``, in one Unicode form."""
+    return same_form(path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem)
 
 
 def unread_images(folder: Path) -> list[Path]:
@@ -68,10 +99,22 @@ def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """The images under *folder* that are no masks: neither in a masks folder nor named as the mask of another one."""
-    files = [p for p in image_files(folder) if not any(part.lower() in MASK_FOLDERS for part in p.parent.parts)]
-    images = {(p.parent, image_key(stem(p))) for p in files if mask_key(stem(p), certain=False) is None}
-    return [p for p in files if (p.parent, mask_key(stem(p), certain=False)) not in images]
+    """The images under *folder* to predict: no masks (in a masks folder, or named as that of another image), and
+    nothing that ``predict`` has written.
+    """
+    files = [
+        p
+        for p in image_files(folder)
+        if not any(part.lower() in MASK_FOLDERS for part in p.parent.parts) and not is_predicted(stem(p))
+    ]
+    images = {(p.parent, image_key(stem(p)).casefold()) for p in files if mask_key(stem(p), certain=False) is None}
+    return [p for p in files if not any((p.parent, key.casefold()) in images for key in _mask_keys(stem(p)))]
+
+
+def _mask_keys(name: str) -> list[str]:
+    """Names of images that a mask of this stem may belong to."""
+    part = numbered_mask(name)
+    return list(filter(None, (mask_key(name, certain=False), part.key if part else None)))
 
 
 def split_of(folders: tuple[str, ...]) -> str | None:
@@ -81,8 +124,11 @@ def split_of(folders: tuple[str, ...]) -> str | None:
 
 def natural(text: str) -> tuple[tuple[int, str | int], ...]:
     """A sort key that puts slice_2 before slice_10."""
-    parts = re.split(r"(\d+)", text.lower())
-    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
+    parts = re.split(r"(\d+)", same_form(text).lower())
+    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)
+
+
+# -- what belongs together -------------------------------------------------------------------------------------------
 
 
 def mask_key(name: str, *, certain: bool) -> str | None:
@@ -90,9 +136,10 @@ def mask_key(name: str, *, certain: bool) -> str | None:
 
     *certain* for files of a masks folder: there a stem without any mask word is a mask's too.
     """
-    for pattern in (_MASK_END, _MASK_START):
-        if match := pattern.match(name):
-            return image_key(match.group(1))
+    if match := _MASK_END.match(name):
+        return image_key(match.group(1))
+    if match := _MASK_START.match(name):
+        return image_key(match.group(2))
     return image_key(name) if certain else None
 
 
@@ -100,8 +147,106 @@ def image_key(name: str) -> str:
     """What an image's stem has in common with its mask's."""
     for pattern in (_IMAGE_END, _IMAGE_START):
         if match := pattern.match(name):
-            return match.group(1).lower()
-    return name.lower()
+            return match.group(1)
+    return name
+
+
+@dataclass(frozen=True)
+class NumberedMask:
+    """``benign (2)_mask_1``: one of several masks of ``benign (2)``, or the mask of a picture ``benign (2)_1``."""
+
+    key: str
+    word: str
+    number: str
+
+
+def numbered_mask(name: str) -> NumberedMask | None:
+    """A stem that ends in a mask word and a number, taken apart; None for any other."""
+    match = _NUMBERED_MASK.match(name)
+    return NumberedMask(image_key(match[1]), match[2].lower(), match[3]) if match else None
+
+
+def are_parts(names: Sequence[str]) -> bool:
+    """Whether the masks of these stems are parts of one: they differ by a number behind the same mask word alone."""
+    words = {part.word if (part := numbered_mask(n)) else _word_of(n) for n in names}
+    return len(words) == 1 and None not in words
+
+
+def _word_of(name: str) -> str | None:
+    match = _MASK_END.match(name)
+    return match[2].lower() if match else None
+
+
+def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
+    """*left* → *right*, names that belong together: equal ones first, then those that differ in case alone.
+
+    Case is passed over only where that leaves no choice.
+    """
+    left, right = list(left), set(right)
+    pairs = {name: name for name in left if name in right}
+    rest: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(right - set(pairs)):
+        rest[name.casefold()].append(name)
+    open_: dict[str, list[str]] = defaultdict(list)
+    for name in left:
+        if name not in pairs:
+            open_[name.casefold()].append(name)
+    for folded, names in open_.items():
+        if len(names) == 1 and len(rest.get(folded, [])) == 1:
+            pairs[names[0]] = rest[folded][0]
+    return pairs
+
+
+def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """*names*, with a number behind those that an earlier one equals, were it not for upper and lower case.
+
+    Results are named after cases, on disks some of which do not tell ``a`` from ``A``.
+    """
+    seen = {same_form(name).casefold() for name in taken}
+    result = []
+    for name in names:
+        unique, number = name, 2
+        while same_form(unique).casefold() in seen:
+            unique, number = f"{name}_{number}", number + 1
+        seen.add(same_form(unique).casefold())
+        result.append(unique)
+    return result
+
+
+def mask_name(name: str) -> str:
+    """``a_mask`` → a; what does not say that it is a mask keeps its name."""
+    if match := _MASK_END.match(name):
+        return match.group(1)
+    match = _MASK_START.match(name)
+    return match.group(2) if match else name
+
+
+def is_bare_mask_name(name: str) -> bool:
+    """Whether a stem is a mask word and nothing else, as in ``patient1/seg``."""
+    return _ONLY_MASK.match(name) is not None
+
+
+def find_file(folder: Path, relative: str) -> Path | None:
+    """*relative*, as a table spells it, under *folder*, in the Unicode form that the disk has. None: no such file."""
+    path = folder / relative
+    if not relative or is_there(path):
+        return path if relative else None
+    place = Path(path.anchor) if path.is_absolute() else Path()
+    for part in path.parts[1:] if path.is_absolute() else path.parts:
+        if is_there(place / part):
+            place = place / part
+            continue
+        try:
+            inside = [p for p in place.iterdir() if same_form(p.name) == same_form(part)]
+        except OSError:
+            return None
+        if len(inside) != 1:
+            return None
+        place = inside[0]
+    return place
+
+
+# -- of whom ---------------------------------------------------------------------------------------------------------
 
 
 def numbered(name: str) -> tuple[str, int] | None:

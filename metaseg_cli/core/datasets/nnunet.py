@@ -9,7 +9,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.names import PICTURES, image_files, stem, suffix
+from metaseg_cli.core.datasets.names import PICTURES, image_files, matched, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import sequence_name
 from metaseg_cli.errors import InputError, Problem
 
@@ -40,7 +40,9 @@ def find(root: Path) -> FoundCases:
         if not (root / labels_folder).is_dir() or not (root / images).is_dir():
             continue
         masks = {stem(p): p for p in image_files(root / labels_folder)}
-        for case, channels in sorted(numbered_channels(root / images).items()):
+        found = numbered_channels(root / images)
+        label_of = matched(found, masks)
+        for case, channels in sorted(found.items()):
             unnamed = sorted(set(channels) - set(names)) if names else []
             if unnamed or (not names and len(channels) > 1):
                 raise InputError(
@@ -48,11 +50,11 @@ def find(root: Path) -> FoundCases:
                     where=root / "dataset.json",
                     remedy='add it, as in "channel_names": {"0": "T1c", "1": "FLAIR"}',
                 )
-            if case not in masks:
+            if case not in label_of:
                 file = next(iter(channels.values()))
                 problems.append(Problem(file=file, reason="no label of this name", remedy="add it, or remove it"))
                 continue
-            mask = masks.pop(case)
+            mask = masks.pop(label_of[case])
             slices = suffix(mask) in PICTURES
             sequences: dict[str, tuple[Path, ...]] = {names.get(n, "image"): (channels[n],) for n in sorted(channels)}
             cases.append(

@@ -12,24 +12,32 @@ from metaseg_cli.core.datasets.names import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     PICTURES,
+    are_parts,
+    distinct,
     image_files,
     image_key,
+    is_predicted,
     last_number,
     mask_key,
+    matched,
     natural,
     numbered,
+    numbered_mask,
     patient_folders,
     split_of,
     stem,
     suffix,
 )
+from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class _Pair:
     image: Path
-    mask: Path
+    masks: tuple[Path, ...]  # several are united
     place: tuple[str, ...]  # folders between root and file, without images/masks
     split: str | None
 
@@ -65,7 +73,7 @@ def find(root: Path) -> FoundCases:
             cases.append(_case(patient, patient, group))
         else:
             cases += [_case(stem(p.image), patient, [p]) for p in group]
-    notes = []
+    notes = _about_united(pairs)
     if in_folders:
         notes.append(f"one folder per patient: {len({c.patient for c in cases})} patients")
     elif from_names:
@@ -83,50 +91,108 @@ def _case(name: str, patient: str, pairs: list[_Pair]) -> CaseSource:
         case=name,
         patient=patient,
         sequences={"image": tuple(p.image for p in pairs)},
-        masks=tuple(p.mask for p in pairs),
+        masks=tuple(p.masks[0] for p in pairs),
+        extra_masks={i: p.masks[1:] for i, p in enumerate(pairs) if len(p.masks) > 1},
         slices=suffix(pairs[0].image) in PICTURES,
         split=pairs[0].split,
     )
 
 
+def _about_united(pairs: list[_Pair]) -> list[str]:
+    several = [pair for pair in pairs if len(pair.masks) > 1]
+    if not several:
+        return []
+    some = "; ".join(f"{p.image.name}: {', '.join(m.name for m in p.masks)}" for p in several[:_SHOWN])
+    more = " …" if len(several) > _SHOWN else ""
+    return [f"{len(several)} image(s) have several masks, which were united: {some}{more}"]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    place: tuple[str, ...]
+    in_masks: bool
+    in_images: bool
+
+
 def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
-    """Every image with its mask, and what stayed alone."""
-    images: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
-    masks: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
-    for path in image_files(root):
-        folders = path.relative_to(root).parts[:-1]
-        place = tuple(f for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
-        in_masks = any(f.lower() in MASK_FOLDERS for f in folders)
-        in_images = any(f.lower() in IMAGE_FOLDERS for f in folders)
-        key = None if in_images and not in_masks else mask_key(stem(path), certain=in_masks)
-        if key is not None:
-            masks[place, key].append(path)
+    """Every image with its masks, and what stayed alone."""
+    files = [_file(path, root) for path in image_files(root)]
+    files = [f for f in files if not is_predicted(stem(f.path), masks=False)]
+    images: dict[str, list[_File]] = defaultdict(list)
+    masks: dict[str, list[_File]] = defaultdict(list)
+    maybe_numbered = []
+    for file in files:
+        name = stem(file.path)
+        only_image = file.in_images and not file.in_masks
+        key = None if only_image else mask_key(name, certain=file.in_masks)
+        if not only_image and numbered_mask(name):
+            maybe_numbered.append(file)
+        elif key is not None:
+            masks[_key(file.place, key)].append(file)
         else:
-            images[place, image_key(stem(path))].append(path)
+            images[_key(file.place, image_key(name))].append(file)
+    problems = _assign_numbered(maybe_numbered, images, masks)
     pairs: list[_Pair] = []
-    problems: list[Problem] = []
-    for (place, key), files in images.items():
-        own = masks.pop((place, key), [])
-        if len(own) == 1 and len(files) == 1:
-            pairs.append(_Pair(files[0], own[0], place, split_of(place)))
-        elif not own:
-            problems += [
-                Problem(file=f, reason="no mask of this name", remedy="add one, or remove the image") for f in files
-            ]
+    partner = matched(images, masks)
+    for key, own_images in images.items():
+        own = masks.pop(partner[key], []) if key in partner else []
+        if not own:
+            problems += [_alone(f.path, "no mask of this name", "add one, or remove the image") for f in own_images]
+        elif len(own_images) == 1 and (len(own) == 1 or are_parts([stem(f.path) for f in own])):
+            first = own_images[0]
+            paths = sorted((f.path for f in own), key=lambda p: natural(stem(p)))
+            pairs.append(_Pair(first.path, tuple(paths), first.place, split_of(first.place)))
         else:
-            names = ", ".join(p.name for p in [*files, *own])
-            problems.append(
-                Problem(
-                    file=files[0],
-                    reason=f"it is not clear what belongs together: {names}",
-                    remedy="give each image one mask",
-                )
-            )
-    for files in masks.values():
-        problems += [
-            Problem(file=f, reason="no image of this name", remedy="add it, or remove the mask") for f in files
-        ]
+            names = ", ".join(f.path.name for f in [*own_images, *own])
+            reason = f"it is not clear what belongs together: {names}"
+            problems.append(_alone(own_images[0].path, reason, "give each image one mask"))
+    for own in masks.values():
+        problems += [_alone(f.path, "no image of this name", "add it, or remove the mask") for f in own]
     return sorted(pairs, key=lambda p: natural(str(p.image))), problems
+
+
+def _file(path: Path, root: Path) -> _File:
+    folders = path.relative_to(root).parts[:-1]
+    place = tuple(same_form(f) for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
+    in_masks = any(f.lower() in MASK_FOLDERS for f in folders)
+    return _File(path, place, in_masks, any(f.lower() in IMAGE_FOLDERS for f in folders))
+
+
+def _key(place: tuple[str, ...], name: str) -> str:
+    return "/".join((*place, name))
+
+
+def _alone(file: Path, reason: str, remedy: str) -> Problem:
+    return Problem(file=file, reason=reason, remedy=remedy)
+
+
+def _assign_numbered(
+    files: list[_File], images: dict[str, list[_File]], masks: dict[str, list[_File]]
+) -> list[Problem]:
+    """Put ``a_mask_1`` to the masks of ``a`` or of ``a_1``, whichever is there; else it is what its folder says."""
+    there = {key.casefold() for key in images}
+    problems = []
+    for file in files:
+        name = stem(file.path)
+        found = numbered_mask(name)
+        assert found is not None
+        whole = [_key(file.place, found.key)]
+        single = [_key(file.place, f"{found.key}{sign}{found.number}") for sign in "_- "]
+        same = [_key(file.place, image_key(name))] if file.in_masks else []
+        options = [key for key in same if key.casefold() in there] or [
+            key for key in (*whole, *single) if key.casefold() in there
+        ]
+        if len(options) > 1:
+            reason = f"it may belong to several images: {', '.join(key.split('/')[-1] for key in options)}"
+            problems.append(_alone(file.path, reason, "rename it"))
+        elif options:
+            masks[options[0]].append(file)
+        elif file.in_masks:
+            masks[_key(file.place, image_key(name))].append(file)
+        else:
+            images[_key(file.place, image_key(name))].append(file)
+    return problems
 
 
 def _consecutive(group: list[_Pair]) -> bool:
@@ -137,15 +203,11 @@ def _consecutive(group: list[_Pair]) -> bool:
 def _unique(cases: list[CaseSource], pairs: list[_Pair]) -> list[CaseSource]:
     """Names usable in HDF5 and as files; folders in front where a name occurs twice."""
     place = {pair.image: pair.place for pair in pairs}
-    counts = Counter(case.case for case in cases)
-    result, taken = [], set()
+    counts = Counter(case.case.casefold() for case in cases)
+    names = []
     for case in cases:
         name = case.case.replace("/", "_").strip(". ") or "case"
-        if counts[case.case] > 1:
+        if counts[case.case.casefold()] > 1:
             name = "_".join((*place[case.sequences["image"][0]], name))
-        unique, number = name, 2
-        while unique in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique)
-        result.append(dataclasses.replace(case, case=unique))
-    return result
+        names.append(name)
+    return [dataclasses.replace(case, case=name) for case, name in zip(cases, distinct(names), strict=True)]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets import bids, brats, dicom, nnunet
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
 from metaseg_cli.core.datasets.names import PICTURES, scans_in, stem, suffix
-from metaseg_cli.core.datasets.sequence_names import known_sequence
+from metaseg_cli.core.datasets.sequence_names import case_and_sequence
 
 
 def scan_of(path: Path) -> CaseSource:
     """One file as a case; its sequence is what its name ends in, or ``image``."""
     name = stem(path) if suffix(path) or path.suffix in (".zip", ".dcm") else path.name
-    ending = re.split(r"[-_. ]", name)[-1]
-    sequence = None if suffix(path) in PICTURES else known_sequence(ending)
-    return CaseSource(case=name, patient=name, sequences={sequence or "image": (path,)}, slices=is_picture(path))
+    known = None if is_picture(path) else case_and_sequence(name)
+    sequence = known[1] if known else "image"
+    return CaseSource(case=name, patient=name, sequences={sequence: (path,)}, slices=is_picture(path))
 
 
 def is_picture(path: Path) -> bool:
@@ -27,14 +25,14 @@ def is_picture(path: Path) -> bool:
     return suffix(path) in PICTURES
 
 
-def scans_under(folder: Path, exclude: Sequence[str] = ()) -> FoundCases:
-    """The visits to predict under *folder*: masks, and names that end in one of *exclude*, are no scans.
+def scans_under(folder: Path) -> FoundCases:
+    """The visits to predict under *folder*; masks, and what ``predict`` wrote, are no scans.
 
     ``problems`` and ``notes`` are those of the layouts. Raises InputError for a broken dataset.json.
     """
     if bids.looks_like(folder):
         return _without_masks(bids.find(folder))
-    files = [p for p in scans_in(folder) if not stem(p).endswith(tuple(exclude))]
+    files = scans_in(folder)
     cases: list[CaseSource] = []
     parts: list[FoundCases] = []
     numbered = nnunet.numbered_channels(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from metaseg_cli.core.dicom import quiet, read_data_set, read_header, text_of
 from metaseg_cli.core.images.dicom_contours import filled, read_structure
 from metaseg_cli.core.images.dicom_pixels import stored_frames
 from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
+from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
 
-_LESION = re.compile(r"gtv|met(?:s|astas[ei]s)?\b|lesion|tumou?r", re.IGNORECASE)
 _AGAIN = "export it again"
 _MOST_VOXELS = 2**30
 
@@ -39,12 +38,12 @@ def padding_value(path: Path) -> int:
 # -- SEG -------------------------------------------------------------------------------------------------------------
 
 
-def read_seg(path: Path) -> Volume:
+def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
     """A DICOM SEG (binary, fractional, label map) on its own grid: label values ``(L, Z, Y, X)`` uint8.
 
     A label is its segment's number. Segments that overlap need several layers L: each takes the first in which it
-    overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one.
-    Raises InputError.
+    overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one. Of
+    segments with lesions and anatomy the lesions are taken, or those that *wanted* names. Raises InputError.
     """
     data = read_data_set(path)
     planes = frame_planes(data, path, gaps_allowed=True)
@@ -56,13 +55,16 @@ def read_seg(path: Path) -> Volume:
         )
     with decoding(path, "its segments are described wrongly"), quiet():
         names = _segment_names(data, path)
+        taken, left_out = choose(_segments(data), wanted, path, segmentation=True)
         kind = text_of(data, "SegmentationType")
-        notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n)]
+        notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *left_out]
         if kind == "LABELMAP":
             layers = _label_map(frames, planes.slots, shape, data, names, path, notes)
+            kept = [*taken, int(data.get("PixelPaddingValue", 0) or 0)]
+            layers = np.where(np.isin(layers, kept), layers, 0).astype(np.uint8) if left_out else layers
         elif kind in ("BINARY", "FRACTIONAL"):
             marked = _marked(frames, data, kind, path, notes)
-            layers = _layers_of_segments(marked, planes.slots, shape, data, names, path, notes)
+            layers = _layers_of_segments(marked, planes.slots, shape, data, names, taken, path, notes)
         else:
             raise InputError(f"a segmentation of unknown type {kind!r}", where=path, remedy=_AGAIN)
     if len(layers) > 1:
@@ -89,6 +91,21 @@ def _segment_names(data: Any, path: Path) -> dict[int, str]:
             what = f"it declares segment {twice[0]} twice" if twice else f"it holds segments up to {max(beyond)}"
         raise InputError(what, where=path, remedy="use numbers from 1 to 255" if beyond else _AGAIN)
     return {int(s.SegmentNumber): text_of(s, "SegmentLabel") for s in data.SegmentSequence}
+
+
+def _segments(data: Any) -> list[Structure]:
+    """The segments of a SEG but the background, with the meaning of their coded type."""
+    return [
+        Structure(
+            number=int(s.SegmentNumber),
+            name=str(s.get("SegmentLabel", "")),
+            concept=" ".join(
+                str(code.get("CodeMeaning", "")) for code in s.get("SegmentedPropertyTypeCodeSequence") or []
+            ),
+        )
+        for s in data.SegmentSequence
+        if int(s.SegmentNumber)
+    ]
 
 
 def _label_map(
@@ -133,6 +150,7 @@ def _layers_of_segments(
     shape: tuple[int, int, int],
     data: Any,
     names: dict[int, str],
+    taken: Sequence[int],
     path: Path,
     notes: list[str],
 ) -> NDArray[np.uint8]:
@@ -142,8 +160,9 @@ def _layers_of_segments(
         if segment is None or int(segment) not in names:
             what = "no segment" if segment is None else f"segment {segment}, which it does not declare"
             raise InputError(f"frame {number} belongs to {what}", where=path, remedy=_AGAIN)
-        masks.setdefault(int(segment), np.zeros(shape, bool))[slot] |= frame
-    empty = [f"{n} = {name}" for n, name in sorted(names.items()) if n not in masks]
+        if int(segment) in taken:
+            masks.setdefault(int(segment), np.zeros(shape, bool))[slot] |= frame
+    empty = [f"{n} = {name}" for n, name in sorted(names.items()) if n in taken and n not in masks]
     if empty:
         notes.append(f"segments without a frame: {', '.join(empty)}")
     return _layered(masks, shape)
@@ -165,12 +184,11 @@ def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -
 # -- RTSTRUCT --------------------------------------------------------------------------------------------------------
 
 
-def read_rtstruct(path: Path, image: Volume) -> Volume:
+def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volume:
     """The contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
 
     A voxel belongs to a structure when its centre lies inside the contour; a contour inside another one cuts a hole.
-    Where some structures are targets (GTV, or named as metastasis, lesion or tumour) only those are taken, since a
-    plan's organs at risk are no lesions. Raises InputError.
+    Only lesions are taken, by their names and types, or the structures that *wanted* names. Raises InputError.
     """
     data = read_data_set(path)
     if image.spacing_mm is None:
@@ -185,22 +203,23 @@ def read_rtstruct(path: Path, image: Volume) -> Volume:
         drawn = {
             int(r.ReferencedROINumber): r for r in data.get("ROIContourSequence") or [] if r.get("ContourSequence")
         }
-        targets = {n for n in drawn if kinds.get(n) == "GTV" or _LESION.search(names.get(n, ""))}
-        taken = sorted(targets or drawn)
-        if not taken:
+        if not drawn:
             raise InputError("it holds no contour", where=path, remedy="name another structure set")
+        structures = [Structure(number=n, name=names.get(n, ""), type=kinds.get(n, "")) for n in sorted(drawn)]
+        taken, left_out = choose(structures, wanted, path, segmentation=False)
         _check_frames(data, taken, image, path)
         if len(taken) > 255:
             raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
-        structures = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
-        masks, on_planes = filled(structures, image, path)
-    notes = ["structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(structures, start=1)), *on_planes]
-    left = [str(names.get(n, n)) for n in sorted(drawn) if n not in taken]
-    if left:
-        notes.append(f"structures that are no target were left out: {', '.join(left)}")
+        contours = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
+        masks, on_planes = filled(contours, image, path)
+    notes = [
+        "structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(contours, start=1)),
+        *left_out,
+        *on_planes,
+    ]
     if undrawn := [name or str(n) for n, name in sorted(names.items()) if n not in drawn]:
         notes.append(f"structures without contours: {', '.join(undrawn)}")
-    for structure in structures:
+    for structure in contours:
         for kind, count in structure.left_out.items():
             notes.append(f"{structure.name}: {count} contour(s) were left out, being {kind}")
     layers = _layered(dict(enumerate(masks, start=1)), image.shape)

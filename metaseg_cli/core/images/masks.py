@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import decode_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
+from metaseg_cli.core.images.seg_nrrd import is_seg_nrrd, lesion_layers, segments_of
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
 from metaseg_cli.core.paths import check_openable
@@ -28,13 +30,13 @@ _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
 
 
-def read_mask(path: Path, image: Volume | None = None) -> Volume:
+def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:
     """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
     0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
-    whose colour is constant, and DICOM SEG and RTSTRUCT, whose overlapping segments make several layers
-    ``(L, Z, Y, X)``. An RTSTRUCT is drawn on *image*'s grid.
-    Raises InputError.
+    whose colour is constant, and DICOM SEG, RTSTRUCT and Slicer's ``.seg.nrrd``, whose overlapping segments make
+    several layers ``(L, Z, Y, X)``. Of these the lesions are taken, by their names, or the *structures* that are named.
+    An RTSTRUCT is drawn on *image*'s grid. Raises InputError.
     """
     check_openable(path)
     notes: list[str] = []
@@ -45,13 +47,17 @@ def read_mask(path: Path, image: Volume | None = None) -> Volume:
                 raise InputError(
                     "contours, which need the image they were drawn on", where=path, remedy="convert them to a mask"
                 )
-            return read_rtstruct(path, image)
+            return read_rtstruct(path, image, structures)
         if kind == "SEG":
-            return read_seg(path)
+            return read_seg(path, structures)
     if is_picture(path) and path.is_file() and path.stat().st_size:
         return _from_picture(path)
     volume = read_image(path)
     notes += volume.notes
+    if is_seg_nrrd(path) and (segments := segments_of(path)):
+        array, said = lesion_layers(volume.array, segments, structures, path)
+        label = np.stack([_labels(layer, path, notes, named=True) for layer in array])
+        return dataclasses.replace(volume, array=label, notes=(*notes, *said))
     if volume.array.shape[0] != 1:
         raise InputError(f"a mask with {volume.array.shape[0]} channels", where=path, remedy="save one label map")
     label = _labels(volume.array[0], path, notes)
@@ -114,8 +120,8 @@ def _from_colour(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     return grey
 
 
-def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uint8]:
-    """``(Z, Y, X)`` of any numbers → uint8 labels."""
+def _labels(array: NDArray[Any], path: Path, notes: list[str], *, named: bool = False) -> NDArray[np.uint8]:
+    """``(Z, Y, X)`` of any numbers → uint8 labels; as they are where the header has *named* them."""
     if array.dtype.kind == "f":
         rounded = np.round(array)
         if np.abs(array - rounded).max(initial=0) > 1e-3:
@@ -129,7 +135,7 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uin
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < 0:
         raise InputError(f"it holds negative labels (down to {low})", where=path, remedy="save labels from 0 up")
-    if high <= 1:
+    if high <= 1 or (named and high <= 255):
         return array.astype(np.uint8)
     lossless = suffix_of(path) not in _LOSSY
     if not lossless and high < _NOISE:

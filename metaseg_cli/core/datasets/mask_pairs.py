@@ -1,0 +1,145 @@
+"""Two folders of masks, from any tool: which mask of the one is of the case of which mask of the other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metaseg_cli.core.datasets.names import (
+    PICTURES,
+    are_parts,
+    is_bare_mask_name,
+    is_predicted,
+    mask_key,
+    mask_name,
+    matched,
+    natural,
+    numbered_mask,
+    stem,
+    suffix,
+)
+from metaseg_cli.core.datasets.sequence_names import case_and_sequence
+from metaseg_cli.core.words import same_form
+
+_PREDICTION_END = re.compile(r"^(.+?)[ _.\-]+(?:preds?|predictions?|predicted)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """The masks of one folder by the names of their cases; several files under one name are one case's."""
+
+    files: dict[str, tuple[Path, ...]]
+    # Other names that a case of this folder may have in another one, if nothing there has its own.
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+def mask_folders(
+    references: Sequence[Path], references_root: Path, predictions: Sequence[Path], predictions_root: Path
+) -> tuple[MaskFolder, MaskFolder]:
+    """The masks of both folders by the names of their cases: ``X-seg``, ``x_gt``, ``X.seg``, ``X_mask`` are all X.
+
+    Where one name lies in several folders, the folder belongs to the name. What ``predict`` writes beside its masks is
+    no mask, nor is a scan beside its own. ``X_mask_1`` and ``X_mask_2`` are X, unless the other folder has just those.
+    """
+    names = [_names(_only_masks(references)), _names(_only_masks(predictions))]
+    named = [_without_numbers(mine, set(other.values())) for mine, other in (names, names[::-1])]
+    repeated = set().union(*(_repeated(each) for each in named))
+    truth, found = (
+        _folder(each, root, repeated) for each, root in zip(named, (references_root, predictions_root), strict=True)
+    )
+    return truth, found
+
+
+def pair_masks(truth: MaskFolder, found: MaskFolder) -> dict[str, str]:
+    """Name of a reference → name of its prediction: equal, or equal but for case, or by another name of either."""
+    pairs = matched(truth.files, found.files)
+    for left, right in ((truth.aliases, {}), ({}, found.aliases), (truth.aliases, found.aliases)):
+        open_truth = {left.get(name, name): name for name in truth.files if name not in pairs}
+        open_found = {right.get(name, name): name for name in found.files if name not in pairs.values()}
+        pairs |= {open_truth[a]: open_found[b] for a, b in matched(open_truth, open_found).items()}
+    return pairs
+
+
+def share_a_name(truth: MaskFolder, found: MaskFolder) -> bool:
+    """Whether any file of the one is called as one of the other, wherever they lie."""
+    bare = [{name.rsplit("/", 1)[-1].casefold() for name in folder.files} for folder in (truth, found)]
+    return bool(bare[0] & bare[1])
+
+
+def the_mask(paths: Sequence[Path], dicom: Iterable[Path] = ()) -> tuple[Path, ...] | None:
+    """The mask among the files of one case, or its parts, to be united; None when that is unclear.
+
+    A file that says that it is a mask goes before one that does not, and any other format before *dicom* files, which
+    ``predict`` writes as well.
+    """
+    says = [p for p in paths if mask_key(stem(p), certain=False) is not None or numbered_mask(stem(p))]
+    masks = says or list(paths)
+    other = set(dicom)
+    masks = [p for p in masks if p not in other] or masks
+    if (len(masks) > 1 and not are_parts([stem(p) for p in masks])) or len({stem(p) for p in masks}) < len(masks):
+        return None
+    return tuple(sorted(masks, key=lambda p: natural(stem(p))))
+
+
+def _only_masks(files: Sequence[Path]) -> list[Path]:
+    """Without what ``predict`` writes beside its masks, and without a case's sequences beside its mask."""
+    kept = [file for file in files if not is_predicted(stem(file), masks=False)]
+    masks = {(f.parent, _case_of(f).casefold()) for f in kept if _says_mask(stem(f))}
+    return [f for f in kept if (f.parent, _case_if_scan(f)) not in masks]
+
+
+def _says_mask(name: str) -> bool:
+    return mask_key(name, certain=False) is not None or is_bare_mask_name(name)
+
+
+def _case_of(file: Path) -> str:
+    return "" if is_bare_mask_name(stem(file)) else mask_name(stem(file))
+
+
+def _case_if_scan(file: Path) -> str | None:
+    found = None if suffix(file) in PICTURES else case_and_sequence(stem(file))
+    return found[0].casefold() if found and not _says_mask(stem(file)) else None
+
+
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    return {file: mask_name(stem(file)) for file in files}
+
+
+def _without_numbers(mine: Mapping[Path, str], others: set[str]) -> dict[Path, str]:
+    """``a_mask_1`` is a part of ``a``, unless the other folder has a mask of this very name, or of ``a_1``."""
+    theirs = {name.casefold() for name in others}
+    own = {(file.parent, name.casefold()) for file, name in mine.items()}
+    result = {}
+    for file, name in mine.items():
+        result[file] = name
+        numbered = numbered_mask(stem(file))
+        if numbered and name.casefold() not in theirs:
+            single = [f"{numbered.key}{sign}{numbered.number}" for sign in "_- "]
+            single = [each for each in single if each.casefold() in theirs]
+            whole = numbered.key.casefold() in theirs or (file.parent, numbered.key.casefold()) in own
+            if whole != bool(single):
+                result[file] = numbered.key if whole else single[0]
+    return result
+
+
+def _repeated(names: Mapping[Path, str]) -> set[str]:
+    """Names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
+    places = {(file.parent, name) for file, name in names.items()}
+    return {name for name, count in Counter(name for _, name in places).items() if count > 1}
+
+
+def _folder(names: Mapping[Path, str], root: Path, repeated: set[str]) -> MaskFolder:
+    files: dict[str, list[Path]] = defaultdict(list)
+    aliases: dict[str, str] = {}
+    for file, name in names.items():
+        folder = same_form(file.relative_to(root).parent.as_posix())
+        key = f"{folder}/{name}" if name in repeated and folder != "." else name
+        files[key].append(file)
+        if is_bare_mask_name(name) and folder != ".":
+            aliases[key] = folder.rsplit("/", 1)[-1]
+        elif match := _PREDICTION_END.match(name):
+            aliases[key] = key[: len(key) - len(name)] + match.group(1)
+    return MaskFolder({key: tuple(paths) for key, paths in files.items()}, aliases)
