@@ -38,7 +38,8 @@ ALLOWED = {
     "core.preprocessing": {"core.images"},
     "core.phantom": {"core.images"},
     "core.executor": set(),
-    "core.cache": {"core.images", "core.datasets", "core.preprocessing"},
+    "core.pseudonyms": {"core.datasets"},
+    "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms"},
     "core.sampling": {"core.cache"},
     "core.model_file": {"core.models", "core.postprocessing"},
     "core.inference": {
