@@ -120,7 +120,9 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
             records,
             {
                 "program": f"metaseg {metaseg_cli.__version__}",
-                "id": hashlib.sha256((shown.secret + str(config.raw.resolve())).encode()).hexdigest()[:16],
+                "id": hashlib.sha256(
+                    (shown.secret + str(config.raw.resolve())).encode("utf-8", "surrogateescape")
+                ).hexdigest()[:16],
                 "patient_key": patient_key(config.out),
                 "layout": found.layout,
                 "kind": settings.kind,
