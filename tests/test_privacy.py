@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import stat
 import sys
 from pathlib import Path
@@ -186,7 +185,11 @@ def test_evaluate_knows_the_patients_by_the_folders_key(prepared: Path, trained:
         with pytest.raises(InputError, match="nothing to score"):
             unseen_cases(folder, protected, trained, EvaluateConfig(split="all"))
     other = dataclasses.replace(folder, patient_key="0" * 64)
-    assert unseen_cases(other, card, trained, EvaluateConfig(split="all"))[0] == [visit]
+    assert unseen_cases(other, card, trained, EvaluateConfig(split="all")) == ([visit], ())
+    without = dataclasses.replace(folder, patient_key="")
+    chosen, notes = unseen_cases(without, card, trained, EvaluateConfig(split="all"))
+    assert chosen == [visit]
+    assert "other visits of training patients are not" in notes[0]
 
 
 def legacy(listing: object, patients: set[str]) -> tuple[str, ...]:
@@ -197,6 +200,9 @@ def test_the_key_of_a_folder_is_made_once_and_no_other_folder_has_it(raw: Path, 
     keys = []
     for out in ("one", "one", "two"):
         prepare(PrepareConfig(raw=raw, out=tmp_path / out, workers=1), Silent())
-        keys.append(json.loads((tmp_path / out / "dataset.json").read_text())["patient_key"])
+        keys.append(open_prepared(tmp_path / out).patient_key)
     assert keys[0] == keys[1] != keys[2]
     assert len(keys[0]) == 64
+    (tmp_path / "two/.patient_key").write_text("damaged")
+    with pytest.raises(InputError, match="not a key"):
+        open_prepared(tmp_path / "two")

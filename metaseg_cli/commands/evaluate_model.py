@@ -50,6 +50,11 @@ def unseen_cases(
     labelled = [r for r in prepared.cases if r.labelled]
     fresh = [r for r in labelled if r.content not in seen and not _same_patient(r, card, prepared)]
     notes: list[str] = []
+    if card.patients and not card.dataset_id and not prepared.patient_key:
+        notes.append(
+            "the prepared folder has no .patient_key: training cases are known by their images, but other visits of "
+            "training patients are not"
+        )
     if config.split == "test":
         chosen = [r for r in fresh if r.split == "test"]
         missing = "the folder has no test cases"

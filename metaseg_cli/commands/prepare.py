@@ -25,7 +25,6 @@ from metaseg_cli.core.cache import (
     case_key,
     doubts,
     open_prepared,
-    patient_key,
     publish,
     reusable_cases,
     shard_jobs,
@@ -123,7 +122,6 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 "id": hashlib.sha256(
                     (shown.secret + str(config.raw.resolve())).encode("utf-8", "surrogateescape")
                 ).hexdigest()[:16],
-                "patient_key": patient_key(config.out),
                 "layout": found.layout,
                 "kind": settings.kind,
                 "preprocessing": settings.preprocessing.record(),

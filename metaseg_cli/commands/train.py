@@ -146,7 +146,7 @@ def _train_in(
     for reason in plan.reasons:
         log.say(f"  {reason}")
     if not prepared.patient_key:
-        log.say("the folder was prepared by an older metaseg: prepare it again, so that evaluate knows patients again")
+        log.say("the prepared folder has no .patient_key: prepare it again, so that evaluate knows the patients again")
     trainer = Trainer(
         run,
         prepared,

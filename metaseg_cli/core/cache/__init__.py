@@ -11,7 +11,6 @@ from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, Wr
 from metaseg_cli.core.cache.writing import (
     ShardJob,
     case_key,
-    patient_key,
     publish,
     reusable_cases,
     shard_jobs,
@@ -29,7 +28,6 @@ __all__ = [
     "case_key",
     "doubts",
     "open_prepared",
-    "patient_key",
     "publish",
     "region_masks",
     "reusable_cases",

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
-from metaseg_cli.core.paths import check_openable
+from metaseg_cli.core.paths import check_openable, is_there
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding, printable
 
+PATIENT_KEY = ".patient_key"
 _AGAIN = "run metaseg prepare again"
 
 
@@ -40,7 +41,7 @@ class Prepared:
     dataset_id: str
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
-    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; stays in the folder
+    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; empty: it is missing
     _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _group(self, record: CaseRecord) -> h5py.Group:
@@ -117,9 +118,26 @@ def open_prepared(folder: Path) -> Prepared:
             remedy=_AGAIN,
         )
     with decoding(path, "not what metaseg prepare writes", remedy=_AGAIN):
-        prepared = build(Prepared, {**listing, "dataset_id": listing.get("id"), "folder": "."})
+        prepared = build(Prepared, {**listing, "dataset_id": listing.get("id"), "folder": ".", "patient_key": ""})
         _check_plausible(prepared)
-    return dataclasses.replace(prepared, folder=folder)
+    return dataclasses.replace(prepared, folder=folder, patient_key=read_patient_key(folder))
+
+
+def read_patient_key(folder: Path) -> str:
+    """The folder's key for hashes of patients, hexadecimal; empty where there is none.
+
+    It is a file of its own, so that the rest of the folder is the same whenever it is prepared. Its permissions are
+    those of the other files, in which the names stand. Raises InputError for a damaged one.
+    """
+    path = folder / PATIENT_KEY
+    if not is_there(path):
+        return ""
+    check_openable(path)
+    with decoding(path, remedy="restore or remove it, and run metaseg prepare again"):
+        key = path.read_text(encoding="ascii").strip()
+        if not re.fullmatch("[0-9a-f]{64}", key):
+            raise ValueError("not a key")
+    return key
 
 
 def _check_plausible(prepared: Prepared) -> None:
@@ -133,8 +151,6 @@ def _check_plausible(prepared: Prepared) -> None:
             raise ValueError(f"case {printable(case.case)[:40]}: fold {case.fold} of {prepared.folds}")
         if not set(case.sequences) <= set(prepared.sequences):
             raise ValueError(f"case {printable(case.case)[:40]}: sequences")
-    if not re.fullmatch(r"([0-9a-f]{64})?", prepared.patient_key):
-        raise ValueError("patient_key")
     if not 1 <= prepared.folds <= max(1, len(prepared.cases)) or not prepared.sequences or not prepared.regions:
         raise ValueError("folds, sequences or regions")
     if len({case.case for case in prepared.cases}) < len(prepared.cases):

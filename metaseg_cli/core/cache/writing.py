@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,15 +20,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
+from metaseg_cli.core.cache.reading import PATIENT_KEY, read_patient_key
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, sealed
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
-from metaseg_cli.core.typed_json import build, parsed, read_json
+from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
-from metaseg_cli.errors import InputError, Problem, attempt
+from metaseg_cli.errors import Problem, attempt
 
 _POINTS_PER_LESION = 64
 _SHARD_BYTES = 16 * 2**20  # of source files; small enough to spread over workers, large enough not to litter
@@ -226,17 +226,13 @@ def _stored(group: h5py.Group) -> WrittenCase:
     return WrittenCase(record=record, problems=tuple(problems), notes=tuple(json.loads(group.attrs["notes"])))
 
 
-def patient_key(folder: Path) -> str:
-    """The folder's key for hashes of patients, hexadecimal: made once, and kept when it is prepared again."""
-    try:
-        known = read_json(folder / "dataset.json", remedy="").get("patient_key")
-    except InputError:
-        known = None
-    return known if isinstance(known, str) and re.fullmatch("[0-9a-f]{64}", known) else secrets.token_hex(32)
-
-
 def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
-    """Write index and ``dataset.json`` and drop the shards that nothing links to any more."""
+    """Write index and ``dataset.json`` and drop the shards that nothing links to any more.
+
+    The folder gets its key for hashes of patients when it has none yet.
+    """
+    if not read_patient_key(folder):
+        write_text_whole(folder / PATIENT_KEY, secrets.token_hex(32))
     with file_in_memory() as file:
         cases = file.create_group("cases")
         for record in records:
