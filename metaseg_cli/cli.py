@@ -187,15 +187,16 @@ def export(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fals
 @app.command(name="serve-ui")
 @options_from(settings.ServeUiConfig)
 def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Open the app in a browser, on this computer only.
+    """Open the app in a browser; without --host, on this computer only.
 
     Example: metaseg serve-ui
     """
     from metaseg_cli.commands.serve_ui import serve_ui as run
+    from metaseg_cli.commands.serve_ui import url_of
 
     checked = layered(settings.ServeUiConfig, read_yaml(config), typed)
     if as_json:
-        print(json.dumps({"url": f"http://{checked.host}:{checked.port}"}), flush=True)
+        print(json.dumps({"url": url_of(checked.host, checked.port)}), flush=True)
     with TerminalProgress(quiet=quiet) as progress:
         raise typer.Exit(run(checked, progress))
 

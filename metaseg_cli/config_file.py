@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from metaseg_cli.config import settings_of
+from metaseg_cli.core.paths import why_not_openable
 from metaseg_cli.errors import ConfigError, InputError, decoding
 
 Config = TypeVar("Config")
@@ -40,8 +41,10 @@ def read_yaml(path: Path | None) -> dict[str, Any]:
     """The settings of a YAML file, or none. Raises ConfigError with file and line."""
     if path is None:
         return {}
-    if not path.exists():
-        raise ConfigError("no such file", where=path, remedy="check the path after --config")
+    why = why_not_openable(path)
+    if why is not None or path.is_dir():
+        what, remedy = why or ("a folder, not a file of settings", "name the YAML file in it")
+        raise ConfigError(what, where=path, remedy=remedy)
     try:
         with decoding(path, "not valid YAML", remedy=_AS):
             if path.stat().st_size > _MOST_BYTES:

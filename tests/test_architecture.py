@@ -16,7 +16,7 @@ ROOT = "metaseg_cli"
 LEAVES = {"errors", "config", "config_file"}
 LEAVES |= {
     f"core.{name}"
-    for name in ("csv_text", "dicom", "words", "digests", "memory", "progress", "typed_json", "whole_file")
+    for name in ("csv_text", "dicom", "words", "digests", "memory", "paths", "progress", "typed_json", "whole_file")
 }
 
 ALLOWED = {
@@ -38,7 +38,8 @@ ALLOWED = {
     "core.preprocessing": {"core.images"},
     "core.phantom": {"core.images"},
     "core.executor": set(),
-    "core.cache": {"core.images", "core.datasets", "core.preprocessing"},
+    "core.pseudonyms": {"core.datasets"},
+    "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms"},
     "core.sampling": {"core.cache"},
     "core.model_file": {"core.models", "core.postprocessing"},
     "core.inference": {

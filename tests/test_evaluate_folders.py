@@ -236,12 +236,21 @@ def test_every_lesion_has_its_row(tmp_path: Path) -> None:
 
 
 def test_odd_names_survive_the_tables(tmp_path: Path) -> None:
-    name = 'a, "b" [c\nd'
+    name = 'a, "b" [c'
     save(tmp_path / "truth" / f"{name}.png", square(3))
     save(tmp_path / "mine" / f"{name}_mask.png", square(3))
     run(tmp_path)
     for file in ("cases.csv", "lesions.csv"):
         assert {row["case"] for row in table(tmp_path / "out" / file)} == {name}
+
+
+def test_a_name_with_a_line_break_is_a_problem_and_the_others_are_scored(tmp_path: Path) -> None:
+    for name in ("a", "b\nc"):
+        save(tmp_path / "truth" / f"{name}.png", square(3))
+        save(tmp_path / "mine" / f"{name}.png", square(3))
+    result = run(tmp_path)
+    assert dice(result) == {"a": 1.0}
+    assert [(p.file.name, p.reason) for p in result.problems] == [("b\nc.png", "its name holds a line break")] * 2
 
 
 def test_nothing_temporary_is_left(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
 from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
+from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, Problem, attempt, problem_of
 
@@ -74,6 +75,7 @@ def score_folder(
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
+        problems += unusable_below(folder)
     truth, found = mask_folders(_files_in(references), references, _files_in(predictions), predictions)
     for masks, folder in ((truth, references), (found, predictions)):
         if not masks.files:
@@ -292,9 +294,9 @@ def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Image files anywhere under *folder*."""
+    """Image files anywhere under *folder*, of names that tables can hold."""
     visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
-    return [p for p in visible if is_image_file(p) or is_dicom(p)]
+    return [p for p in visible if odd_name_below(p, folder) is None and (is_image_file(p) or is_dicom(p))]
 
 
 def _the_masks(paths: tuple[Path, ...]) -> tuple[Path, ...]:

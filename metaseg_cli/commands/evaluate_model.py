@@ -50,6 +50,11 @@ def unseen_cases(
     labelled = [r for r in prepared.cases if r.labelled]
     fresh = [r for r in labelled if r.content not in seen and not _same_patient(r, card, prepared)]
     notes: list[str] = []
+    if card.patients and not card.dataset_id and not prepared.patient_key:
+        notes.append(
+            "the prepared folder has no .patient_key: training cases are known by their images, but other visits of "
+            "training patients are not"
+        )
     if config.split == "test":
         chosen = [r for r in fresh if r.split == "test"]
         missing = "the folder has no test cases"
@@ -73,9 +78,12 @@ def unseen_cases(
 
 
 def _same_patient(record: CaseRecord, card: ModelCard, prepared: Prepared) -> bool:
-    from metaseg_cli.core.model_file import patient_hash
+    from metaseg_cli.core.model_file import patient_hash, unkeyed_patient_hash
 
-    return card.dataset_id == prepared.dataset_id and patient_hash(prepared.dataset_id, record.patient) in card.patients
+    if card.dataset_id:
+        hashed = unkeyed_patient_hash(prepared.dataset_id, record.patient)
+        return card.dataset_id == prepared.dataset_id and hashed in card.patients
+    return bool(prepared.patient_key) and patient_hash(prepared.patient_key, record.patient) in card.patients
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from metaseg_cli.config import ExportConfig
 from metaseg_cli.core.images import read_scan
 from metaseg_cli.core.inference.export import export_onnx, greatest_difference
 from metaseg_cli.core.inference.predictor import Model, load_model
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.phantom import PhantomSettings, make_phantom
 from metaseg_cli.core.preprocessing import normalise, preprocess
 from metaseg_cli.core.progress import Progress
@@ -69,8 +70,7 @@ def _example(model: Model, scan: Path | None) -> tuple[NDArray[np.float32], str]
         phantom = make_phantom(1, PhantomSettings(shape=(24, 120, 104), spacing_mm=(2.0, 1.6, 1.6)))
         image, name = normalise(phantom.image, "case"), "a phantom"
     else:
-        if not scan.exists():
-            raise InputError("no such file", where=scan, remedy="check the path")
+        check_openable(scan)
         image, name = preprocess(read_scan([scan]), model.preprocessing)[0], str(scan)
     middle = image.shape[1] // 2
     if card.dims == 2:

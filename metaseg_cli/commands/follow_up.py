@@ -31,6 +31,7 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.metrics import find_lesions
+from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import make_folder, write_bytes_whole, write_text_whole
 from metaseg_cli.errors import InputError, Problem, attempt
@@ -101,8 +102,9 @@ def _names(paths: tuple[str, ...]) -> list[str]:
 
 def _read(name: str, path: Path, config: FollowUpConfig) -> _Visit:
     """A mask, or else a scan that the model segments."""
-    if not path.exists():
-        raise InputError("no such file", where=path, remedy="name a mask or a scan for each visit")
+    problem = unusable(path)
+    if problem is not None:
+        raise InputError(problem.reason, where=path, remedy=problem.remedy)
     if is_picture(path):
         raise InputError("a picture has no lengths in mm", where=path, remedy="follow up volumes")
     mask, scan = None, None

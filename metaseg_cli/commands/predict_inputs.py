@@ -12,6 +12,7 @@ from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, sc
 from metaseg_cli.core.datasets.names import distinct
 from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import InputError, Problem, attempt
 
@@ -29,13 +30,13 @@ def sources_of(
     named: dict[str, tuple[Path, ...]] = {}
     for text in inputs:
         sequence, sign, rest = str(text).partition("=")
-        path = Path(text)
-        if sign and not path.exists() and sequence.isidentifier():
-            path = Path(rest)
-            if path.exists():
-                named[sequence_name(sequence)] = (path,)
-            else:
-                problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
+        is_named = bool(sign) and not is_there(text) and sequence.isidentifier()
+        path = Path(rest if is_named else text)
+        problem = unusable(path)
+        if problem is not None:
+            problems.append(problem)
+        elif is_named:
+            named[sequence_name(sequence)] = (path,)
         elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
             found = attempt(partial(_in_folder if path.is_dir() else _in_archive, path), path, log_folder)
             if isinstance(found, Problem):
@@ -48,8 +49,6 @@ def sources_of(
             problems += found.problems
             notes += found.notes
             problems += unread(path) if path.is_dir() else []
-        elif not path.exists():
-            problems.append(Problem(file=path, reason="no such file", remedy="check the path"))
         elif not is_image_file(path) and not is_dicom(path):
             problems.append(
                 Problem(
@@ -78,7 +77,8 @@ def _identity(source: CaseSource) -> tuple[str, ...]:
 def _in_folder(folder: Path) -> FoundCases:
     """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
     parts = [scans_under(folder)]
-    for archive in sorted(p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file()):
+    archives = (p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file())
+    for archive in sorted(p for p in archives if odd_name_below(p, folder) is None):
         inside = attempt(partial(_in_archive, archive), archive, None)
         if isinstance(inside, Problem):
             inside = FoundCases(layout="zip", cases=(), problems=(inside,))
@@ -102,7 +102,7 @@ def _in_archive(path: Path) -> FoundCases:
         cases = [case.packed_in(path, folder) for case in found.cases]
         problems = [
             dataclasses.replace(p, file=path / p.file.relative_to(folder) if p.file.is_relative_to(folder) else path)
-            for p in found.problems
+            for p in (*found.problems, *unread(folder))
         ]
     names = [stem_of(path) if len(cases) == 1 else f"{stem_of(path)}_{case.case}" for case in cases]
     named = (dataclasses.replace(case, case=name) for case, name in zip(cases, names, strict=True))
@@ -117,12 +117,12 @@ def absolute(source: CaseSource) -> CaseSource:
 
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
-    """One stem per case; cases of the same name from several folders get their folder's name in front."""
+    """One stem per case, fit for a file's name; cases of one name from several folders get their folder's in front."""
     count = Counter(same_form(source.case).casefold() for source in sources)
     alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
     return distinct(
         [
-            source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}"
+            file_name(source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}")
             for source, single in zip(sources, alone, strict=True)
         ]
     )

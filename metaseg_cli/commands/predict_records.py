@@ -85,6 +85,8 @@ def _list(value: Any) -> list[Any]:
 
 def _document(path: Path) -> dict[str, Any]:
     """A JSON object; empty when there is none, or it is damaged: its scans are then predicted again."""
+    if not path.is_file():
+        return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import metaseg_cli
+from metaseg_cli.commands.prepare_names import ShownNames, settings_record
 from metaseg_cli.commands.prepare_settings import file_channels, settings_for
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.cache import (
@@ -68,6 +69,7 @@ class PrepareResult:
     reused: int
     spacing_mm: tuple[float, float, float] | None = None
     manifest: Path | None = None
+    key: Path | None = None  # of a pseudonymised folder
 
 
 def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
@@ -76,17 +78,21 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         return _manifest_only(config, config.write_manifest)
     if config.cluster is not None:  # another computer has another working folder
         config = dataclasses.replace(config, raw=config.raw.resolve(), out=config.out.resolve())
-    found = _find(config)
+    shown = ShownNames(_find(config), config)
+    found = shown.found
+    if shown.key is not None:
+        progress.say(f"{shown.key} tells which patient has which random name: keep it apart, and do not pass it on")
     progress.say(f"{config.raw}: {len(found.cases)} cases, layout {found.layout} ({found.why})")
     settings, notes, found = settings_for(found, config)
+    settings = dataclasses.replace(settings, secret=shown.secret)
     regions = config.regions()
     if config.dry_run:
         return _result(found, settings, config, notes=(*found.notes, *notes))
     if config.strict and found.problems:
         raise _strict(found.problems)
     with writing(config.out):
-        records, problems, case_notes, reused = _cache(found, settings, config, progress)
-        problems = [*found.problems, *problems]
+        records, problems, case_notes, reused = _cache(found, settings, config, progress, shown.log_folder)
+        problems = [*found.problems, *shown.problems(problems)]
         if not records:
             first = problems[0] if problems else None
             raise InputError(
@@ -99,10 +105,13 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         if config.strict and problems:
             raise _strict(problems)
         records, fold_notes, fold_problems = _with_folds(records, config, same_patient)
-        problems += fold_problems
+        problems += shown.problems(fold_problems)
+        shown.save()
         notes += _about_labels(records, regions)
         notes += _about_sequences(records, settings)
-        notes += [f"{text} ({count} times)" if count > 1 else text for text, count in Counter(case_notes).items()]
+        notes += [
+            f"{text} ({count} times)" if count > 1 else text for text, count in Counter(shown.notes(case_notes)).items()
+        ]
         all_notes = (*found.notes, *notes, *fold_notes)
         folds = max((r.fold for r in records if r.fold is not None), default=0) + 1
         publish(
@@ -110,7 +119,9 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
             records,
             {
                 "program": f"metaseg {metaseg_cli.__version__}",
-                "id": hashlib.sha256(str(config.raw.resolve()).encode()).hexdigest()[:16],
+                "id": hashlib.sha256(
+                    (shown.secret + str(config.raw.resolve())).encode("utf-8", "surrogateescape")
+                ).hexdigest()[:16],
                 "layout": found.layout,
                 "kind": settings.kind,
                 "preprocessing": settings.preprocessing.record(),
@@ -119,7 +130,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 "regions": regions,
                 "folds": folds,
                 "fingerprint": _fingerprint(records),
-                "settings": {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)},
+                "settings": settings_record(config),
                 "notes": all_notes,
                 "problems": [dataclasses.asdict(p) | {"file": str(p.file)} for p in problems],
             },
@@ -134,6 +145,8 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         problems=tuple(problems),
         folds=prepared.folds,
         reused=reused,
+        found=() if shown.key is not None else found.cases,
+        key=shown.key,
     )
 
 
@@ -186,7 +199,7 @@ def _manifest_only(config: PrepareConfig, path: Path) -> PrepareResult:
 
 
 def _cache(
-    found: FoundCases, settings: CacheSettings, config: PrepareConfig, progress: Progress
+    found: FoundCases, settings: CacheSettings, config: PrepareConfig, progress: Progress, log_folder: Path | None
 ) -> tuple[list[CaseRecord], list[Problem], list[str], int]:
     """Write what is new or changed; take the rest from the shards that are there."""
     kept = reusable_cases(config.out)
@@ -200,7 +213,8 @@ def _cache(
     apart: list[ShardJob] = []
     progress.start("preparing", len(fresh))
     workers = config.workers or default_workers()
-    for job, written in _written(shard_jobs(config.out, fresh, settings, len(found.cases)), workers, config):
+    jobs = shard_jobs(config.out, fresh, settings, len(found.cases))
+    for job, written in _written(jobs, workers, config, log_folder):
         if not isinstance(written, Problem):
             done += written
         elif len(job.sources) == 1:
@@ -209,7 +223,7 @@ def _cache(
             apart += [dataclasses.replace(job, sources=(source,)) for source in job.sources]
             continue
         progress.advance(len(job.sources))
-    for _, written in _written(apart, max(2, workers), config):
+    for _, written in _written(apart, max(2, workers), config, log_folder):
         if isinstance(written, Problem):
             problems.append(written)
         else:
@@ -221,11 +235,11 @@ def _cache(
 
 
 def _written(
-    jobs: Sequence[ShardJob], workers: int, config: PrepareConfig
+    jobs: Sequence[ShardJob], workers: int, config: PrepareConfig, log_folder: Path | None
 ) -> Iterator[tuple[ShardJob, list[WrittenCase] | Problem]]:
     """Write shards, by several processes."""
     return map_cases(
-        write_shard, jobs, workers, config.cluster, file_of=lambda job: job.sources[0].first_file, log_folder=config.out
+        write_shard, jobs, workers, config.cluster, file_of=lambda job: job.sources[0].first_file, log_folder=log_folder
     )
 
 
@@ -374,9 +388,3 @@ def _report(prepared: Prepared, found: FoundCases, problems: Sequence[Problem], 
 def _strict(problems: Sequence[Problem]) -> MetasegError:
     first = problems[0]
     return InputError(f"{len(problems)} problem(s), the first: {first.reason}", where=first.file, remedy=first.remedy)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

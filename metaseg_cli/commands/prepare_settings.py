@@ -127,8 +127,11 @@ def _grid_of_volumes(found: FoundCases, config: PrepareConfig) -> tuple[tuple[fl
 
 def _spacing_before(config: PrepareConfig, now: tuple[float, float, float]) -> tuple[float, float, float] | None:
     """The voxel size of an earlier run of auto, where a few new cases have hardly moved the median."""
+    path = config.out / "dataset.json"
+    if not path.is_file():
+        return None
     try:
-        listing = json.loads((config.out / "dataset.json").read_text(encoding="utf-8"))
+        listing = json.loads(path.read_text(encoding="utf-8"))
         was = tuple(listing["preprocessing"]["spacing_mm"])
         auto = listing["settings"]["spacing"] == "auto"
     except (OSError, ValueError, KeyError, TypeError):

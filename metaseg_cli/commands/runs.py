@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from metaseg_cli.core.models.names import is_model_name, model_name
+from metaseg_cli.core.paths import is_there
 from metaseg_cli.errors import InputError
 
 MODEL_FILE = "model.safetensors"
@@ -22,7 +24,7 @@ def find_model(named: str | Path | None, runs: Path = Path("runs")) -> Path:
 
     Raises InputError with the way to a model when there is none.
     """
-    if named is None or (not Path(named).exists() and is_model_name(str(named))):
+    if named is None or (not is_there(named) and is_model_name(str(named))):
         wanted = model_name(str(named)) if named is not None else ""
         for run in finished_runs(runs):
             if run.name.startswith(wanted):
@@ -34,10 +36,10 @@ def find_model(named: str | Path | None, runs: Path = Path("runs")) -> Path:
             remedy="train one with metaseg train, try metaseg demo, or name a model file with --model",
         )
     path = Path(named)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / MODEL_FILE).exists():
             raise InputError("this folder holds no model.safetensors", where=path, remedy="name a run's folder")
         return path / MODEL_FILE
-    if not path.exists():
+    if not is_there(path):
         raise InputError("no such model", where=path, remedy="name a model file, a run folder, or an architecture")
     return path

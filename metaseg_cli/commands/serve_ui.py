@@ -6,34 +6,37 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 from metaseg_cli.commands.runs import find_model
+from metaseg_cli.commands.ui_password import HASH_VARIABLE, VARIABLE, ask_password, hash_password, is_short
 from metaseg_cli.config import ServeUiConfig
+from metaseg_cli.config.serve_ui import is_loopback
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError
 
-APP = Path(__file__).parent.parent / "ui" / "app.py"
-
 
 def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
-    """Run ``metaseg serve-ui``; returns Streamlit's exit code. Raises InputError when the address is taken."""
+    """Run ``metaseg serve-ui``; returns Streamlit's exit code.
+
+    Raises InputError when the address is taken, ConfigError when there is no password.
+    """
     _free_or_raise(config.host, config.port)
-    model = str(find_model(config.model, config.runs).resolve()) if config.model else ""
-    shown = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    progress.say(f"metaseg is at http://{shown}:{config.port}  (Ctrl-C ends it)")
-    settings = {
-        "server.headless": "true",
-        "server.address": config.host,
-        "server.port": str(config.port),
-        "server.fileWatcherType": "none",
-        "server.maxUploadSize": "2000",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
+    environment = {
+        **os.environ,
+        "METASEG_UI_MODEL": str(find_model(config.model, config.runs).resolve()) if config.model else "",
+        "METASEG_UI_RUNS": str(config.runs.resolve()),
+        HASH_VARIABLE: "",
     }
-    flags = [f"--{name}={value}" for name, value in settings.items()]
-    environment = {**os.environ, "METASEG_UI_MODEL": model, "METASEG_UI_RUNS": str(config.runs.resolve())}
-    command = [sys.executable, "-m", "streamlit", "run", str(APP), *flags]
+    if config.password:
+        password = ask_password()
+        environment[HASH_VARIABLE] = hash_password(password)
+        if is_short(password):
+            progress.say("the password is short: longer ones, of several words, are not guessed")
+    environment.pop(VARIABLE, None)
+    progress.say(f"metaseg is at {url_of(config.host, config.port)}  (Ctrl-C ends it)")
+    for warning in _warnings(config):
+        progress.say(warning)
+    command = [sys.executable, "-m", "metaseg_cli.ui.web_server", config.host, str(config.port)]
     if os.name == "posix":
         # Become Streamlit instead of starting it: whoever ends this process ends the app, however they do it.
         sys.stderr.flush()
@@ -41,6 +44,23 @@ def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Streamlit's greeting; ours is enough
         os.execve(sys.executable, command, environment)
     return subprocess.call(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def url_of(host: str, port: int) -> str:
+    """What to type into a browser on this computer."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _warnings(config: ServeUiConfig) -> list[str]:
+    if is_loopback(config.host):
+        return []
+    how = "after the login" if config.password else "without any login"
+    return [
+        f"warning: everyone who can reach port {config.port} of this computer can use the app, {how}",
+        "warning: nothing is encrypted on the way: others in the network can read scans and password along; for more "
+        "than a network that you trust, put a server with HTTPS in front",
+    ]
 
 
 def _free_or_raise(host: str, port: int) -> None:

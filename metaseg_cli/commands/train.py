@@ -145,6 +145,8 @@ def _train_in(
     log.say(f"{card.name} on {device}{together}: {counts}")
     for reason in plan.reasons:
         log.say(f"  {reason}")
+    if not prepared.patient_key:
+        log.say("the prepared folder has no .patient_key: prepare it again, so that evaluate knows the patients again")
     trainer = Trainer(
         run,
         prepared,
@@ -315,8 +317,9 @@ def _card(
         foreground_prior=plan.foreground_prior,
         trained_on=tuple(sorted({case.content for case in training})),
         validated_on=tuple(sorted({case.content for case in validation})),
-        patients=tuple(sorted({patient_hash(prepared.dataset_id, case.patient) for case in training})),
-        dataset_id=prepared.dataset_id,
+        patients=tuple(sorted({patient_hash(prepared.patient_key, case.patient) for case in training}))
+        if prepared.patient_key
+        else (),
         fingerprint=prepared.fingerprint,
     )
 

@@ -58,6 +58,13 @@ class PrepareConfig:
         int | None, Setting(help="Processes that read cases.", least=1, shown_default="one per processor")
     ] = None
     cluster: Cluster = None
+    pseudonymise: Annotated[
+        bool,
+        Setting(
+            help="Random names instead of those of patients, cases and files; the key to them goes into a file of its "
+            "own beside the prepared folder."
+        ),
+    ] = False
     strict: Annotated[bool, Setting(help="Fail when any file has a problem or is doubtful.")] = False
     dry_run: Annotated[bool, Setting(help="Only show what would be read, and why.")] = False
 
@@ -68,6 +75,11 @@ class PrepareConfig:
         self.structure_names()
         if self.manifest is not None and self.layout != "auto":
             raise ConfigError("--manifest and --layout exclude each other", remedy="leave one out")
+        if self.pseudonymise and (self.dry_run or self.write_manifest is not None):
+            other = "--dry-run" if self.dry_run else "--write-manifest"
+            raise ConfigError(
+                f"--pseudonymise and {other}, which shows names, exclude each other", remedy="leave one out"
+            )
 
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """The voxel size (z, y, x) that was asked for; None for auto and native."""

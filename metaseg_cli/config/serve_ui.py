@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +22,37 @@ class ServeUiConfig:
         Setting(help="Model file, run folder, or architecture to start with.", shown_default="chosen in the app"),
     ] = None
     runs: Annotated[Path, Setting(help="Folder whose runs the app offers.")] = Path("runs")
-    host: Annotated[str, Setting(help="Address to listen on; 127.0.0.1 keeps it on this computer.")] = "127.0.0.1"
+    host: Annotated[
+        str,
+        Setting(
+            help="Address to listen on; 127.0.0.1 keeps it on this computer, any other one requires --password or "
+            "--no-auth."
+        ),
+    ] = "127.0.0.1"
     port: Annotated[int, Setting(help="Port to listen on.", least=1, most=65535)] = 8501
+    password: Annotated[
+        bool,
+        Setting(
+            help="Let in only who knows a password; it is asked for, or taken from the environment variable "
+            "METASEG_UI_PASSWORD."
+        ),
+    ] = False
+    no_auth: Annotated[bool, Setting(help="Let in everyone who can reach the address, without a password.")] = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.password and self.no_auth:
+            raise ConfigError("--password and --no-auth exclude each other", remedy="leave one out")
+        if not (is_loopback(self.host) or self.password or self.no_auth):
+            raise ConfigError(
+                f"--host {self.host} lets other computers use the app",
+                remedy="add --password, or --no-auth if everyone who can reach this computer may use it",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer reaches *host*."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

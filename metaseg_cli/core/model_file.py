@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import metaseg_cli
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.paths import is_there, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import write_whole
@@ -68,8 +70,8 @@ class ModelCard:
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
     validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
-    patients: tuple[str, ...] = ()  # hashes of the training patients: ids have no place in a file that is passed on
-    dataset_id: str = ""
+    patients: tuple[str, ...] = ()  # keyed hashes of the training patients; the key stays in the prepared folder
+    dataset_id: str = ""  # of older files, whose patients are hashed without a key
     fingerprint: dict[str, Any] = field(default_factory=dict)
     program: str = f"metaseg {metaseg_cli.__version__}"
 
@@ -134,9 +136,17 @@ class Ensemble(nn.Module):
         return logits / len(self.members)
 
 
-def patient_hash(dataset_id: str, patient: str) -> str:
-    """Recognises a patient of one data set without naming them."""
-    return hashlib.sha256(f"{dataset_id}/{patient}".encode()).hexdigest()[:16]
+def patient_hash(key: str, patient: str) -> str:
+    """Recognises a patient to who has the *key* (hexadecimal) of the prepared folder.
+
+    Without the key even somebody who tries every possible ID learns nothing.
+    """
+    return hmac.new(bytes.fromhex(key), patient.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
+
+
+def unkeyed_patient_hash(dataset_id: str, patient: str) -> str:
+    """What model files held before there were keys; IDs can be guessed from it."""
+    return hashlib.sha256(f"{dataset_id}/{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -163,10 +173,16 @@ def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 def read_card(path: Path) -> ModelCard:
     """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
+    why = why_not_openable(path)
+    if why is not None:
+        missing = not is_there(path)
+        raise ModelFileError(
+            "no such model file" if missing else why[0],
+            where=path,
+            remedy="train one, or name another with --model" if missing else why[1],
+        )
     if path.is_dir():
         raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
-    if not path.exists():
-        raise ModelFileError("no such model file", where=path, remedy="train one, or name another with --model")
     with _reading(path, "not a model file"), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
     if _KEY not in metadata:

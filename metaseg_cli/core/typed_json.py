@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError, decoding, printable
 
 Kind = TypeVar("Kind")
@@ -18,6 +19,7 @@ _MOST_BYTES = 512 * 2**20
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     """The JSON object in *path*. Raises InputError when it is missing, too large, too deep, damaged, or no object."""
+    check_openable(path)
     with decoding(path, "not valid JSON", remedy=remedy):
         if path.stat().st_size > _MOST_BYTES:
             raise InputError("far larger than such a file ever is", where=path, remedy=remedy)

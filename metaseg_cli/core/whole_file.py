@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from metaseg_cli.errors import InputError, MetasegError, disk_error, first_line
 
 _TEMPORARY = re.compile(r"^\.metaseg-(\d+)-")
 _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exceeded")
+_LONG_NAME = 200
 _LITTLE = 2**16  # bytes; a disk with less is full for whoever failed to write
 
 
@@ -23,7 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Whatever goes wrong in between, a full disk or a kill, leaves what stood under *path* untouched. Raises InputError
     that names the place and the cause where the disk, or a library that writes to it, refuses.
     """
-    temporary = path.with_name(f".metaseg-{os.getpid()}-{path.name}"[:255])
+    temporary = _beside(path)
     with writing_to(path):
         try:
             write(temporary)
@@ -31,6 +33,18 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder, of the same suffix; file systems count the bytes of a name, not its letters.
+
+    A long name gives way to its hash and its end, for libraries that go by the suffix.
+    """
+    name = os.fsencode(path.name)
+    if len(name) > _LONG_NAME:
+        name = hashlib.sha256(name).hexdigest()[:16].encode() + b"-" + name[-_LONG_NAME // 2 :]
+    start = f".metaseg-{os.getpid()}-".encode()
+    return path.with_name(os.fsdecode(start + name).encode("utf-8", "ignore").decode("utf-8"))
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -129,7 +129,10 @@ def prepare_summary(result: Any) -> list[Any]:
         facts.append(("voxel size", "×".join(f"{s:.2f}" for s in reversed(result.spacing_mm)) + " mm"))
     out = escape(str(result.out))
     last = f"[bold]{out}[/bold] is ready. See report.html in it; then: metaseg train --data {out}"
-    return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", last]
+    key = []
+    if result.key is not None:
+        key = [f"The key to the random names is {escape(str(result.key))}: keep it apart, and do not pass it on."]
+    return [_facts("Prepared", facts), *notes, *problems_table(result.problems), "", *key, last]
 
 
 def plan_summary(plan: Any) -> list[Any]:

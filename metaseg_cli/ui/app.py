@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from metaseg_cli.commands.predict import PredictResult, at_threshold, lesion_row
 from metaseg_cli.commands.runs import MODEL_FILE, finished_runs
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import write_mask
+from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
-from metaseg_cli.errors import MetasegError
+from metaseg_cli.errors import MetasegError, printable
+from metaseg_cli.ui.login import logged_in
 from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
 
+_LONGEST_NAME = 120
 _FORMATS = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp", "gif", "nii", "gz", "nrrd", "mha"]
 
 
@@ -44,7 +48,7 @@ def predicted(name: str, content: bytes, model: str, changed: float) -> PredictR
     """The terminal's own command on one uploaded file, with its results in a folder that is removed at once."""
     del changed
     with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        scan = Path(folder) / Path(name).name
+        scan = Path(folder) / _base_name(name)
         scan.write_bytes(content)
         config = PredictConfig(inputs=(str(scan),), model=model, out=Path(folder) / "out", overlay=False)
         return predict(config, Silent(), keep=True)
@@ -54,6 +58,8 @@ def main() -> None:
     """Draw the page."""
     st.set_page_config(page_title="metaseg", page_icon="🧠", layout="wide")
     st.title("metaseg")
+    if not logged_in():
+        return
     st.caption("Finds brain metastases in MRI. For research, not a medical device.")
     with st.sidebar:
         st.header("Model")
@@ -66,10 +72,10 @@ def main() -> None:
         try:
             model = loaded(str(chosen), changed)
         except MetasegError as error:
-            st.error(str(error))
+            st.error(_plain(str(error)))
             return
         card = model.card
-        st.caption(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}")
+        st.caption(_plain(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}"))
         if card.validation:
             st.caption(
                 f"On its validation cases: Dice {card.validation['dice']:.2f}, "
@@ -89,7 +95,8 @@ def main() -> None:
     upload = uploads[names.index(st.selectbox("Scan", names))] if len(uploads) > 1 else uploads[0]
     result = predicted(upload.name, upload.getvalue(), str(chosen), changed)
     if result.problems:
-        st.error(f"{upload.name}: {result.problems[0].reason}. {result.problems[0].remedy.capitalize()}.")
+        problem = result.problems[0]
+        st.error(_plain(f"{upload.name}: {problem.reason}. {problem.remedy.capitalize()}."))
         return
     show(upload.name, result, model, None if threshold == usual else threshold, opacity)
 
@@ -113,7 +120,7 @@ def show(name: str, result: PredictResult, model: object, threshold: float | Non
     )
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
     for note in result.scans[0].notes:
-        st.caption(note)
+        st.caption(_plain(note))
     if rows:
         st.subheader("Lesions")
         empty = {key for key in rows[0] if all(row[key] is None for row in rows)} | {"scan"}
@@ -122,6 +129,17 @@ def show(name: str, result: PredictResult, model: object, threshold: float | Non
         st.info("No lesion was found. That does not mean that there is none.")
     file_name, content = _mask_file(name, mask, result)
     st.download_button("Download mask", content, file_name=file_name, mime="application/octet-stream", type="primary")
+
+
+def _base_name(name: str) -> str:
+    """The name of an uploaded file without any folder; it is not hidden, and not too long."""
+    base = file_name(re.split(r"[/\\\\]", name)[-1].lstrip("."))
+    return base if len(base) <= _LONGEST_NAME else base[-_LONGEST_NAME:]
+
+
+def _plain(text: str) -> str:
+    """*text* as it is: names and headers must not become links or pictures, which a browser would fetch."""
+    return re.sub(r"([\\`*_\[\]<>#~$]|:(?=[\w/]))", r"\\\1", printable(text))
 
 
 def _mask_file(name: str, mask: object, result: PredictResult) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
+from metaseg_cli.core.paths import check_openable, is_there
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding, printable
 
+PATIENT_KEY = ".patient_key"
 _AGAIN = "run metaseg prepare again"
 
 
@@ -38,6 +41,7 @@ class Prepared:
     dataset_id: str
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
+    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; empty: it is missing
     _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _group(self, record: CaseRecord) -> h5py.Group:
@@ -45,6 +49,7 @@ class Prepared:
         key = (os.getpid(), record.shard)
         if key not in self._open:
             path = self.folder / "shards" / record.shard
+            check_openable(path)
             with decoding(path, "the cache cannot be read", remedy=_AGAIN):
                 check_seal(path, _AGAIN)
                 self._open[key] = h5py.File(path, "r", rdcc_nbytes=0)
@@ -113,9 +118,26 @@ def open_prepared(folder: Path) -> Prepared:
             remedy=_AGAIN,
         )
     with decoding(path, "not what metaseg prepare writes", remedy=_AGAIN):
-        prepared = build(Prepared, {**listing, "dataset_id": listing.get("id"), "folder": "."})
+        prepared = build(Prepared, {**listing, "dataset_id": listing.get("id"), "folder": ".", "patient_key": ""})
         _check_plausible(prepared)
-    return dataclasses.replace(prepared, folder=folder)
+    return dataclasses.replace(prepared, folder=folder, patient_key=read_patient_key(folder))
+
+
+def read_patient_key(folder: Path) -> str:
+    """The folder's key for hashes of patients, hexadecimal; empty where there is none.
+
+    It is a file of its own, so that the rest of the folder is the same whenever it is prepared. Its permissions are
+    those of the other files, in which the names stand. Raises InputError for a damaged one.
+    """
+    path = folder / PATIENT_KEY
+    if not is_there(path):
+        return ""
+    check_openable(path)
+    with decoding(path, remedy="restore or remove it, and run metaseg prepare again"):
+        key = path.read_text(encoding="ascii").strip()
+        if not re.fullmatch("[0-9a-f]{64}", key):
+            raise ValueError("not a key")
+    return key
 
 
 def _check_plausible(prepared: Prepared) -> None:

@@ -20,6 +20,7 @@ class CacheSettings:
     sequences: tuple[str, ...]
     grey: bool = False  # pictures in colour whose channels agree are stored as one channel
     foreground: tuple[int, ...] = ()  # label values that are lesion; none named: every one but 0
+    secret: str = ""  # of pseudonymised folders: no name or path is stored, and keys of cases cannot be guessed
     structures: tuple[str, ...] = ()  # of an RTSTRUCT or SEG, those that are lesions; none named: by their names
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
+from metaseg_cli.core.cache.reading import PATIENT_KEY, read_patient_key
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, sealed
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
+from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
 from metaseg_cli.errors import Problem, attempt
@@ -77,10 +80,11 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
     It is made in memory and written at once: HDF5 does not survive a full disk.
     """
     name = hashlib.sha256("".join(case_key(s, job.settings) for s in job.sources).encode()).hexdigest()[:16] + ".h5"
+    log_folder = None if job.settings.secret else job.folder  # a traceback names files
     written: list[WrittenCase] = []
     with file_in_memory() as file:
         for source in job.sources:
-            cases = attempt(partial(_write_case, file, source, job.settings, name), source.first_file, job.folder)
+            cases = attempt(partial(_write_case, file, source, job.settings, name), source.first_file, log_folder)
             if isinstance(cases, Problem):
                 for left in [
                     group for group in file if group == source.case or group.startswith(f"{source.case}_size")
@@ -95,14 +99,20 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
 
 def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, shard: str) -> list[WrittenCase]:
     cases, problems, notes = read_case(source, settings)
+    names = {path: path for path in (*source.files, source.first_file)}
+    if settings.secret:
+        names = file_aliases(source)
+        mask = mask_of_source(source)
+        problems = [masked(p, names.get(p.file, source.case), mask) for p in problems]
+        notes = [mask.text(note) for note in notes]
     if not cases:
         return [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
-    files = [_describe(f) for f in source.files]
+    files = [_describe(f) | {"file": str(names[f])} for f in source.files]
     results: list[WrittenCase] = []
     for number, case in enumerate(cases, start=1):
         name = source.case if number == 1 else f"{source.case}_size{number}"
         group = file.create_group(name)
-        record = _store(group, case, source, settings, shard)
+        record = _store(group, case, source, settings, shard, str(names[source.first_file]))
         # What was wrong with some of its files stays with the case: a later run that takes it from here says it too.
         own = number == 1
         results.append(
@@ -117,8 +127,10 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
     return results
 
 
-def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: CacheSettings, shard: str) -> CaseRecord:
-    """The case's arrays and geometry into *group*."""
+def _store(
+    group: h5py.Group, case: ReadCase, source: CaseSource, settings: CacheSettings, shard: str, file: str
+) -> CaseRecord:
+    """The case's arrays and geometry into *group*; *file* names it in messages."""
     present, placement = preprocess(case.image, settings.preprocessing, keep=case.label)
     z, y, x = placement.shape
     # A sequence that is missing is 0, which is the mean of every other one.
@@ -149,7 +161,7 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
     return CaseRecord(
         case=group.name.removeprefix("/"),
         patient=source.patient,
-        file=str(source.first_file),
+        file=file,
         shape=placement.shape,
         spacing_mm=placement.spacing_mm,
         source_spacing_mm=case.image.spacing_mm,
@@ -166,7 +178,7 @@ def _store(group: h5py.Group, case: ReadCase, source: CaseSource, settings: Cach
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    return {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -192,7 +204,7 @@ def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
     """The cases of all published shards by key; a shard that cannot be read counts as absent."""
     found: dict[str, list[WrittenCase]] = {}
-    for shard in sorted((folder / "shards").glob("*.h5")):
+    for shard in sorted(p for p in (folder / "shards").glob("*.h5") if p.is_file()):
         try:
             check_seal(shard, "")
             with h5py.File(shard, "r") as file:
@@ -215,7 +227,12 @@ def _stored(group: h5py.Group) -> WrittenCase:
 
 
 def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
-    """Write index and ``dataset.json`` and drop the shards that nothing links to any more."""
+    """Write index and ``dataset.json`` and drop the shards that nothing links to any more.
+
+    The folder gets its key for hashes of patients when it has none yet.
+    """
+    if not read_patient_key(folder):
+        write_text_whole(folder / PATIENT_KEY, secrets.token_hex(32))
     with file_in_memory() as file:
         cases = file.create_group("cases")
         for record in records:

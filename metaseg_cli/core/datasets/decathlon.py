@@ -9,6 +9,7 @@ from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
 from metaseg_cli.core.datasets.names import PICTURES, find_file, image_files, matched, stem, suffix
 from metaseg_cli.core.datasets.nnunet import channel_names
+from metaseg_cli.core.paths import is_there, unusable
 from metaseg_cli.errors import Problem
 
 
@@ -44,11 +45,9 @@ def find(root: Path) -> FoundCases:
     only = next(iter(names.values())) if len(names) == 1 else "image"
     cases, problems = [], []
     for image, label in listed:
-        missing = [p for p in (image, label) if not p.is_file()]
-        if missing:
-            problems.append(
-                Problem(file=missing[0], reason="listed, but not there", remedy="restore it, or take it off the list")
-            )
+        wrong = next(filter(None, (_not_usable(p, root) for p in (image, label))), None)
+        if wrong is not None:
+            problems.append(wrong)
             continue
         cases.append(
             CaseSource(
@@ -61,6 +60,18 @@ def find(root: Path) -> FoundCases:
             )
         )
     return FoundCases(layout="decathlon", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes))
+
+
+def _not_usable(path: Path, root: Path) -> Problem | None:
+    """A list that came with a data set must not name other files of the machine."""
+    if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
+        return Problem(
+            file=path, reason="listed, but outside the folder", remedy="put it into the folder, or use a --manifest"
+        )
+    wrong = unusable(path)
+    if wrong is None or is_there(path):
+        return wrong
+    return Problem(file=path, reason="listed, but not there", remedy="restore it, or take it off the list")
 
 
 def _listed(root: Path, item: Any, key: str) -> Path:

@@ -10,6 +10,7 @@ from types import ModuleType
 from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
 from metaseg_cli.core.datasets.case_source import FoundCases
 from metaseg_cli.core.datasets.names import distinct, unread_images
+from metaseg_cli.core.paths import unusable_below
 from metaseg_cli.errors import ConfigError, InputError, Problem
 
 # The more particular ones first: the first that fits is taken.
@@ -51,7 +52,14 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
 
 
 def unread(folder: Path) -> list[Problem]:
-    """Images under *folder* of kinds that are not read, a Problem each: nothing is left out in silence."""
+    """Images under *folder* that are not read, for their kind or name, a Problem each: none is left out in silence."""
+    return [
+        *unusable_below(folder),
+        *_of_other_kinds(folder),
+    ]
+
+
+def _of_other_kinds(folder: Path) -> list[Problem]:
     return [
         Problem(
             file=path,
@@ -64,6 +72,11 @@ def unread(folder: Path) -> list[Problem]:
 
 def _nothing(root: Path, found: FoundCases | None) -> InputError:
     files = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    odd = unusable_below(root)
+    if odd:
+        return InputError(
+            f"no case can be used; the first: {odd[0].file}: {odd[0].reason}", where=root, remedy=odd[0].remedy
+        )
     if not files:
         return InputError("the folder is empty", where=root, remedy=_EXPECTED)
     if found is not None and found.problems:

@@ -12,7 +12,9 @@ from pathlib import Path
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import PICTURES, distinct, find_file, image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
-from metaseg_cli.errors import InputError, Problem
+from metaseg_cli.core.dicom import is_dicom
+from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, unusable
+from metaseg_cli.errors import InputError, Problem, decoding
 
 _MASK_COLUMNS = ("mask", "label", "seg", "segmentation")
 _OWN = ("case", "patient", "split", *_MASK_COLUMNS)
@@ -49,8 +51,9 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
         for column in [*sequences, *([mask_column] if mask_column else [])]:
             cell = row.get(column) or ""
             found = _found(cell, root, path.parent)
-            if cell and found is None:
-                problems.append(Problem(file=Path(cell), reason=f"line {number}: no such file", remedy="correct it"))
+            wrong = _not_an_image(found or root / cell) if cell else None
+            if wrong is not None:
+                problems.append(Problem(file=Path(cell), reason=f"line {number}: {wrong.reason}", remedy=wrong.remedy))
                 bad = True
             elif found is not None:
                 files["mask" if column == mask_column else sequence_name(column)] = (found,)
@@ -86,15 +89,15 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
 
 
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    try:
+    check_openable(path)
+    with decoding(path, "not a table in UTF-8", remedy="save it as CSV or TSV in UTF-8"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, remedy="name a CSV or TSV file") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if len(lines) < 2:
         raise InputError("a table without cases", where=path, remedy="write one line per case below the heading")
     delimiter = max("\t;,", key=lines[0].count)
-    table = list(csv.reader(lines, delimiter=delimiter))
+    with decoding(path, "not a table", remedy="save it as CSV or TSV in UTF-8"):
+        table = list(csv.reader(lines, delimiter=delimiter))
     columns = [name.strip().lower() for name in table[0]]
     twice = {c for c in columns if c and columns.count(c) > 1}
     if twice:
@@ -111,6 +114,14 @@ def _found(cell: str, root: Path, beside: Path) -> Path | None:
     if not cell:
         return None
     return find_file(root, cell) or find_file(beside, cell)
+
+
+def _not_an_image(path: Path) -> Problem | None:
+    """Why a cell names no image: there is no such file, it is nothing to open, or one of another kind."""
+    wrong = unusable(path)
+    if wrong is not None or path.is_dir() or path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom(path):
+        return wrong
+    return Problem(file=path, reason="not an image that metaseg reads", remedy="convert it to NIfTI, DICOM or PNG")
 
 
 def template(root: Path, cases: Sequence[CaseSource] = ()) -> str:

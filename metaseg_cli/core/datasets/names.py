@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metaseg_cli.core.paths import is_there, odd_name_below
 from metaseg_cli.core.words import same_form
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -88,7 +89,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
-    return [p for p in files if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)]
+    """Without what is hidden, and without names that no table can hold (``unusable_below`` names those)."""
+    return [
+        p
+        for p in files
+        if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts)
+        and odd_name_below(p, folder) is None
+    ]
 
 
 def scans_in(folder: Path) -> list[Path]:
@@ -222,11 +229,11 @@ def is_bare_mask_name(name: str) -> bool:
 def find_file(folder: Path, relative: str) -> Path | None:
     """*relative*, as a table spells it, under *folder*, in the Unicode form that the disk has. None: no such file."""
     path = folder / relative
-    if not relative or path.exists():
+    if not relative or is_there(path):
         return path if relative else None
     place = Path(path.anchor) if path.is_absolute() else Path()
     for part in path.parts[1:] if path.is_absolute() else path.parts:
-        if (place / part).exists():
+        if is_there(place / part):
             place = place / part
             continue
         try:

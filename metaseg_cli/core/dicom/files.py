@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.core.dicom.structure import DEFLATED, BrokenStructure, Tag, check_structure, looks_like_dicom
+from metaseg_cli.core.paths import odd_name_below
 from metaseg_cli.errors import InputError, decoding
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -38,8 +39,10 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def is_skipped(path: Path, root: Path) -> bool:
-    """Whether a file under *root* is hidden, an archive's leftover, or a DICOMDIR, a table of contents."""
+    """Whether a file under *root* is hidden, an archive's leftover, a table of contents (DICOMDIR), or oddly named."""
     parts = path.relative_to(root).parts
+    if odd_name_below(path, root) is not None:
+        return True
     return path.name.upper() == "DICOMDIR" or any(part.startswith((".", "__MACOSX")) for part in parts)
 
 

@@ -19,6 +19,7 @@ from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.seg_nrrd import is_seg_nrrd, lesion_layers, segments_of
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError
 
@@ -37,6 +38,7 @@ def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str]
     several layers ``(L, Z, Y, X)``. Of these the lesions are taken, by their names, or the *structures* that are named.
     An RTSTRUCT is drawn on *image*'s grid. Raises InputError.
     """
+    check_openable(path)
     notes: list[str] = []
     if path.is_file() and not is_image_file(path) and is_dicom(path):
         kind = modality_of(path)

@@ -13,6 +13,7 @@ from metaseg_cli.core.images.formats import PICTURES, VOLUMES, is_picture, suffi
 from metaseg_cli.core.images.pictures import read_picture
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import read_volume, read_volume_geometry
+from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError
 
 
@@ -21,8 +22,7 @@ def read_image(path: Path) -> Volume:
 
     The numbers are those of the file. Raises InputError for what is missing, not an image, damaged, or not finite.
     """
-    if not path.exists():
-        raise InputError("no such file", where=path, remedy="check the path")
+    check_openable(path)
     if path.is_dir():
         files = dicom_files(path)
         if not files:

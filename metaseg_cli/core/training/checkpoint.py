@@ -45,7 +45,7 @@ def load_checkpoint(run: Path, restore: Callable[[dict[str, Any]], None]) -> str
     """
     reasons = []
     for name in (CHECKPOINT, _BEFORE):
-        if not (run / name).exists():
+        if not (run / name).is_file():
             continue
         try:
             with decoding(run / name):

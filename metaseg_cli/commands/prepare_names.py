@@ -1,0 +1,83 @@
+"""How cases and files are called in everything that ``prepare`` writes and says: by their names, or by random ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metaseg_cli.config import PrepareConfig
+from metaseg_cli.core.datasets import FoundCases
+from metaseg_cli.core.pseudonyms import Pseudonyms, file_aliases, key_path, mask_of_found, masked, pseudonymised
+from metaseg_cli.core.whole_file import make_folder
+from metaseg_cli.errors import ERROR_LOG, Problem
+
+_RAW = "raw"  # instead of the raw folder's name
+
+
+class ShownNames:
+    """``found`` is what goes on from here; with --pseudonymise its cases have random names, and ``key`` tells whose.
+
+    The key is written before anything else, so that no name is ever given that it does not explain.
+    """
+
+    def __init__(self, found: FoundCases, config: PrepareConfig) -> None:
+        """Raises InputError for a damaged key."""
+        self.key: Path | None = None
+        self.secret = ""
+        self.log_folder: Path | None = config.out
+        self.found = found
+        if not config.pseudonymise:
+            return
+        self.key, self.log_folder = key_path(config.out), None  # tracebacks name files
+        self._raw = config.raw
+        self._names = Pseudonyms(self.key)
+        self._mask = mask_of_found(found, config.raw, self._names)
+        self.secret = self._names.secret
+        random = pseudonymised(found, self._names)
+        self._aliases = {path: str(alias) for c in random.cases for path, alias in file_aliases(c).items()}
+        self._originals = {alias: path for path, alias in self._aliases.items()}
+        problems = self.problems(found.problems)
+        self.found = dataclasses.replace(
+            random, problems=tuple(problems), notes=tuple(self.notes(found.notes)), why=self._mask.text(found.why)
+        )
+        make_folder(self.key.parent)
+        self._names.save()
+        (config.out / ERROR_LOG).unlink(missing_ok=True)
+
+    def problems(self, problems: Sequence[Problem]) -> list[Problem]:
+        """As they may be shown. Names that they give to further files stand in the key after ``save``."""
+        return list(problems) if self.key is None else [masked(p, self._alias(p.file), self._mask) for p in problems]
+
+    def notes(self, notes: Sequence[str]) -> list[str]:
+        """As they may be shown."""
+        return list(notes) if self.key is None else [self._mask.text(note) for note in notes]
+
+    def save(self) -> None:
+        """Complete the key."""
+        if self.key is not None:
+            self._names.save()
+
+    def _alias(self, path: Path) -> str:
+        if path == self._raw:
+            return _RAW
+        alias = self._aliases.get(path, str(path) if str(path) in self._originals else "")
+        if not alias:
+            return self._names.name("file", str(path))
+        self._names.note("file", alias, str(self._originals[alias]))
+        return alias
+
+
+def settings_record(config: PrepareConfig) -> dict[str, Any]:
+    """For dataset.json; without paths, which may name patients, where names are hidden."""
+    plain = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if not config.pseudonymise:
+        return plain
+    return plain | dict.fromkeys(("raw", "out", "manifest", "cluster"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

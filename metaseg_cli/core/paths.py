@@ -1,0 +1,131 @@
+"""Paths from outside: what of them may be opened, and which names a file may have.
+
+A named pipe or a device never ends, so only regular files are opened. A name that holds a line break, an escape
+sequence or bytes that are not text cannot be written into tables, pages and HDF5; its file is named and left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaseg_cli.errors import InputError, Problem
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_REASONS = {
+    errno.ENOENT: ("no such file", "check the path"),
+    errno.ENOTDIR: ("no such file", "check the path"),
+    errno.ENAMETOOLONG: ("no such file: its name is longer than any file's", "check the path"),
+    errno.ELOOP: ("a link that leads in a circle", "name the file itself"),
+    errno.EACCES: ("no permission to read it", "change its permissions"),
+}
+# Of every kind of image that is read.
+IMAGE_ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img", ".zip", ".dcm", ".dicom"),
+    *(".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+)
+_SYSTEM_FILES = ("icon\r",)  # of macOS, in a folder with an icon of its own
+_MOST_BYTES = 160  # of a name that endings such as _probability_ET.nii.gz are added to; file systems take 255
+
+
+def why_not_openable(path: Path) -> tuple[str, str] | None:
+    """Why *path* is neither a regular file nor a folder, and the remedy; None where it is one. Never raises."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a zero byte in the path
+        return "no such file", "check the path"
+    except OSError as error:
+        if error.errno == errno.ENOENT and os.path.islink(path):
+            return "a link to a file that is not there", "copy the file itself"
+        return _REASONS.get(error.errno or 0, (error.strerror or "cannot be opened", "check the path"))
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return f"{_KINDS.get(stat.S_IFMT(mode), 'something special')}, not a file", "name a regular file"
+
+
+def check_openable(path: Path) -> None:
+    """Raise InputError where *path* is neither a regular file nor a folder."""
+    why = why_not_openable(path)
+    if why is not None:
+        raise InputError(why[0], where=path, remedy=why[1])
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether something of this name exists; also of names that no file can have, where Path.exists raises."""
+    return os.path.exists(path)
+
+
+def odd_name(name: str) -> str | None:
+    """Why *name* can be no name in a table or report, or None."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "its name holds bytes that are not UTF-8"
+    kinds = {unicodedata.category(c) for c in name}
+    if kinds & {"Zl", "Zp"} or set(name) & set("\n\r\v\f\x1c\x1d\x1e\x85"):
+        return "its name holds a line break"
+    return "its name holds control characters" if "Cc" in kinds else None
+
+
+def odd_name_below(path: Path, root: Path) -> str | None:
+    """As ``odd_name``, of *path* and the folders between it and *root*."""
+    return odd_name("/".join(path.relative_to(root).parts))
+
+
+def unusable(path: Path) -> Problem | None:
+    """The Problem of a path that a user named: not there, nothing that may be opened, or of a name that is none."""
+    why = why_not_openable(path)
+    if why is None:
+        reason = odd_name(path.name)
+        why = None if reason is None else (reason, "rename it")
+    return None if why is None else Problem(file=path, reason=why[0], remedy=why[1])
+
+
+def unusable_below(folder: Path) -> list[Problem]:
+    """What lies under *folder*, is named like an image or has no suffix, and is no file to open, or of an odd name.
+
+    Those who look for images pass over it; it is said here, so that it is not absent without a word.
+    """
+    problems = []
+    for path in _entries(folder):
+        name = path.name.lower()
+        if name in _SYSTEM_FILES or (not name.endswith(IMAGE_ENDINGS) and "." in name.strip(".")):
+            continue
+        problem = unusable(path)
+        reason = None if problem else odd_name_below(path, folder)
+        if reason is not None:
+            problem = Problem(file=path, reason=f"{reason} (a folder's)", remedy="rename the folder")
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Everything under *folder* that is no folder, hidden things left out, in order of the names."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+
+
+def file_name(text: str, most: int = _MOST_BYTES) -> str:
+    """*text*, from a header or a table, as a part of a file name: no folders, no control characters, not too long.
+
+    What is cut off is made up for by a hash, so that different texts stay different.
+    """
+    name = "".join("_" if c in "/\\:\0" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
+    name = name.strip(" ") if name.strip(". ") else "case"
+    data = name.encode("utf-8")
+    if len(data) <= most:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return data[: most - 9].decode("utf-8", "ignore") + "_" + digest
