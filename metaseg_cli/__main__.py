@@ -30,6 +30,9 @@ def main() -> None:
         if _stopped and error.code:
             _say_stopped()
         raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is said and done: what is left is to clear away
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
