@@ -33,6 +33,9 @@ def main() -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # all is said and done: what is left is to clear away
             signal.signal(number, signal.SIG_IGN)
+        # Where the interruption met code that Python compiles from text, as dataclasses do, Python would in the end die
+        # of SIGINT all the same; it forgets that with the next such code.
+        exec("")
     sys.exit(code)
 
 

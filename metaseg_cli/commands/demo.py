@@ -44,9 +44,8 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     began = time.monotonic()
     model_name(config.model)  # a misspelt name is said before anything is made
     out = config.out
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
     _clear(out)
     raw = out / "raw"
     progress.say("Making phantom brains with metastases …")
@@ -97,7 +96,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
 
 
 def _clear(out: Path) -> None:
-    """An empty folder *out* but for the mark, which stays throughout: without it the folder would be somebody else's."""
+    """Empty the folder *out* but for the mark, which stays throughout: without it the folder is somebody else's."""
     make_folder(out)
     with writing_to(out):
         (out / _MARK).write_text("metaseg demo may clear this folder\n")

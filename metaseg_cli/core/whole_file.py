@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -124,8 +124,6 @@ def make_folder(folder: Path) -> Path:
     """*folder* with its parents, cleared of what killed writers left. Raises InputError where it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError("a file, not a folder", where=folder, remedy="choose another output folder") from error
     except OSError as error:
         raise disk_error(error, folder) from error
     clear_leftovers(folder)
@@ -151,7 +149,7 @@ def _system_folder() -> Path:
         ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _clear_once(folder: Path) -> None:
     clear_leftovers(folder)
 
@@ -188,14 +186,17 @@ def _began(process: int) -> float:
 
 @contextlib.contextmanager
 def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
-    """Be the only one who writes *folder*. Raises InputError with the other one's process number when it is busy."""
+    """Be the only one who writes *folder*, cleared of what killed writers left.
+
+    Raises InputError with the other one's process number when it is busy.
+    """
     path = folder / ".lock"
     handle = _locked(path, command)
     with handle:
         with contextlib.suppress(OSError):  # a full disk must not stop what may write elsewhere
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), str(os.getpid()).encode())
+        clear_leftovers(folder)
         try:
             yield
         finally:

@@ -56,9 +56,7 @@ class Outcome:
 def undisturbed(call: Call, inputs: Path, folder: Path) -> Undisturbed:
     """Make the call as a user would, and count what it writes."""
     count = folder / "count"
-    env = environment(
-        folder / "tmp", METASEG_FAULT=f"0:0:0:{folder / 'work'}", METASEG_FAULT_COUNT=str(count)
-    )
+    env = environment(folder / "tmp", METASEG_FAULT=f"0:0:0:{folder / 'work'}", METASEG_FAULT_COUNT=str(count))
     began = time.monotonic()
     done = run(call.arguments(inputs), folder / "work", env)
     seconds = time.monotonic() - began
@@ -119,13 +117,13 @@ def disturb(call: Call, moment: Moment, plain: Undisturbed, inputs: Path, folder
             faults.append(f"the same call again: exit code {done.returncode}, {done.stderr[-600:]}")
         faults += [f"the same call again says: {line}" for line in _foreign_lines(done.stderr)]
         faults += [f"left over: {path}" for path in leftovers(work, temporary)]
-    faults += _differences(plain.files, _of_finished(call, work))
+    faults += differences(plain.files, of_finished(call, work))
     if not faults:
         shutil.rmtree(folder)
     return Outcome(call.name, moment, ended, tuple(faults))
 
 
-def _of_finished(call: Call, work: Path) -> dict[str, str]:
+def of_finished(call: Call, work: Path) -> dict[str, str]:
     """The results; of runs those of the finished one."""
     if call.results != "runs":
         return canonical(work / call.results)
@@ -133,7 +131,7 @@ def _of_finished(call: Call, work: Path) -> dict[str, str]:
     return {f"RUN/{name}": digest for run in finished[-1:] for name, digest in canonical(run).items()}
 
 
-def _differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     names = sorted(expected.keys() | found.keys())
     return [
         f"{name} {'is missing' if name not in found else 'is too much' if name not in expected else 'differs'}"

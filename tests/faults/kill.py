@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from calls import CALLS, MORE, make_inputs
 from disturb import Outcome, disturb, draw, undisturbed
 
-_ALL = {**CALLS, **MORE}
+_ALL = {**CALLS, "export": MORE["export"]}
 
 
 def digests(folder: Path) -> dict[str, str]:

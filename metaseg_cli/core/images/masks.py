@@ -182,8 +182,8 @@ def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
     if suffix_of(path) not in _TWO_FILES:
         write_whole(path, lambda to: save_volume(to, array, like))
         return
-    # The header names its companion, so both are written under their final names, elsewhere. An older header goes first:
-    # it must not lie beside new voxels.
+    # The header names its companion, so both are written under their final names, elsewhere. An older header goes
+    # first: it must not lie beside new voxels.
     with writing_to(path), temporary_folder("volume", path) as folder:
         save_volume(folder / path.name, array, like)
         path.unlink(missing_ok=True)
