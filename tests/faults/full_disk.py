@@ -2,8 +2,8 @@
 
 Every command writes to a small disk in memory with less and less room left, to a read-only one, under a file, and into
 a folder without permission; reads a file without permission; and unpacks into a full TMPDIR. Each time: exit code 1,
-one line that names the place and the cause, nothing half-written, no crash; and when there is room, the same call ends with
-the undisturbed result. Exit code 1 for any fault.
+one line that names the place and the cause, nothing half-written, no crash; and when there is room, the same call ends
+with the undisturbed result. Exit code 1 for any fault.
 """
 
 from __future__ import annotations

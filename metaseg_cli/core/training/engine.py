@@ -128,6 +128,8 @@ class Trainer:
         """All epochs; returns what ended them."""
         state, config, clock = self.state, self.config, self.budget.clock
         while state.step < steps or self._epoch_is_due():
+            if over := self._out_of_patience():  # here, as a run may be killed after its last epoch
+                return over
             epoch_began, images = clock(), 0
             while True:
                 if not self._epoch_is_due():
@@ -148,9 +150,13 @@ class Trainer:
             self._reserve(clock() - validation_began)
             if out_of_time:
                 return f"{config.max_minutes:g} minutes"
-            if config.patience and state.epoch - state.best_epoch >= config.patience:
-                return f"no better score for {config.patience} epochs"
-        return f"{config.epochs} epochs"
+        return self._out_of_patience() or f"{config.epochs} epochs"
+
+    def _out_of_patience(self) -> str:
+        """Said when as many epochs as are allowed brought no better score; else empty."""
+        patience = self.config.patience
+        over = patience and self.state.epoch - self.state.best_epoch >= patience
+        return f"no better score for {patience} epochs" if over else ""
 
     def _epoch_is_due(self) -> bool:
         """Whether a stop came after the last step of an epoch, which is then still to be validated."""
