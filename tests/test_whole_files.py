@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from metaseg_cli.commands import demo
 from metaseg_cli.core.images import Volume, read_mask, write_mask
 from metaseg_cli.core.whole_file import (
     _here,
@@ -128,6 +130,20 @@ def test_formats_of_two_files_come_with_both_and_nothing_else(tmp_path: Path, na
     if name.endswith(".hdr"):
         np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / name).dataobj).transpose(2, 1, 0), mask)
     np.testing.assert_array_equal(read_mask(tmp_path / name).array[0], mask)
+
+
+def test_a_demo_that_is_killed_while_it_clears_its_folder_may_clear_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raw", "runs"):
+        (tmp_path / name).mkdir()
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            demo._clear(tmp_path)
+    assert (tmp_path / demo._MARK).exists()
+    demo._clear(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [demo._MARK]
 
 
 _SLEEPERS = """

@@ -139,7 +139,7 @@ def run(
     )
 
 
-def make_inputs(folder: Path) -> Path:
+def make_inputs(folder: Path, *, model_of_volumes: bool = True) -> Path:
     """Phantoms, prepared folders and models under *folder*: half a minute."""
     import shutil
 
@@ -167,7 +167,8 @@ def make_inputs(folder: Path) -> Path:
         moved.CopyInformation(mask)
         sitk.WriteImage(moved, str(folder / "found" / path.name))
     env = environment(folder / "tmp")
-    for raw, prepared, model in (("raw", "prepared", "model"), ("vol", "prepared_vol", "model_vol")):
+    kinds = [("raw", "prepared", "model"), ("vol", "prepared_vol", "model_vol")]
+    for raw, prepared, model in kinds[: 1 + model_of_volumes]:
         _must(run(("prepare", raw, "--out", prepared, "--folds", 2), folder, env))
         _must(run(("train", "--data", prepared, "--epochs", 1, "--out", f"runs_{raw}", *_TINY), folder, env))
         trained = next((folder / f"runs_{raw}").glob("*/model.safetensors"))

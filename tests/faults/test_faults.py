@@ -22,7 +22,7 @@ KILLS = 12
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("faults") / "inputs")
+    return make_inputs(tmp_path_factory.mktemp("faults") / "inputs", model_of_volumes=False)
 
 
 @pytest.fixture(scope="module")
