@@ -179,6 +179,18 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
+def test_workers_do_not_keep_a_stopped_program_waiting(tmp_path: Path) -> None:
+    script = tmp_path / "sleepers.py"
+    script.write_text(_SLEEPERS)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(2):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)  # a third of what they sleep
+    assert "KeyboardInterrupt" in said
+
+
 @pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
 def test_an_interruption_ends_with_130_wherever_it_comes(how: str) -> None:
     code = (

@@ -85,6 +85,8 @@ def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterat
                 pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():  # what they write appears whole or not at all
+                    worker.terminate()
                 raise
         for number, future in futures.items():
             if number >= following and number not in done and not future.cancelled() and not future.exception():

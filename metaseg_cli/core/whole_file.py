@@ -215,7 +215,7 @@ def _locked(path: Path, command: str) -> TextIO:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
             return handle  # Windows: two at once are not told apart
-        except OSError:
+        except (BlockingIOError, PermissionError):
             with handle:
                 handle.seek(0)
                 process = handle.read().strip() or "unknown"
@@ -224,6 +224,8 @@ def _locked(path: Path, command: str) -> TextIO:
                 where=path.parent,
                 remedy="wait for it, or choose another folder",
             ) from None
+        except OSError:
+            return handle  # nor on a network disk without locks
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
                 return handle
