@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -46,6 +47,17 @@ def test_two_writers_of_a_folder_are_one_too_many(tmp_path: Path) -> None:
     with exclusive_writer(tmp_path, "metaseg train"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_locks_is_not_taken_for_a_busy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with exclusive_writer(tmp_path, "metaseg train"):
+        pass
 
 
 def test_only_what_the_dead_left_is_cleared(tmp_path: Path) -> None:

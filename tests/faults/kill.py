@@ -52,6 +52,8 @@ def main() -> int:
             outcome = disturb(_ALL[name], moment, plain[name], inputs, folder / f"{number:04d}")
             if outcome.faults:
                 print(f"{name} {number} {moment}: {outcome.ended}", *outcome.faults, sep="\n  ", flush=True)
+            if (number + 1) % 20 == 0:
+                print(f"{number + 1} of {options.kills}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             return outcome
 
         turns = list(zip(range(options.kills), itertools.cycle(names), strict=False))
