@@ -30,10 +30,21 @@ def main() -> None:
         if _stopped and error.code:
             _say_stopped()
         raise
+    finally:
+        _ignore_signals()  # all is said and done: what is left is to clear away
+        # Where the interruption met code that Python compiles from text, as dataclasses do, Python would in the end die
+        # of SIGINT all the same; it forgets that with the next such code.
+        exec("")
     sys.exit(code)
 
 
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _say_stopped() -> None:
+    _ignore_signals()
     print("metaseg: interrupted before anything was written; run the same command again", file=sys.stderr)
     sys.exit(130)
 

@@ -127,6 +127,10 @@ def disk_error(error: OSError, otherwise: Path | None) -> InputError:
     where: object = otherwise
     if isinstance(error.filename, (str, bytes)):
         where = Path(os.fsdecode(error.filename))
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and isinstance(where, Path):
+        file = next((p for p in (where, *where.parents) if p.exists() and not p.is_dir()), None)
+        if file is not None:
+            return InputError("a file, not a folder", where=file, remedy="choose another output folder with --out")
     what, remedy = _DISK.get(error.errno or 0, (error.strerror or first_line(error), "check the path"))
     return InputError(what, where=where, remedy=remedy)
 

@@ -58,6 +58,17 @@ def test_the_command_exports_a_run_and_checks_it(trained: Path, raw: Path, tmp_p
         export(ExportConfig(model=str(trained), out=tmp_path / "x.txt"), Silent())
 
 
+def test_what_a_killed_export_left_is_replaced(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    export(ExportConfig(model=str(trained), out=out), Silent())
+    out.unlink()  # the model comes last
+    export(ExportConfig(model=str(trained), out=out), Silent())
+    out.unlink()
+    out.with_suffix(".json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="exists already"):
+        export(ExportConfig(model=str(trained), out=out), Silent())
+
+
 def test_a_file_that_disagrees_is_not_kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "greatest_difference", lambda *_: 0.2)
     with pytest.raises(InputError, match="away from torch"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from metaseg_cli.core.inference.memory import bytes_per_voxel, fitting_windows
 from metaseg_cli.core.inference.windows import LARGEST
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.whole_file import exclusive_writer
 from metaseg_cli.errors import ConfigError, InputError
 
 
@@ -127,6 +129,34 @@ def test_what_a_killed_call_left_is_done_again(trained: Path, scan: Path, tmp_pa
     assert again.problems == ()
     for name in ("patient001_02_overlay.png", "patient001_02_mask.png"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_a_kill_of_one_call_and_another_in_between_lose_nothing(trained: Path, scan: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    shutil.copy(scan, other)
+    out = tmp_path / "out"
+    predict(PredictConfig(inputs=(str(scan),), model=str(trained), out=out), Silent())
+    entry = json.loads((out / "predictions.json").read_text())["scans"][0]
+    records = Records(out)
+    (out / "predictions.json").unlink()  # as if the first call had been killed before its tables
+    records.begin(entry["name"], entry["key"])
+    records.finish(entry["name"], entry)
+    records.begin("unfinished", "its key")
+    predict(PredictConfig(inputs=(str(other),), model=str(trained), out=out), Silent())
+    assert Records(out).earlier(entry["name"]) == entry
+    assert Records(out).earlier("unfinished") == {"key": "its key"}
+    again = predict(PredictConfig(inputs=(str(scan),), model=str(trained), out=out), Silent())
+    assert [each.kept for each in again.scans] == [True]
+
+
+def test_two_calls_do_not_write_one_folder(trained: Path, scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (
+        exclusive_writer(out, "metaseg predict"),
+        pytest.raises(InputError, match=rf"another metaseg predict is writing it \(process {os.getpid()}\)"),
+    ):
+        predict(PredictConfig(inputs=(str(scan),), model=str(trained), out=out), Silent())
 
 
 def test_a_changed_scan_is_not_taken_for_finished(trained: Path, scan: Path, tmp_path: Path) -> None:

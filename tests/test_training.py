@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from metaseg_cli.core.training.schedule import learning_rate_factor
 from metaseg_cli.core.training.state import State
 from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature
 from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
+from metaseg_cli.core.whole_file import exclusive_writer
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
 
 
@@ -126,30 +129,45 @@ class StopAt(Silent):
         self.left, self.trainer = steps, None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        import os
-        import signal
-
         self.left -= steps
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "epochs"), [(4, 1), (6, 1), (9, 2)], ids=["amid", "last of an epoch", "last of all"])
+def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(
+    prepared: Path, tmp_path: Path, steps: int, epochs: int
+) -> None:
     config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         undisturbed = train(config, Silent())
         with pytest.raises(Interrupted, match="--resume") as caught:
-            train(config, StopAt(4))  # in the middle of the second epoch
+            train(config, StopAt(steps))
         stopped = caught.value.where
-        assert len(history(stopped)) == 1
+        assert len(history(stopped)) == epochs
         resumed = train(TrainConfig(resume=stopped), Silent())
     finally:
         torch.set_num_threads(threads)
     a, b = (load_model_file(r.model)[0].state_dict() for r in (undisturbed, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert [r["loss"] for r in history(resumed.run)] == [r["loss"] for r in history(undisturbed.run)]
+
+
+def test_a_second_training_in_one_run_is_refused_with_the_process_of_the_first(trained: Path) -> None:
+    with (
+        exclusive_writer(trained, "metaseg train"),
+        pytest.raises(InputError, match=rf"another metaseg train is writing it \(process {os.getpid()}\)"),
+    ):
+        train(TrainConfig(resume=trained, epochs=3), Silent())
+
+
+def test_a_run_that_lost_its_patience_trains_no_more_when_it_is_resumed(prepared: Path, tmp_path: Path) -> None:
+    first = train(tiny_training(prepared, tmp_path, epochs=50, patience=1, learning_rate=1e-7), Silent())
+    (first.run / "result.json").unlink()  # as when it was killed at its very end
+    again = train(TrainConfig(resume=first.run), Silent())
+    assert (again.steps, again.stopped) == (first.steps, first.stopped)
 
 
 def test_time_ends_a_run_and_the_learning_rate_follows_the_clock(prepared: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
 from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder
+from metaseg_cli.core.whole_file import make_folder, writing_to
 from metaseg_cli.errors import InputError
 
 _TRAINING_PATIENTS = 80
@@ -44,19 +44,17 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     began = time.monotonic()
     model_name(config.model)  # a misspelt name is said before anything is made
     out = config.out
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
-        shutil.rmtree(out)
-    make_folder(out)
-    (out / _MARK).write_text("metaseg demo may clear this folder\n")
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")
+    _clear(out)
     raw = out / "raw"
     progress.say("Making phantom brains with metastases …")
     settings = PhantomSettings(shape=(_SLICES, 160, 160))
-    write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
-    write_phantom_pictures(
-        raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1
-    )
+    with writing_to(raw):
+        write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
+        write_phantom_pictures(
+            raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1
+        )
     progress.say("Preparing …")
     prepare(PrepareConfig(raw=raw, out=out / "prepared", folds=10, workers=1), progress)
     progress.say(f"Training for {config.minutes:g} minute(s) …")
@@ -95,6 +93,18 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
         patients=_TEST_PATIENTS,
         seconds=time.monotonic() - began,
     )
+
+
+def _clear(out: Path) -> None:
+    """Empty the folder *out* but for the mark, which stays throughout: without it the folder is somebody else's."""
+    make_folder(out)
+    with writing_to(out):
+        (out / _MARK).write_text("metaseg demo may clear this folder\n")
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _MARK:
+                path.unlink()
 
 
 def _scan_with_lesions(folder: Path) -> Path:

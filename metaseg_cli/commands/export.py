@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import ExportConfig
 from metaseg_cli.core.images import read_scan
-from metaseg_cli.core.inference.export import export_onnx, greatest_difference
+from metaseg_cli.core.inference.export import export_onnx, greatest_difference, is_description
 from metaseg_cli.core.inference.predictor import Model, load_model
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.phantom import PhantomSettings, make_phantom
 from metaseg_cli.core.preprocessing import normalise, preprocess
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder
+from metaseg_cli.core.whole_file import make_folder, temporary_folder, writing_to
 from metaseg_cli.errors import InputError
 
 _TOLERANCE = 1e-3
@@ -42,24 +42,29 @@ def export(config: ExportConfig, progress: Progress) -> ExportResult:
         raise InputError("the file must end in .onnx", where=path, remedy=f"name it {path.with_suffix('.onnx').name}")
     about = path.with_suffix(".json")
     for each in (path, about):
-        if each.exists() and not config.overwrite:
+        left_by_a_kill = each == about and not path.exists() and is_description(about)
+        if each.exists() and not config.overwrite and not left_by_a_kill:
             raise InputError("it exists already", where=each, remedy="pass --overwrite, or another --out")
     make_folder(path.parent)
     model = load_model(source, "cpu")
     image, name = _example(model, config.check)
     progress.start("exporting", 2)
-    export_onnx(model, path)
-    progress.advance(1, "written")
-    difference = greatest_difference(model, path, image)
-    progress.advance(1, "compared with torch")
-    if not difference <= _TOLERANCE:
-        path.unlink()
-        about.unlink()
-        raise InputError(
-            f"ONNX Runtime's probabilities are up to {difference:.2g} away from torch's",
-            where=path,
-            remedy="try other versions of onnxscript and onnxruntime",
-        )
+    with temporary_folder("export", path) as folder:
+        made = folder / path.name
+        export_onnx(model, made)
+        progress.advance(1, "written")
+        difference = greatest_difference(model, made, image)
+        progress.advance(1, "compared with torch")
+        if not difference <= _TOLERANCE:
+            raise InputError(
+                f"ONNX Runtime's probabilities are up to {difference:.2g} away from torch's",
+                where=path,
+                remedy="try other versions of onnxscript and onnxruntime",
+            )
+        with writing_to(path):
+            path.unlink(missing_ok=True)  # an older one must not lie beside the new description
+            for part in (about, path):  # where the .onnx stands, all is there
+                (folder / part.name).replace(part)
     return ExportResult(model=source, onnx=path, description=about, difference=difference, checked_on=name)
 
 

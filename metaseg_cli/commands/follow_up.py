@@ -33,7 +33,7 @@ from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder, write_bytes_whole, write_text_whole
+from metaseg_cli.core.whole_file import make_folder, write_bytes_whole, write_text_whole, writing_to
 from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.reports import charts
 
@@ -245,6 +245,8 @@ def as_document(result: FollowUpResult) -> dict[str, Any]:
 
 def _write(result: FollowUpResult) -> None:
     make_folder(result.out)
+    with writing_to(result.out / DOCUMENT):
+        (result.out / DOCUMENT).unlink(missing_ok=True)
     for name, rows in (("follow_up.csv", lesion_rows(result)), ("visits.csv", visit_rows(result))):
         write_text_whole(result.out / name, csv_text(rows, list(rows[0]) if rows else ["lesion"]))
     write_bytes_whole(result.out / "course.png", charts.course(result.names, result.course))

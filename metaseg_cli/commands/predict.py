@@ -15,12 +15,13 @@ from metaseg_cli.commands.predict_records import DOCUMENT, Records
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.csv_text import csv_text
+from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder, write_text_whole
+from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_text_whole
 from metaseg_cli.errors import Problem
 
 __all__ = ["PredictResult", "PredictedScan", "as_document", "at_threshold", "lesion_rows", "load_model", "predict"]
@@ -44,7 +45,7 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     """Run ``metaseg predict``. One bad scan never stops the others; raises only where nothing can be done at all.
 
     A scan that an earlier call finished with the same model and settings is kept and listed. With *keep* the arrays of
-    those that are predicted now stay in the result.
+    those that are predicted now stay in the result. Two calls cannot write one folder: their tables would mix.
     """
     path = find_model(config.model)
     sources, problems, notes = sources_of(config.inputs, config.out)
@@ -53,6 +54,30 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         progress.say(note)
     progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
     make_folder(config.out)
+    with exclusive_writer(config.out, "metaseg predict"):
+        result, records = _predicted(config, path, card, sources, problems, progress, keep=keep)
+        kept = sum(scan.kept for scan in result.scans)
+        if kept:
+            progress.say(
+                f"{kept} of {len(result.scans)} scans were finished before, by the same model and settings: kept"
+            )
+        if result.scans:
+            _write_tables(result, records)
+            records.clear()
+    return result
+
+
+def _predicted(
+    config: PredictConfig,
+    path: Path,
+    card: ModelCard,
+    sources: list[CaseSource],
+    problems: list[Problem],
+    progress: Progress,
+    *,
+    keep: bool,
+) -> tuple[PredictResult, Records]:
+    """Every scan's masks and pictures, without the tables."""
     changed = path.stat().st_mtime
     settings = settings_of(
         card, config.fusion, config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes
@@ -93,13 +118,7 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
         scans=tuple(done),
         problems=tuple(problems),
     )
-    kept = sum(scan.kept for scan in done)
-    if kept:
-        progress.say(f"{kept} of {len(done)} scans were finished before, by the same model and settings: kept")
-    if done:
-        _write_tables(result, records)
-        records.clear()
-    return result
+    return result, records
 
 
 def _predict_one(job: Job) -> PredictedScan | Problem:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,9 @@ class Records:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._folder = out / _UNFINISHED
-        self._finished = {entry["name"]: entry for entry in _entries(out / DOCUMENT)}
+        # Those of a call that was killed stand in files of their own.
+        begun = [_document(path) for path in sorted(self._folder.glob("*.json"))]
+        self._finished = {entry["name"]: entry for entry in (*_entries(out / DOCUMENT), *filter(_is_entry, begun))}
 
     def earlier(self, name: str) -> dict[str, Any]:
         """What is known of the results under *name*: a scan of ``predictions.json``, its key alone, or nothing."""
@@ -63,9 +64,12 @@ class Records:
         write_text_whole(self._file(name), json.dumps(entry))
 
     def clear(self) -> None:
-        """When ``predictions.json`` says it all."""
+        """When ``predictions.json`` says it all: what is known of scans that were not finished stays."""
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder)
+            for path in self._folder.iterdir():
+                if _is_entry(_document(path)):
+                    path.unlink()
+            self._folder.rmdir()
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.json"
@@ -74,9 +78,11 @@ class Records:
 def _entries(path: Path) -> list[dict[str, Any]]:
     document = _document(path)
     entries = [*_list(document.get("scans")), *_list(document.get("earlier"))]
-    return [
-        e for e in entries if isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("name", "key", "mask"))
-    ]
+    return [entry for entry in entries if _is_entry(entry)]
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("name", "key", "mask"))
 
 
 def _list(value: Any) -> list[Any]:

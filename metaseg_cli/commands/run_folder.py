@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import time
@@ -25,7 +26,7 @@ from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.state import EpochRecord
 from metaseg_cli.core.whole_file import check_room, write_text_whole
-from metaseg_cli.errors import ConfigError, InputError
+from metaseg_cli.errors import ConfigError, InputError, disk_error
 from metaseg_cli.reports import figures
 
 CONFIG_FILE = "config.yaml"
@@ -43,7 +44,7 @@ def new_run(config: TrainConfig) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", where=run, remedy="choose another --out") from error
+            raise disk_error(error, run) from error
     raise InputError("a hundred runs began in this second", where=config.out)
 
 
@@ -132,6 +133,7 @@ class Log:
         self._progress.advance(steps, note)
 
     def say(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        # A full disk stops the training where it would lose something, and not here.
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._progress.say(text)

@@ -15,7 +15,7 @@ from metaseg_cli.errors import ConfigError
 class EvaluateConfig:
     """Score models on prepared cases that they have not seen, or folders of masks against another; compare several."""
 
-    when_interrupted: ClassVar[str] = "no score was written"
+    when_interrupted: ClassVar[str] = "the evaluation is not complete"
 
     models: Annotated[
         tuple[str, ...],

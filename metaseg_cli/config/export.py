@@ -13,7 +13,7 @@ from metaseg_cli.config.setting import Setting, check
 class ExportConfig:
     """A trained model for programs without torch."""
 
-    when_interrupted: ClassVar[str] = "nothing was written"
+    when_interrupted: ClassVar[str] = "no model was written"
 
     model: Annotated[
         str | None,

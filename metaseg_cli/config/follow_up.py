@@ -15,7 +15,7 @@ from metaseg_cli.errors import ConfigError
 class FollowUpConfig:
     """Lesions over the visits of one patient."""
 
-    when_interrupted: ClassVar[str] = "nothing was written"
+    when_interrupted: ClassVar[str] = "the follow-up is not complete"
 
     visits: Annotated[
         tuple[str, ...],

@@ -6,10 +6,12 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,6 +85,8 @@ def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterat
                 pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():  # what they write appears whole or not at all
+                    worker.terminate()
                 raise
         for number, future in futures.items():
             if number >= following and number not in done and not future.cancelled() and not future.exception():
@@ -107,12 +111,23 @@ def _alone(call: Callable[[], Result]) -> Result | None:
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Not fork: an HDF5 or ITK handle, or a thread of the progress display, must not be copied into a worker.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_the_parent)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_depend_on_the_parent)
 
 
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal at once; the one that the user started decides what it means."""
+def _depend_on_the_parent() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the one that the user started; end when it is gone.
+
+    A worker that waits for work would not notice: it holds the writing end of its own queue.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def map_stages(

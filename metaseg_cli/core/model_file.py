@@ -183,6 +183,8 @@ def read_card(path: Path) -> ModelCard:
         )
     if path.is_dir():
         raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
+    with _reading(path, "not a model file"), path.open("rb"):  # safetensors says of what it may not read: no such file
+        pass
     with _reading(path, "not a model file"), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
     if _KEY not in metadata:

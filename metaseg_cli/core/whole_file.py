@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from metaseg_cli.errors import InputError, MetasegError, disk_error, first_line
 
-_TEMPORARY = re.compile(r"^\.metaseg-(\d+)-")
+_TEMPORARY = re.compile(r"^\.?metaseg-([0-9a-f]{8})-(\d+)-")
+_LONGEST_NAME = 255  # bytes
+_ABANDONED = 86400.0  # seconds after which another computer's temporary file is nobody's
 _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exceeded")
-_LONG_NAME = 200
 _LITTLE = 2**16  # bytes; a disk with less is full for whoever failed to write
 
 
@@ -25,7 +30,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Whatever goes wrong in between, a full disk or a kill, leaves what stood under *path* untouched. Raises InputError
     that names the place and the cause where the disk, or a library that writes to it, refuses.
     """
-    temporary = _beside(path)
+    temporary = path.with_name(_temporary_name(path.name))
     with writing_to(path):
         try:
             write(temporary)
@@ -35,16 +40,39 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
-    """A temporary name in the same folder, of the same suffix; file systems count the bytes of a name, not its letters.
+def _temporary_name(name: str) -> str:
+    """A hidden name that ends as *name* does and says whose it is: of which computer, and of which process."""
+    owner = f".metaseg-{_here()}-{os.getpid()}-"
+    end = os.fsencode(name)[-(_LONGEST_NAME - len(owner)) :]
+    return owner + end.decode("utf-8", "ignore")  # not every library takes other names
 
-    A long name gives way to its hash and its end, for libraries that go by the suffix.
+
+@lru_cache(maxsize=1)
+def _here() -> str:
+    """This computer or container, within which a process number has one meaning: others may write the same folder."""
+    try:
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbers = 0
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone afterwards; in the system's for temporary files, or beside the file *beside*.
+
+    What killed processes left there of such folders goes too: they may hold images of patients. Raises InputError where
+    the folder cannot be made.
     """
-    name = os.fsencode(path.name)
-    if len(name) > _LONG_NAME:
-        name = hashlib.sha256(name).hexdigest()[:16].encode() + b"-" + name[-_LONG_NAME // 2 :]
-    start = f".metaseg-{os.getpid()}-".encode()
-    return path.with_name(os.fsdecode(start + name).encode("utf-8", "ignore").decode("utf-8"))
+    place = _system_folder() if beside is None else beside.parent
+    _clear_once(place)
+    hidden = "" if beside is None else "."
+    with writing_to(place / purpose):
+        folder = tempfile.mkdtemp(prefix=f"{hidden}metaseg-{_here()}-{os.getpid()}-{purpose}-", dir=place)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -96,8 +124,6 @@ def make_folder(folder: Path) -> Path:
     """*folder* with its parents, cleared of what killed writers left. Raises InputError where it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError("a file, not a folder", where=folder, remedy="choose another output folder") from error
     except OSError as error:
         raise disk_error(error, folder) from error
     clear_leftovers(folder)
@@ -109,9 +135,31 @@ def clear_leftovers(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = _TEMPORARY.match(path.name)
-            if match and not _runs(int(match[1])):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if match and _is_abandoned(path, match[1], int(match[2])):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _system_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise InputError(
+            "no folder for temporary files can be written", remedy="make room in /tmp, or set TMPDIR"
+        ) from error
+
+
+@cache
+def _clear_once(folder: Path) -> None:
+    clear_leftovers(folder)
+
+
+def _is_abandoned(path: Path, where: str, process: int) -> bool:
+    written = path.stat().st_mtime
+    if where != _here():
+        return time.time() - written > _ABANDONED
+    # A number is given again: who began after the file was written did not write it.
+    return not _runs(process) or written < _began(process) - 2
 
 
 def _runs(process: int) -> bool:
@@ -126,27 +174,59 @@ def _runs(process: int) -> bool:
     return True
 
 
+def _began(process: int) -> float:
+    """When *process* began, in seconds since 1970; 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+        return int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK") if boot else 0.0
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+
+
 @contextlib.contextmanager
 def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
-    """Be the only one who writes *folder*. Raises InputError with the other one's process number when it is busy."""
-    with writing_to(folder / ".lock"):
-        handle = (folder / ".lock").open("a+", encoding="utf-8")
+    """Be the only one who writes *folder*, cleared of what killed writers left.
+
+    Raises InputError with the other one's process number when it is busy.
+    """
+    path = folder / ".lock"
+    handle = _locked(path, command)
     with handle:
+        with contextlib.suppress(OSError):  # a full disk must not stop what may write elsewhere
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), str(os.getpid()).encode())
+        clear_leftovers(folder)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _locked(path: Path, command: str) -> TextIO:
+    """The lock file *path*, opened and held; the kernel lets go of it however the process ends."""
+    while True:
+        with writing_to(path):
+            handle = path.open("a+", encoding="utf-8")
         try:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however the process ends
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
-            pass  # Windows: two at once are not told apart
-        except OSError:
-            handle.seek(0)
+            return handle  # Windows: two at once are not told apart
+        except (BlockingIOError, PermissionError):
+            with handle:
+                handle.seek(0)
+                process = handle.read().strip() or "unknown"
             raise InputError(
-                f"another {command} is writing it (process {handle.read().strip() or 'unknown'})",
-                where=folder,
+                f"another {command} is writing it (process {process})",
+                where=path.parent,
                 remedy="wait for it, or choose another folder",
             ) from None
-        with contextlib.suppress(OSError):  # a full disk must not stop what may write elsewhere
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
-        yield
+        except OSError:
+            return handle  # nor on a network disk without locks
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle
+        handle.close()  # the one before has just removed the file that was opened here

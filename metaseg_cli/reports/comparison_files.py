@@ -14,10 +14,11 @@ import metaseg_cli
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics.differences import Difference
 from metaseg_cli.core.metrics.evaluation import Evaluation
-from metaseg_cli.core.whole_file import write_text_whole
+from metaseg_cli.core.whole_file import make_folder, write_text_whole, writing_to
 from metaseg_cli.reports import charts, pages
 
 SCHEMA = 1
+DOCUMENT = "comparison.json"
 
 Ranks = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
@@ -32,7 +33,13 @@ def write(
     notes: Sequence[str],
     sources: Mapping[str, str],
 ) -> None:
-    """Write everything into *out*, where each system's own evaluation already lies in a folder of its name."""
+    """Write everything into *out*, where each system's own evaluation already lies in a folder of its name.
+
+    ``comparison.json`` comes last, and an older one goes first: where it stands, all is of one call.
+    """
+    make_folder(out)
+    with writing_to(out / DOCUMENT):
+        (out / DOCUMENT).unlink(missing_ok=True)
     rows = [{"region": region, **_row(each)} for region, found in differences.items() for each in found]
     document = {
         "schema": SCHEMA,
@@ -44,7 +51,6 @@ def write(
         "ranks": ranks,
         "notes": list(notes),
     }
-    write_text_whole(out / "comparison.json", json.dumps(finite(document), indent=1, allow_nan=False))
     write_text_whole(out / "comparison.csv", csv_text(rows, list(rows[0]) if rows else ["region"]))
     write_text_whole(
         out / "comparison.html",
@@ -56,6 +62,7 @@ def write(
             regions=[_region(region, systems, differences[region], ranks[region]) for region in differences],
         ),
     )
+    write_text_whole(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def finite(value: Any) -> Any:

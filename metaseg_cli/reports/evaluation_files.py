@@ -13,7 +13,7 @@ from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics import Lesion, policy
 from metaseg_cli.core.metrics.cases import CaseScore, Picture
 from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
-from metaseg_cli.core.whole_file import make_folder, write_text_whole
+from metaseg_cli.core.whole_file import make_folder, write_text_whole, writing_to
 from metaseg_cli.reports import figures, pages
 from metaseg_cli.reports.comparison_files import finite
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metaseg_cli.errors import Problem
 
 SCHEMA = 1
+DOCUMENT = "metrics.json"
 
 
 def write(
@@ -33,8 +34,13 @@ def write(
     problems: Sequence[Problem],
     notes: Sequence[str],
 ) -> None:
-    """Write everything into *out*; each file appears whole or not at all."""
+    """Write everything into *out*; each file appears whole or not at all, ``metrics.json`` last.
+
+    An older one goes first: where it stands, all files are of one evaluation.
+    """
     make_folder(out)
+    with writing_to(out / DOCUMENT):
+        (out / DOCUMENT).unlink(missing_ok=True)
     document = {
         "schema": SCHEMA,
         "program": f"metaseg {metaseg_cli.__version__}",
@@ -51,7 +57,6 @@ def write(
         "notes": list(notes),
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
     }
-    write_text_whole(out / "metrics.json", json.dumps(finite(document), indent=1, allow_nan=False))
     write_text_whole(out / "cases.csv", _csv(_case_rows(evaluation.cases)))
     write_text_whole(out / "lesions.csv", _csv(_lesion_rows(evaluation.cases), _LESION_COLUMNS))
     figures.save_worst_cases(
@@ -67,6 +72,7 @@ def write(
         notes=notes,
         worst=out / "worst_cases.png",
     )
+    write_text_whole(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def _case_document(case: CaseScore) -> dict[str, Any]:

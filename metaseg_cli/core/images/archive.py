@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import InputError, MetasegError, decoding
 
 _MOST_FILES = 50_000
@@ -26,8 +26,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     """
     with decoding(path, "not a readable ZIP", remedy="pack it again"):
         archive = zipfile.ZipFile(path)
-    with archive, tempfile.TemporaryDirectory(prefix="metaseg-zip-") as name:
-        folder = Path(name)
+    with archive, temporary_folder("zip") as folder:
         with decoding(path, "damaged or encrypted ZIP", remedy="pack it again"):
             members = [m for m in archive.infolist() if not m.is_dir()]
             _guard(members, path)

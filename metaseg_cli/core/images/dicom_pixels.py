@@ -7,7 +7,6 @@ MONOCHROME1 inverted, so that bright is always high.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.dicom import quiet, text_of
 from metaseg_cli.core.images.itk_decoder import decode
+from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import InputError, decoding
 
 _BY_PYDICOM = (
@@ -240,8 +240,8 @@ def _by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) 
     bare.PixelData = encapsulate(list(frames))
     bare["PixelData"].is_undefined_length = True
     bare["PixelData"].VR = "OB"
-    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        alone = Path(folder) / path.name
+    with temporary_folder("dicom") as folder:
+        alone = folder / path.name
         bare.save_as(alone, enforce_file_format=True)
         array, components = _decoded_by_itk(alone)
     if components != form.samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from metaseg_cli.core.images.seg_nrrd import is_seg_nrrd, lesion_layers, segment
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
 from metaseg_cli.core.paths import check_openable
-from metaseg_cli.core.whole_file import write_whole
+from metaseg_cli.core.whole_file import temporary_folder, write_whole, writing_to
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
@@ -28,6 +27,7 @@ _LARGEST_LABEL = 2**31
 _FEW = 8
 _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
+_TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")  # a header that names its voxels
 
 
 def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:
@@ -187,11 +187,13 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
 
 def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
     """Whole or not at all; of formats in two files, a header and its voxels, the header last."""
-    if suffix_of(path) not in (".mhd", ".nhdr"):
+    if suffix_of(path) not in _TWO_FILES:
         write_whole(path, lambda to: save_volume(to, array, like))
         return
-    # The header names its companion, so both are written under their final names, elsewhere.
-    with tempfile.TemporaryDirectory(prefix=".metaseg-", dir=path.parent) as folder:
-        save_volume(Path(folder) / path.name, array, like)
-        for part in sorted(Path(folder).iterdir(), key=lambda p: p.name == path.name):
+    # The header names its companion, so both are written under their final names, elsewhere. An older header goes
+    # first: it must not lie beside new voxels.
+    with writing_to(path), temporary_folder("volume", path) as folder:
+        save_volume(folder / path.name, array, like)
+        path.unlink(missing_ok=True)
+        for part in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
             part.replace(path.with_name(part.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,9 @@ def save_picture(path: Path, pages: list[NDArray[Any]], exif_orientation: int) -
     options: dict[str, Any] = {"exif": exif} if exif_orientation != 1 and kind != "BMP" else {}
     if kind == "JPEG":
         options |= {"quality": 100, "subsampling": 0}
-    Image.fromarray(raw[0]).save(path, format=kind, **options)
+    encoded = io.BytesIO()  # Pillow writes half a BMP on a full disk and says nothing
+    Image.fromarray(raw[0]).save(encoded, format=kind, **options)
+    path.write_bytes(encoded.getbuffer())
 
 
 def _save_tiff(path: Path, pages: NDArray[Any], exif_orientation: int) -> None:

@@ -80,3 +80,14 @@ def save_volume(path: Path, array: NDArray[Any], like: Volume) -> None:
         save_nifti(path, array, like)
     else:
         sitk.WriteImage(as_itk(array, like), str(path), useCompression=True)
+        _check_written(path, array)
+
+
+def _check_written(path: Path, array: NDArray[Any]) -> None:
+    """Raise OSError unless *path* holds *array*: ITK writes half a file on a full disk and says nothing."""
+    try:
+        whole = np.array_equal(decode(path).array, array)
+    except InputError:
+        whole = False
+    if not whole:
+        raise OSError("not all of it was written")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from metaseg_cli.core.model_file import Ensemble, ModelCard
 from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.blocks import crop_to, pad_to_multiple
 from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import ConfigError, InputError, first_line
 
 BACKENDS = ("auto", "torch", "onnx", "openvino")
@@ -202,8 +201,8 @@ def _onnx(network: Network, card: ModelCard, precision: str, x: Tensor) -> Run:
     import onnxruntime
 
     del precision, x  # it computes in float32, and the sizes are free
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_folder("onnx") as folder:
+        path = folder / "model.onnx"
         write_onnx(network, card, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

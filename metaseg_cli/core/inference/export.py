@@ -15,8 +15,9 @@ import metaseg_cli
 from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.model_file import ModelCard
+from metaseg_cli.core.typed_json import read_json
 from metaseg_cli.core.whole_file import write_text_whole, write_whole
-from metaseg_cli.errors import ConfigError
+from metaseg_cli.errors import ConfigError, InputError
 
 _KEPT = (  # of the card, as they stand
     *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
@@ -64,6 +65,15 @@ def description(card: ModelCard) -> dict[str, Any]:
             "logit reaches 'sparing' (1: never); with 'fill_holes' fill what they enclose",
         ],
     }
+
+
+def is_description(path: Path) -> bool:
+    """Whether *path* is a file that ``export_onnx`` put beside a model."""
+    try:
+        written = read_json(path, remedy="")
+    except InputError:
+        return False
+    return str(written.get("program")).startswith("metaseg ") and "steps" in written
 
 
 def greatest_difference(model: Model, path: Path, image: NDArray[np.float32]) -> float:

@@ -127,10 +127,13 @@ class Trainer:
     def _epochs(self, steps: int) -> str:
         """All epochs; returns what ended them."""
         state, config, clock = self.state, self.config, self.budget.clock
-        while state.step < steps:
+        while state.step < steps or self._epoch_is_due():
+            if over := self._out_of_patience():  # here, as a run may be killed after its last epoch
+                return over
             epoch_began, images = clock(), 0
             while True:
-                images += self._step(steps)
+                if not self._epoch_is_due():
+                    images += self._step(steps)
                 elapsed, stop = self.group.most([self.budget.elapsed(), float(self._stop)])
                 if stop:
                     self._save()
@@ -147,9 +150,17 @@ class Trainer:
             self._reserve(clock() - validation_began)
             if out_of_time:
                 return f"{config.max_minutes:g} minutes"
-            if config.patience and state.epoch - state.best_epoch >= config.patience:
-                return f"no better score for {config.patience} epochs"
-        return f"{config.epochs} epochs"
+        return self._out_of_patience() or f"{config.epochs} epochs"
+
+    def _out_of_patience(self) -> str:
+        """Said when as many epochs as are allowed brought no better score; else empty."""
+        patience = self.config.patience
+        over = patience and self.state.epoch - self.state.best_epoch >= patience
+        return f"no better score for {patience} epochs" if over else ""
+
+    def _epoch_is_due(self) -> bool:
+        """Whether a stop came after the last step of an epoch, which is then still to be validated."""
+        return self.state.loss_count > 0 and self.state.step % self.plan.iterations_per_epoch == 0
 
     def _step(self, steps: int) -> int:
         """One update; returns the number of patches that all processes together used."""
@@ -223,7 +234,7 @@ class Trainer:
             score=score.score if score else float("nan"),
             learning_rate=self.stepper.optimizer.param_groups[0]["lr"],
             seconds=seconds,
-            images_per_second=images / seconds,
+            images_per_second=images / max(1e-9, seconds),
         )
         state.loss_sum, state.loss_count = 0.0, 0
         state.history.append(record)
