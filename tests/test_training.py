@@ -163,6 +163,15 @@ def test_a_second_training_in_one_run_is_refused_with_the_process_of_the_first(t
         train(TrainConfig(resume=trained, epochs=3), Silent())
 
 
+def test_curves_that_a_kill_prevented_are_drawn_when_the_run_is_resumed(prepared: Path, tmp_path: Path) -> None:
+    run = train(tiny_training(prepared, tmp_path), Silent()).run
+    for name in ("curves.png", "history.csv", "result.json"):
+        (run / name).unlink()
+    train(TrainConfig(resume=run), Silent())
+    assert len(history(run)) == 2
+    assert (run / "curves.png").exists()
+
+
 def test_a_run_that_lost_its_patience_trains_no_more_when_it_is_resumed(prepared: Path, tmp_path: Path) -> None:
     first = train(tiny_training(prepared, tmp_path, epochs=50, patience=1, learning_rate=1e-7), Silent())
     (first.run / "result.json").unlink()  # as when it was killed at its very end

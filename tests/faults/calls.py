@@ -60,13 +60,16 @@ CALLS = {
         ),
         Call(
             "predict",
-            lambda i: ("predict", i / "scans", "--model", i / "model_vol.safetensors", "--probabilities"),
+            lambda i: (  # a backend by name: auto takes the one that is faster at the moment
+                *("predict", i / "scans", "--model", i / "model_vol.safetensors"),
+                *("--probabilities", "--backend", "torch"),
+            ),
             "predictions",
             "predictions.json",
         ),
         Call(
             "predict-pictures",
-            lambda i: ("predict", i / "raw" / "test", "--model", i / "model.safetensors"),
+            lambda i: ("predict", i / "raw" / "test", "--model", i / "model.safetensors", "--backend", "torch"),
             "predictions",
             "predictions.json",
         ),

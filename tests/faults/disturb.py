@@ -51,6 +51,7 @@ class Outcome:
     moment: Moment
     ended: str  # stopped, killed, or finished before
     faults: tuple[str, ...]
+    seconds: float  # until it ended
 
 
 def undisturbed(call: Call, inputs: Path, folder: Path) -> Undisturbed:
@@ -68,12 +69,12 @@ def undisturbed(call: Call, inputs: Path, folder: Path) -> Undisturbed:
     return Undisturbed(canonical(folder / "work" / call.results), seconds, int(count.read_text()))
 
 
-def draw(rng: np.random.Generator, plain: Undisturbed) -> Moment:
-    """Half of all moments are spread over the whole run, half lie at writes."""
+def draw(rng: np.random.Generator, plain: Undisturbed, seconds: float | None = None) -> Moment:
+    """Half of all moments are spread over the whole run, which now takes *seconds*, half lie at writes."""
     which = SIGNALS[rng.integers(3)]
     group = which is signal.SIGINT or (which is signal.SIGTERM and bool(rng.random() < 0.3))
     if rng.random() < 0.5:
-        return Moment(which, seconds=float(rng.uniform(0, 1.02 * plain.seconds)), whole_group=group)
+        return Moment(which, seconds=float(rng.uniform(0, seconds or plain.seconds)), whole_group=group)
     late = 0.0 if rng.random() < 0.6 else float(rng.uniform(0, 30))
     return Moment(which, write=int(rng.integers(1, plain.writes + 1)), milliseconds=late)
 
@@ -86,6 +87,7 @@ def disturb(call: Call, moment: Moment, plain: Undisturbed, inputs: Path, folder
     mark = f"METASEG_FAULT_MARK={folder}"
     fault = f"{int(moment.signal)}:{moment.write}:{moment.milliseconds}:{work}" if moment.write else ""
     env = environment(temporary, METASEG_FAULT=fault, METASEG_FAULT_MARK=str(folder))
+    began = time.monotonic()
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             command(*call.arguments(inputs)),
@@ -103,6 +105,7 @@ def disturb(call: Call, moment: Moment, plain: Undisturbed, inputs: Path, folder
             process.wait()
             code = None
             faults.append("it did not end within a minute of the signal")
+    seconds = time.monotonic() - began
     said = (folder / "stderr").read_text(errors="replace")
     ended = {0: "finished before", 130: "stopped"}.get(code or 0, "killed") if code is not None else "hung"
     faults += _ending(code, said, moment, ready)
@@ -120,7 +123,7 @@ def disturb(call: Call, moment: Moment, plain: Undisturbed, inputs: Path, folder
     faults += differences(plain.files, of_finished(call, work))
     if not faults:
         shutil.rmtree(folder)
-    return Outcome(call.name, moment, ended, tuple(faults))
+    return Outcome(call.name, moment, ended, tuple(faults), seconds)
 
 
 def of_finished(call: Call, work: Path) -> dict[str, str]:

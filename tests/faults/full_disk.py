@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -202,9 +203,14 @@ def forbidden_inputs(inputs: Path) -> list[tuple[str, Path]]:
         ("evaluate-folders", inputs / "found" / "phantom_002.nii.gz"),
         ("evaluate-folders", inputs / "vol" / "labelsTr" / "phantom_003.nii.gz"),
         ("follow-up", inputs / "vol" / "labelsTr" / "phantom_002.nii.gz"),
-        ("train", next((inputs / "prepared" / "shards").glob("*.h5"))),
+        ("train", _shard_that_trains(inputs / "prepared")),
         ("train", inputs / "prepared" / "dataset.json"),
     ]
+
+
+def _shard_that_trains(prepared: Path) -> Path:
+    cases = json.loads((prepared / "dataset.json").read_text())["cases"]
+    return prepared / "shards" / next(case["shard"] for case in cases if case["fold"] == 1)
 
 
 def main() -> int:

@@ -46,10 +46,13 @@ def main() -> int:
         inputs = make_inputs(folder / "inputs")
         before = digests(inputs)
         plain = {name: undisturbed(_ALL[name], inputs, folder / "undisturbed" / name) for name in names}
+        lasting = {name: each.seconds for name, each in plain.items()}
 
         def one(number: int, name: str) -> Outcome:
-            moment = draw(np.random.default_rng([options.seed, number]), plain[name])
+            moment = draw(np.random.default_rng([options.seed, number]), plain[name], lasting[name])
             outcome = disturb(_ALL[name], moment, plain[name], inputs, folder / f"{number:04d}")
+            if outcome.ended == "finished before":  # the machine is less busy now
+                lasting[name] = min(lasting[name], outcome.seconds)
             if outcome.faults:
                 print(f"{name} {number} {moment}: {outcome.ended}", *outcome.faults, sep="\n  ", flush=True)
             if (number + 1) % 20 == 0:

@@ -114,6 +114,8 @@ class Trainer:
         self.base_rate = base_rate(self.config)
         if self.state.step == 0:
             self._save()  # so that even a run that is killed at once can be gone on with
+        elif self.state.history and self.group.leads:
+            self.on_epoch(self.state.history)  # it may have been killed between its checkpoint and its curves
         steps = self.config.epochs * self.plan.iterations_per_epoch
         self.progress.start("training", steps, self.budget.left())
         self.progress.advance(self.state.step)
