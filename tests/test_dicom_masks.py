@@ -323,6 +323,31 @@ def test_a_hole_is_cut_only_within_one_plane(tmp_path: Path) -> None:
     assert mask.sum() == 81  # neither the plane beside it nor the same contour again cuts anything out
 
 
+@pytest.mark.parametrize(
+    "again", [lambda p: p[::-1], lambda p: np.roll(p, 2, axis=0), lambda p: np.concatenate([p, p[:1]])]
+)
+def test_the_same_contour_again_cuts_nothing_out(again: Callable[[np.ndarray], np.ndarray], tmp_path: Path) -> None:
+    contour = square(3.5, 12.5, 2)
+    path, scan = structure_set(tmp_path, [contour, again(contour)])
+    assert read_mask(path, scan).array.sum() == 81
+
+
+def test_a_lesion_smaller_than_a_voxel_keeps_the_one_it_lies_in(tmp_path: Path) -> None:
+    path, scan = structure_set(tmp_path, [square(5.1, 5.3, 2)])
+    mask = read_mask(path, scan)
+    assert np.argwhere(mask.array[0]).tolist() == [[2, 5, 5]]
+    assert "smaller than a voxel" in " ".join(mask.notes)
+
+
+def test_a_structure_without_a_closed_contour_is_no_empty_mask(tmp_path: Path) -> None:
+    def change(data: Dataset) -> None:
+        first_contour(data).ContourGeometricType = "OPEN_PLANAR"
+
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2)], change)
+    with pytest.raises(InputError, match="no closed contour"):
+        read_mask(path, scan)
+
+
 def test_contours_that_overlap_in_one_plane_are_united(tmp_path: Path) -> None:
     path, scan = structure_set(tmp_path, [square(3.5, 9.5, 2), square(7.5, 12.5, 2)])
     assert read_mask(path, scan).array.sum() == 36 + 25 - 4

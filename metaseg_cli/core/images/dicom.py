@@ -22,7 +22,7 @@ from metaseg_cli.core.dicom import (
     text_of,
     without_copies,
 )
-from metaseg_cli.core.images.dicom_pixels import rescaled, stored_frames
+from metaseg_cli.core.images.dicom_pixels import looked_up, rescaled, stored_frames
 from metaseg_cli.core.images.dicom_planes import Planes, arrange_planes, frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
@@ -195,6 +195,8 @@ def _values(path: Path) -> tuple[NDArray[Any], list[str]]:
     data = read_data_set(path)
     frames = stored_frames(data, path)
     with decoding(path, "its rescaling is damaged"), quiet():
+        if data.get("ModalityLUTSequence"):
+            return looked_up(frames, data)[0], []
         slope, intercept, notes = _rescale(data.get("RescaleSlope"), data.get("RescaleIntercept"), path)
     return rescaled(frames, [slope], [intercept])[0], notes
 
@@ -264,12 +266,7 @@ def _read_multi_frame(series: Series, *, geometry_only: bool) -> Volume:
         groups = frame_groups(data)
         tags = [_frame_tags(group) for group in groups]
         each = [
-            _rescale(
-                frame_value(g, "PixelValueTransformationSequence", "RescaleSlope") or data.get("RescaleSlope"),
-                frame_value(g, "PixelValueTransformationSequence", "RescaleIntercept") or data.get("RescaleIntercept"),
-                path,
-            )
-            for g in groups
+            _rescale(_of_frame(g, data, "RescaleSlope"), _of_frame(g, data, "RescaleIntercept"), path) for g in groups
         ]
     values = rescaled(frames, [slope for slope, _, _ in each], [intercept for _, intercept, _ in each])
     order = sorted(range(len(tags)), key=lambda i: tags[i])
@@ -277,6 +274,12 @@ def _read_multi_frame(series: Series, *, geometry_only: bool) -> Volume:
     array, notes = _stacked([values[i] for i in order], planes_in_order, path, [tags[i] for i in order])
     doubts = dict.fromkeys(note for _, _, more in each for note in more)
     return _placed(array, planes, series, (*notes, *doubts))
+
+
+def _of_frame(groups: list[Any], data: Any, keyword: str) -> Any:
+    """A frame's own slope or intercept, which may be 0; the whole object's where it has none."""
+    own = frame_value(groups, "PixelValueTransformationSequence", keyword)
+    return data.get(keyword) if own is None else own
 
 
 def _frame_tags(groups: list[Any]) -> ImageTags:

@@ -103,6 +103,7 @@ def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> P
         alpha=None if alpha is None else upright(alpha[None], orientation),
         bits=bits,
         orientation=orientation,
+        lossy=opened.format in ("JPEG", "MPO") or (opened.format == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]),
         notes=tuple(notes),
     )
 

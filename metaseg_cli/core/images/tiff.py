@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import tifffile
 
 _NONE, _LZW, _DEFLATE = 1, 5, (8, 32946)
+_LOSSLESS = (_NONE, 2, 3, 4, _LZW, *_DEFLATE, 32773, 34925, 50000)  # also fax codes, PackBits, LZMA, Zstandard
 _DEFLATE_RATIO = 1032  # the most that deflate can do
 _LARGE = 2**29  # bytes; what would become larger than this must be large in the file too
 _LARGE_RATIO = 100
@@ -276,6 +277,7 @@ def _picture(
         alpha=None if alpha is None else upright(alpha, orientation),
         bits=bits if bits < 8 else 0,
         orientation=orientation if 1 <= orientation <= 8 else 1,
+        lossy=number(directory, tags.COMPRESSION, _NONE) not in _LOSSLESS,
         notes=tuple(notes),
     )
 
