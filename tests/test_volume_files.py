@@ -505,12 +505,38 @@ def test_lengths_of_a_plain_nrrd_in_other_units_are_refused(tmp_path: Path) -> N
         read_image(path)
 
 
-def test_bzip2_and_a_sign_of_a_spacing_are_read_in_nrrd(tmp_path: Path) -> None:
-    path = tmp_path / "a.nrrd"
-    head = NRRD.format(**GOOD).replace("space: left-posterior-superior\n", "").replace("space origin", "#")
-    head = head.replace("space directions: (1,0,0) (0,1,0) (0,0,2)", "spacings: 1 -3 2").replace("raw", "bzip2")
-    path.write_bytes(head.encode() + bz2.compress(bytes(range(60))))
-    volume = read_image(path)
-    assert volume.spacing_mm == (2, 3, 1)
-    assert "negative" in " ".join(volume.notes)
+def plain_nrrd(path: Path, place: str, encoding: str = "raw") -> Path:
+    """Without space directions: *place* says where the voxels lie, if anything."""
+    head = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\nencoding: {encoding}\n{place}\n\n"
+    data = bytes(range(60))
+    path.write_bytes(head.encode() + (bz2.compress(data) if encoding == "bzip2" else data))
+    return path
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "spacings: 1 -3 2",
+        "spacings: 1 3 2\naxis mins: 10 -20 30",
+        "spacings: 1 3 2\naxis mins: 10 -20 30\ncenters: cell node cell",
+        "spacings: 1 3 2\naxis mins: nan nan nan",
+    ],
+)
+def test_nrrd_without_directions_lies_where_itk_has_it(place: str, tmp_path: Path) -> None:
+    volume, itk = read_image(plain_nrrd(tmp_path / "a.nrrd", place)), sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    assert "which side is left" in " ".join(volume.notes)
+    for index in ((0, 0, 0), (4, 3, 2)):
+        np.testing.assert_allclose((volume.affine @ [*index, 1])[:3], itk.TransformIndexToPhysicalPoint(index))
+
+
+def test_axis_mins_and_maxs_of_an_nrrd_give_its_voxel_size(tmp_path: Path) -> None:
+    volume = read_image(
+        plain_nrrd(tmp_path / "a.nrrd", "axis mins: 0 0 0\naxis maxs: 10 12 4\ncenters: cell cell node")
+    )
+    assert volume.spacing_mm == (2, 3, 2)
+    assert volume.origin_mm == (1, 1.5, 0)
+
+
+def test_bzip2_is_read_in_nrrd(tmp_path: Path) -> None:
+    volume = read_image(plain_nrrd(tmp_path / "a.nrrd", "spacings: 1 3 2", "bzip2"))
     np.testing.assert_array_equal(volume.array.ravel(), np.arange(60))

@@ -243,25 +243,44 @@ def _vectors(text: str, name: str, path: Path) -> list[tuple[float, ...] | None]
 def _not_oriented(
     fields: dict[str, str], space: Sequence[int], count: int, path: Path
 ) -> tuple[NDArray[np.float64], list[str]]:
+    """The affine of spacings, or of what ``axis mins`` and ``axis maxs`` say, as teem has it."""
     notes = ["the file stores no orientation: which side is left cannot be known"]
-    sizes = np.full(count, np.nan)
-    if "spacings" in fields:
-        try:
-            sizes = np.array([float(part) for part in fields["spacings"].split()])
-        except ValueError:
-            raise damaged("spacings", fields["spacings"], path) from None
-    if len(sizes) != count:
-        raise damaged("spacings", fields["spacings"], path)
-    sizes = sizes[list(space)]
-    if (sizes == 0).any() or np.isinf(sizes).any():
+    spacings, low, high = (
+        _numbers(fields, name, space, count, path) for name in ("spacings", "axis mins", "axis maxs")
+    )
+    if (spacings == 0).any():
         raise nowhere("spacings", fields["spacings"], path)
-    if (sizes < 0).any():
-        notes.append("its header gives a negative voxel size: taken without the sign")
-    if np.isnan(sizes).any():
+    centers = fields.get("centers", fields.get("centerings", "")).split() or ["cell"] * count
+    if len(centers) != count:
+        raise damaged("centers", " ".join(centers), path)
+    at_nodes = np.array([centers[axis].lower() == "node" for axis in space])
+    steps = np.array([whole(fields["sizes"], "sizes", path)[axis] for axis in space]) - at_nodes
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spacings = np.where(np.isnan(spacings), (high - low) / steps, spacings)
+    unknown = ~np.isfinite(spacings) | (spacings == 0)
+    if unknown.any():
         notes.insert(0, "its header gives no voxel size: taken as 1 mm")
-    sizes = np.where(np.isnan(sizes), 1.0, np.abs(sizes))
-    affine = np.diag([*sizes, *[0.0] * (3 - len(sizes)), 1.0])
+    spacings = np.where(unknown, 1.0, spacings)
+    if (spacings < 0).any():
+        notes.append("its header gives a negative voxel size: that axis runs backwards")
+    missing = [0.0] * (3 - len(space))
+    affine = np.diag([*spacings, *missing, 1.0])
+    origin = np.where(np.isnan(low), 0.0, low + np.where(at_nodes, 0.0, spacings / 2))
+    affine[:3, 3] = [*origin, *missing]
     return affine, notes
+
+
+def _numbers(fields: dict[str, str], name: str, space: Sequence[int], count: int, path: Path) -> NDArray[np.float64]:
+    """One number for each axis of space; NaN where the header says none."""
+    if name not in fields:
+        return np.full(len(space), np.nan)
+    try:
+        values = np.array([float(part) for part in fields[name].split()])
+    except ValueError:
+        raise damaged(name, fields[name], path) from None
+    if len(values) != count or np.isinf(values).any():
+        raise damaged(name, fields[name], path)
+    return values[list(space)]
 
 
 def _check_units(fields: dict[str, str], path: Path) -> None:
