@@ -147,6 +147,16 @@ def test_a_series_that_lacks_what_a_seg_repeats_is_named(tmp_path: Path) -> None
     assert not (tmp_path / "a.dcm").exists()
 
 
+def test_a_seg_is_written_of_a_series_whose_anonymiser_removed_what_may_be_empty(tmp_path: Path) -> None:
+    def anonymous(_: int, data: Dataset) -> None:
+        for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyTime", "PatientName"):
+            del data[keyword]
+
+    files = write_series(tmp_path / "scan", numbers(), change=anonymous)
+    write_seg(tmp_path / "a.dcm", [("metastasis", lesions(SHAPE))], files)
+    assert read_mask(tmp_path / "a.dcm", read_scan(files)).array.any()
+
+
 def test_overlapping_segments_get_layers(tmp_path: Path) -> None:
     source = write_series(tmp_path / "images", numbers())
     masks = np.zeros((*SHAPE, 2), np.uint8)
@@ -321,6 +331,31 @@ def test_a_hole_is_cut_only_within_one_plane(tmp_path: Path) -> None:
     path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2), square(6.5, 8.5, 2.3), square(3.5, 12.5, 2)])
     mask = read_mask(path, scan).array[0]
     assert mask.sum() == 81  # neither the plane beside it nor the same contour again cuts anything out
+
+
+@pytest.mark.parametrize(
+    "again", [lambda p: p[::-1], lambda p: np.roll(p, 2, axis=0), lambda p: np.concatenate([p, p[:1]])]
+)
+def test_the_same_contour_again_cuts_nothing_out(again: Callable[[np.ndarray], np.ndarray], tmp_path: Path) -> None:
+    contour = square(3.5, 12.5, 2)
+    path, scan = structure_set(tmp_path, [contour, again(contour)])
+    assert read_mask(path, scan).array.sum() == 81
+
+
+def test_a_lesion_smaller_than_a_voxel_keeps_the_one_it_lies_in(tmp_path: Path) -> None:
+    path, scan = structure_set(tmp_path, [square(5.1, 5.3, 2)])
+    mask = read_mask(path, scan)
+    assert np.argwhere(mask.array[0]).tolist() == [[2, 5, 5]]
+    assert "smaller than a voxel" in " ".join(mask.notes)
+
+
+def test_a_structure_without_a_closed_contour_is_no_empty_mask(tmp_path: Path) -> None:
+    def change(data: Dataset) -> None:
+        first_contour(data).ContourGeometricType = "OPEN_PLANAR"
+
+    path, scan = structure_set(tmp_path, [square(3.5, 12.5, 2)], change)
+    with pytest.raises(InputError, match="no closed contour"):
+        read_mask(path, scan)
 
 
 def test_contours_that_overlap_in_one_plane_are_united(tmp_path: Path) -> None:

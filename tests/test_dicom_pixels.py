@@ -257,3 +257,31 @@ def test_a_dicomdir_is_no_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "disc").array[0], numbers())
     with pytest.raises(InputError, match="a DICOMDIR, a table of contents, not an image"):
         read_image(tmp_path / "disc" / "DICOMDIR")
+
+
+def test_a_table_of_values_is_applied_as_pydicom_does(tmp_path: Path) -> None:
+    def change(_: int, data: Dataset) -> None:
+        table = Dataset()
+        table.LUTDescriptor, table.ModalityLUTType = [1500, 100, 16], "US"
+        table.LUTData = (np.arange(1500) * 3 + 7).astype("<u2").tobytes()
+        data.ModalityLUTSequence = [table]
+
+    write_series(tmp_path / "scan", numbers(), change=change)
+    expected = np.clip(numbers().astype(int) - 100, 0, 1499) * 3 + 7
+    np.testing.assert_array_equal(read_image(tmp_path / "scan").array[0], expected)
+
+
+def test_a_frames_own_rescaling_of_0_goes_before_the_objects(tmp_path: Path) -> None:
+    def change(z: int, own: Dataset) -> None:
+        transformation = Dataset()
+        transformation.RescaleSlope, transformation.RescaleIntercept = str(int(z != 2)), "0"
+        own.PixelValueTransformationSequence = [transformation]
+
+    path = tmp_path / "a.dcm"
+    enhanced(path, list(range(len(numbers()))), change)
+    data = pydicom.dcmread(path)
+    data.RescaleSlope, data.RescaleIntercept = "5", "-1024"
+    data.save_as(path)
+    volume = read_image(path)
+    np.testing.assert_array_equal(volume.array[0], numbers())
+    assert volume.notes == ("a rescale slope of 0 was taken as 1",)

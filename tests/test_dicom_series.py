@@ -234,3 +234,16 @@ def test_a_zip_in_a_zip_and_a_name_used_twice_are_refused(tmp_path: Path) -> Non
             archive.writestr("a.dcm", b"2")
     with pytest.raises(InputError, match=r"a\.dcm twice"):
         read_image(tmp_path / "twice.zip")
+
+
+def test_a_t1_without_contrast_agent_is_not_taken_for_one_with_it(tmp_path: Path) -> None:
+    for name, description in (("a", "T1 POST"), ("b", "T1 native")):
+        write_series(tmp_path / name, numbers(), patient=name, description=description)
+    assert sorted(next(iter(case.sequences)) for case in scans_under(tmp_path).cases) == ["t1c", "t1n"]
+
+
+def test_slices_that_are_named_one_by_one_are_said_to_be_scans_of_their_own(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scan", numbers())
+    sources, _, notes = sources_of([str(file) for file in files])
+    assert len(sources) == len(files)
+    assert "6 DICOM files were named one by one" in notes[0]

@@ -212,6 +212,43 @@ def test_sixteen_bit_masks_keep_small_values(tmp_path: Path, value: int, colour:
     np.testing.assert_array_equal(read_mask(written(tmp_path / "m.png", data)).array[0, 0], DISC)
 
 
+def test_a_dark_colour_is_lesion_as_a_bright_one_is(tmp_path: Path) -> None:
+    """As in the palette of Pascal VOC, saved in RGB."""
+    picture = np.stack([DISC * 255, DISC * 0, DISC * 0], -1).astype(np.uint8)
+    picture[:3, :4] = (0, 64, 0)
+    expected = DISC.copy()
+    expected[:3, :4] = 1
+    np.testing.assert_array_equal(
+        read_mask(written(tmp_path / "m.png", by_pillow(picture, "PNG"))).array[0, 0], expected
+    )
+
+
+@pytest.mark.parametrize("levels", [(1, 255), (64, 255), (1, 2, 255), (30, 100, 255)])
+def test_grey_levels_without_one_meaning_are_refused_not_lost(tmp_path: Path, levels: tuple[int, ...]) -> None:
+    """A part of its own below half would vanish: a lesion by another number, or by a number for 'ignore'."""
+    mask = np.zeros((20, 30), np.uint8)
+    for i, level in enumerate(levels):
+        mask[2:6, 2 + 6 * i : 6 + 6 * i] = level
+    with pytest.raises(InputError, match=r"ignore|evenly"):
+        read_mask(written(tmp_path / "m.png", by_pillow(mask, "PNG")))
+
+
+def test_the_smooth_edge_of_a_lesion_is_cut_at_half(tmp_path: Path) -> None:
+    mask = DISC * np.uint8(255)
+    mask[4, 12:18] = 60
+    np.testing.assert_array_equal(
+        read_mask(written(tmp_path / "m.png", by_pillow(mask, "PNG"))).array[0, 0], (mask >= 128).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_noise_of_compression_is_no_label_whatever_the_name_says(tmp_path: Path, kind: str) -> None:
+    noise = (np.random.default_rng(0).integers(0, 5, (64, 64)) * 3).astype(np.uint8)
+    noise = np.repeat(noise[..., None], 3, -1)
+    mask = read_mask(written(tmp_path / "m.png", by_pillow(noise, kind, quality=90)))
+    assert not mask.array.any()
+
+
 @pytest.mark.parametrize("shade", [0, 90, 255])
 @pytest.mark.parametrize("opaque", [1, 255])
 @pytest.mark.parametrize("kind", ["rgba", "grey", "rgba-16", "grey-16", "tiff", "palette", "webp"])

@@ -22,10 +22,10 @@ Metastasen|Lesion 2|Tumor|Tumour1
 L frontal met|Met cerebellum|GTV_cerebellum|Brain met 2|BrainMet1|brain_met_1|BRAINMETS|brainmets
 Cerebellar met|ET|TC|WT|Enhancing|Non-enhancing tumor core|Necrosis|Peritumoral edema|Läsion 1|lésion|Tumeur|METright
 GTV R parietal|GTVmet1|Met_T1|GTV-1|Metastasis, left|01 Met frontal|Right temporal lobe lesion|necrotic core
-Meta 1|BrM1"""
+Meta 1|BrM1|GTV Met03 LtFront 20Gy|GTV_20Gy"""
 DERIVED = """PTV|PTV_GTV1+2mm|PTV met|CTV_Met1|ITV1|GTV+2mm|GTV1 + 2 mm|GTV_2mm|Met1_3mm|GTV exp|GTV_expand
 Met1 margin|Ring|Shell_Met1|Dose 12Gy|20Gy|V12Gy|iso50|PTV-GTV|zPTV_Wall|zGTV1|PTVmet1|GTV1+2|Brainstem_PRV|CTV1cm
-Tumor bed|Tumorbett|Brain minus PTV"""
+Tumor bed|Tumorbett|Brain minus PTV|Mets V12Gy|PTV 20Gy"""
 ORGANS = """Brain|Brainstem|BRAINSTEM|OpticChiasm|Optic Chiasm|Lens_L|Eye R|Cochlea_L|Hippocampus_L|OpticNrv_R|Brain-GTV
 NormalBrain|Normal Brain|Brain - GTV|External|BODY|CouchSurface|Skull|Ventricles|Parotid_L|SpinalCord|Cord|Brain (1)
 BrainstemCore|Brain-Mets|brain_minus_mets|BrainMinusGTV|Hirnstamm|White matter|N.opticus"""

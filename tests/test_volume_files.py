@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaseg_cli.core.images import itk_decoder, read_image, write_mask
-from metaseg_cli.core.images.volume_headers import _nrrd_itemsize
+from metaseg_cli.core.images.nrrd import _dtype
 from metaseg_cli.errors import InputError
 
 AFFINE = np.array([[-0.9, 0, 0, 12], [0, 1.1, 0, -30], [0, 0, 2.5, 7], [0, 0, 0, 1]])
@@ -290,6 +292,9 @@ GOOD_META = {
         {"more": "byte skip: 7\n"},
         {"more": "sizes: 5 2 6\n"},
         {"more": 'space units: "um" "um" "um"\n'},
+        {"directions": "none (0,1,0) (0,0,2.5)"},
+        {"space": "right-posterior-inferior"},
+        {"more": "kinds: complex domain domain\n"},
         {"more": "content: \0\n"},
     ],
     ids=str,
@@ -325,6 +330,7 @@ def test_a_wrong_nrrd_header_is_refused_before_a_decoder_sees_it(change: dict[st
         {"file": "/etc/hostname"},
         {"file": "other.raw"},
         {"file": "LIST"},
+        {"more": "Origin = 1 2 3\nOffset = 4 5 6\n"},
         {"more": "ElementNumberOfChannels = 100000\n"},
         {"more": "HeaderSize = -1\n"},
         {"more": "CompressedData = True\n"},
@@ -398,7 +404,8 @@ def test_an_unsaid_place_is_said_for_nrrd_and_metaimage(tmp_path: Path) -> None:
     ],
 )
 def test_every_spelling_of_a_type_is_known(kind: str, size: int | None) -> None:
-    assert _nrrd_itemsize(kind) == size
+    dtype = _dtype(kind)
+    assert (dtype and dtype.itemsize) == size
 
 
 def test_a_decoder_that_dies_costs_its_file_alone(tmp_path: Path) -> None:
@@ -408,3 +415,128 @@ def test_a_decoder_that_dies_costs_its_file_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"decoder crashed|cannot be read"):
         itk_decoder.decode(bad)
     np.testing.assert_array_equal(itk_decoder.decode(good).array, numbers())
+
+
+TYPES = {"int8": "CHAR", "uint8": "UCHAR", "int16": "SHORT", "uint16": "USHORT", "int32": "INT", "float32": "FLOAT"}
+
+
+def random_places(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directions in columns, spacing, and origin of a turned grid, its axes in any order."""
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0][:, rng.permutation(3)]
+    return turn * rng.choice([-1, 1], 3), rng.uniform(0.4, 6, 3), rng.uniform(-200, 200, 3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nrrd_lies_where_itk_has_it(seed: int, tmp_path: Path) -> None:
+    turn, spacing, origin = random_places(seed)
+    array = numbers(dtype=np.dtype(list(TYPES)[seed % 6]).type)
+    space = ("RAS", "left-posterior-superior", "LAS", "left-anterior-superior", "LPS", "right-anterior-superior")[
+        seed % 6
+    ]
+    directions = " ".join(f"({','.join(map(repr, map(float, column)))})" for column in (turn * spacing).T)
+    kind = "float" if array.dtype == np.float32 else str(array.dtype)
+    head = (
+        f"NRRD0005\ntype: {kind}\ndimension: 4\nsizes: 2 3 4 5\nspace: {space}\nendian: big\n"
+        f"kinds: {('list', 'vector')[seed % 2]} domain domain domain\nspace directions: none {directions}\n"
+        f"encoding: gzip\nspace origin: ({','.join(map(repr, map(float, origin)))})\n\n"
+    )
+    both = np.stack([array, array[::-1]])
+    voxels = both.transpose(1, 2, 3, 0).astype(array.dtype.newbyteorder(">")).tobytes()
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(head.encode() + gzip.compress(voxels))
+    volume, itk = read_image(path), sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(volume.array, both)
+    np.testing.assert_array_equal(volume.array, np.moveaxis(sitk.GetArrayFromImage(itk), -1, 0))
+    corners = [itk.TransformIndexToPhysicalPoint(index) for index in ((0, 0, 0), (2, 0, 0), (0, 3, 0), (0, 0, 4))]
+    index = np.array([(0, 0, 0, 1), (2, 0, 0, 1), (0, 3, 0, 1), (0, 0, 4, 1)])
+    np.testing.assert_allclose((index @ volume.affine.T)[:, :3], corners, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_metaimage_lies_where_itk_has_it(seed: int, tmp_path: Path) -> None:
+    turn, spacing, origin = random_places(seed)
+    array = numbers(dtype=np.dtype(list(TYPES)[seed % 6]).type)
+    matrix, place = ("TransformMatrix", "Rotation", "Orientation")[seed % 3], ("Offset", "Position", "Origin")[seed % 3]
+    packed, order = bool(seed % 2), ">" if seed % 4 > 1 else "<"
+    voxels = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    voxels = zlib.compress(voxels) if packed else voxels
+    head = {
+        "ObjectType": "Image",
+        "NDims": 3,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": order == ">",
+        "CompressedData": packed,
+        "CompressedDataSize": len(voxels),
+        matrix: " ".join(repr(float(v)) for v in turn.T.ravel()),
+        place: " ".join(repr(float(v)) for v in origin),
+        "ElementSpacing": " ".join(repr(float(v)) for v in spacing),
+        "DimSize": "3 4 5",
+        "ElementType": f"MET_{TYPES[str(array.dtype)]}",
+        "ElementDataFile": "LOCAL",
+    }
+    path = tmp_path / "a.mha"
+    path.write_bytes("".join(f"{key} = {value}\n" for key, value in head.items()).encode() + voxels)
+    volume, itk = read_image(path), sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(itk))
+    np.testing.assert_array_equal(volume.array[0], array)
+    corners = [itk.TransformIndexToPhysicalPoint(index) for index in ((0, 0, 0), (2, 0, 0), (0, 3, 0), (0, 0, 4))]
+    index = np.array([(0, 0, 0, 1), (2, 0, 0, 1), (0, 3, 0, 1), (0, 0, 4, 1)])
+    np.testing.assert_allclose((index @ volume.affine.T)[:, :3], corners, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "CompressedDataSize = 5\n", "CompressedDataSize = 0\n", "CompressedDataSize = 99999\n"]
+)
+def test_a_wrong_size_of_compressed_voxels_changes_none_of_them(said: str, tmp_path: Path) -> None:
+    """ITK gives uninitialised memory where the size is missing or too small."""
+    path = tmp_path / "a.mha"
+    head = META.format(**{**GOOD_META, "more": f"CompressedData = True\n{said}"})
+    path.write_bytes(head.encode() + zlib.compress(bytes(range(60))))
+    np.testing.assert_array_equal(read_image(path).array.ravel(), np.arange(60))
+
+
+def test_lengths_of_a_plain_nrrd_in_other_units_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    head = NRRD.format(**GOOD).replace("space: left-posterior-superior\n", "").replace("space origin", "#")
+    head = head.replace("space directions: (1,0,0) (0,1,0) (0,0,2)", 'spacings: 0.1 0.1 0.2\nunits: "cm" "cm" "cm"')
+    path.write_bytes(head.encode() + bytes(60))
+    with pytest.raises(InputError, match="not in mm"):
+        read_image(path)
+
+
+def plain_nrrd(path: Path, place: str, encoding: str = "raw") -> Path:
+    """Without space directions: *place* says where the voxels lie, if anything."""
+    head = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\nencoding: {encoding}\n{place}\n\n"
+    data = bytes(range(60))
+    path.write_bytes(head.encode() + (bz2.compress(data) if encoding == "bzip2" else data))
+    return path
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "spacings: 1 -3 2",
+        "spacings: 1 3 2\naxis mins: 10 -20 30",
+        "spacings: 1 3 2\naxis mins: 10 -20 30\ncenters: cell node cell",
+        "spacings: 1 3 2\naxis mins: nan nan nan",
+    ],
+)
+def test_nrrd_without_directions_lies_where_itk_has_it(place: str, tmp_path: Path) -> None:
+    volume, itk = read_image(plain_nrrd(tmp_path / "a.nrrd", place)), sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    assert "which side is left" in " ".join(volume.notes)
+    for index in ((0, 0, 0), (4, 3, 2)):
+        np.testing.assert_allclose((volume.affine @ [*index, 1])[:3], itk.TransformIndexToPhysicalPoint(index))
+
+
+def test_axis_mins_and_maxs_of_an_nrrd_give_its_voxel_size(tmp_path: Path) -> None:
+    volume = read_image(
+        plain_nrrd(tmp_path / "a.nrrd", "axis mins: 0 0 0\naxis maxs: 10 12 4\ncenters: cell cell node")
+    )
+    assert volume.spacing_mm == (2, 3, 2)
+    assert volume.origin_mm == (1, 1.5, 0)
+
+
+def test_bzip2_is_read_in_nrrd(tmp_path: Path) -> None:
+    volume = read_image(plain_nrrd(tmp_path / "a.nrrd", "spacings: 1 3 2", "bzip2"))
+    np.testing.assert_array_equal(volume.array.ravel(), np.arange(60))

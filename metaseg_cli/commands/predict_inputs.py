@@ -28,6 +28,7 @@ def sources_of(
     problems: list[Problem] = []
     notes: list[str] = []
     named: dict[str, tuple[Path, ...]] = {}
+    single: Counter[Path] = Counter()  # DICOM files by their folder
     for text in inputs:
         sequence, sign, rest = str(text).partition("=")
         is_named = bool(sign) and not is_there(text) and sequence.isidentifier()
@@ -59,6 +60,12 @@ def sources_of(
             )
         else:
             sources.append(scan_of(path))
+            single[path.parent] += not is_image_file(path)
+    notes += [
+        f"{folder}: {count} DICOM files were named one by one, each a scan of its own; for a volume name the folder"
+        for folder, count in single.items()
+        if count > 1
+    ]
     if named:
         first = next(iter(named.values()))[0]
         sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))

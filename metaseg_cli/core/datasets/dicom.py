@@ -12,7 +12,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.names import image_files, mask_key, stem, suffix
-from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
+from metaseg_cli.core.datasets.sequence_names import KNOWN, from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import (
     ImageHeader,
     image_header,
@@ -251,9 +251,12 @@ def _case(name: str, visit: _Visit, problems: list[Problem]) -> CaseSource | Non
 
 
 def _evenly_named(cases: list[CaseSource]) -> list[CaseSource]:
-    """Where every case has one series and their names differ, they are one sequence that was named freely."""
+    """Where every case has one series and their names differ, they are one sequence that was named freely.
+
+    Not where two of the names are known sequences: a T1 without contrast agent is not one with it.
+    """
     names = {next(iter(c.sequences)) for c in cases if len(c.sequences) == 1}
-    if len(names) < 2 or any(len(c.sequences) > 1 for c in cases):
+    if len(names) < 2 or len(names & set(KNOWN)) > 1 or any(len(c.sequences) > 1 for c in cases):
         return cases
     return [
         CaseSource(case=c.case, patient=c.patient, sequences={"image": next(iter(c.sequences.values()))}, masks=c.masks)

@@ -50,18 +50,20 @@ _AGENTS = {
     "gado", "gadolinium", "gadolinio", "gadovist", "gadavist", "dotarem", "magnevist", "multihance", "omniscan",
     "prohance", "clariscan", "vueway", "elucirem", "optimark", "ablavar", "primovist", "eovist", "artirem",
     "dotagraf", "dtpa", "gddtpa", "km", "ivkm", "mdc", "pdc", "ce", "civ", "inj", "injection", "iniezione",
-    "inyeccion", "enhanced", "enhance", "enhancement", "enh", "rehausse",
+    "inyeccion", "enhanced", "enhance", "enhancement", "enh", "rehausse", "增强", "增強", "造影", "造影後", "造影后",
 }  # fmt: skip
-_AGENT_STEMS = ("gado", "gada", "contrast", "kontrast", "inject", "injekt")
+_AGENT_STEMS = ("gado", "gada", "contrast", "kontrast", "inject", "injekt", "контраст", "гадо")
+_NO_AGENT_ENDS = ("siz", "sız", "suz", "süz", "free", "los")  # Turkish "kontrastsız", German "kontrastlos"
 _AFTER_NEGATION = {"c", "con", "cm", "mc"}  # the agent too, but only next to "without", "with" and their like
 _WITHOUT = {
     "without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden", "no", "non", "not",
-    "un", "pre", "vor", "avant", "before", "prima", "antes", "ante", "fore", "minus", "-", "zero",
+    "un", "pre", "vor", "avant", "before", "prima", "antes", "ante", "fore", "minus", "-", "zero", "bez", "przed",
+    "pred", "ilman", "fara", "før", "без", "до",
 }  # fmt: skip
 _PLAIN = {
     "nativ", "native", "nativa", "nativo", "natif", "natives", "plain", "unenhanced", "nonenhanced", "unenh",
     "noncontrast", "precontrast", "noncon", "precon", "nonce", "nc", "woc", "pregad", "pregd", "pregado", "pre",
-    "basale",
+    "basale", "нативное", "平扫", "平掃", "造影前", "単純",
 }  # fmt: skip
 _AFTER = {
     "post", "pos", "apres", "dopo", "nach", "despues", "postcontrast", "postcon", "postgad", "postgd", "postgado",
@@ -73,7 +75,9 @@ _FILLERS = {
 }  # fmt: skip
 _WITH = {"w", "with", "mit", "con", "com", "avec", "c"}
 _AND = {"and", "und", "et", "e", "y", "en", "og", "och", "/", "+"}
-_FULL_NEGATIONS = {"without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden"}
+_FULL_NEGATIONS = {
+    "without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden", "bez", "ilman", "без",
+}  # fmt: skip
 # "Post op" and "pre RT" speak of the treatment.
 _TREATMENTS = {
     "op", "operative", "operativ", "operation", "operatoire", "surgery", "surgical", "rt", "xrt", "srs", "radiation",
@@ -156,7 +160,7 @@ def from_description(text: str, contrast_agent: bool | str = False) -> str | Non
         answers = _contrast(said)
         if answers == {True} or (answers != {False} and _names_agent(contrast_agent)):
             return "t1c"
-        return None if len(answers) == 2 else "t1n"
+        return None if len(answers) == 2 or (not answers and not _is_legible(said)) else "t1n"
     if flair:
         return "t2f"
     if not t2 or set(said) & (_GRADIENT_ECHOES | _INVERSION | _PROTON_DENSITY):
@@ -195,8 +199,17 @@ def _next_to(said: Sequence[str], first: str, second: str) -> bool:
     return any(pair == (first, second) for pair in pairwise(said))
 
 
+def _is_legible(said: Sequence[str]) -> bool:
+    """Whether all words are in Latin letters, or known: what others say of the contrast agent is not read here."""
+    return all(word in _VOCABULARY or without_marks(word).isascii() for word in said)
+
+
 def _is_agent(word: str) -> bool:
-    return word in _AGENTS or word.startswith(_AGENT_STEMS)
+    return word in _AGENTS or (word.startswith(_AGENT_STEMS) and not word.endswith(_NO_AGENT_ENDS))
+
+
+def _is_without_agent(word: str) -> bool:
+    return word in _PLAIN or (word.startswith(_AGENT_STEMS) and word.endswith(_NO_AGENT_ENDS))
 
 
 def _contrast(said: Sequence[str]) -> set[bool]:
@@ -214,7 +227,9 @@ def _contrast(said: Sequence[str]) -> set[bool]:
             elif said[i] in _PLAIN or negation > 1 or _stands_alone(said, i):  # "T1 PRE", "T1 W/O", "T1 ohne"
                 answers.add(False)
                 length = negation
-        elif said[i] in _PLAIN or ((_is_agent(said[i]) or said[i] in ("c", "iv")) and said[i + 1 : i + 2] == ["-"]):
+        elif _is_without_agent(said[i]) or (
+            (_is_agent(said[i]) or said[i] in ("c", "iv")) and said[i + 1 : i + 2] == ["-"]
+        ):
             answers.add(False)
         elif said[i] in _AFTER or _is_agent(said[i]) or _is_c(said, i) or _is_both(said, i):
             answers.add(True)

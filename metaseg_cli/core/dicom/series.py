@@ -60,7 +60,11 @@ def image_header(path: Path) -> ImageHeader | None:
 
     Raises InputError for what is no DICOM, or holds values that are none.
     """
-    data = read_header(path, _TAGS)
+    return header_of(read_header(path, _TAGS), path)
+
+
+def header_of(data: Any, path: Path) -> ImageHeader | None:
+    """As ``image_header``, of a data set that was read from *path* before."""
     with decoding(path, "its header is damaged"), quiet():
         if "Rows" not in data or text_of(data, "Modality") in _NO_IMAGES:
             return None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.dicom import (
     ImageHeader,
+    header_of,
     image_header,
     quiet,
     read_data_set,
@@ -22,7 +23,7 @@ from metaseg_cli.core.dicom import (
     text_of,
     without_copies,
 )
-from metaseg_cli.core.images.dicom_pixels import rescaled, stored_frames
+from metaseg_cli.core.images.dicom_pixels import looked_up, rescaled, stored_frames
 from metaseg_cli.core.images.dicom_planes import Planes, arrange_planes, frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
@@ -56,9 +57,10 @@ def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
     Objects that are no images (SEG, RTSTRUCT) are skipped. *geometry_only* leaves the pixels, all 0 then, alone.
     Raises InputError for several series, missing or uneven slices (each named), and what cannot be decoded.
     """
-    series = _one_series(files)
+    loaded: dict[Path, Any] = {}
+    series = _one_series(files, None if geometry_only else loaded)
     if _is_multi_frame(series):
-        return _read_multi_frame(series, geometry_only=geometry_only)
+        return _read_multi_frame(series, loaded.get(series.first.path))
     if len(series.images) == 1 and (series.first.position is None or series.first.orientation is None):
         return _read_unplaced(series)
     planes = _planes_of(series)
@@ -66,7 +68,7 @@ def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
         channels = len(series.images) // planes.slices
         array: NDArray[Any] = np.broadcast_to(np.uint8(0), (channels, planes.slices, *series.first.size))
         return _placed(array, planes, series)
-    frames = [_values(image.path) for image in series.images]
+    frames = [_values(image.path, loaded.pop(image.path)) for image in series.images]
     tags = [
         (image.echo_time, image.time_point, image.acquisition, "\\".join(image.image_type)) for image in series.images
     ]
@@ -93,9 +95,25 @@ def slice_headers(files: Sequence[Path]) -> tuple[list[Any], Planes | None]:
     return [read_header(first[slot]) for slot in range(planes.slices)], planes
 
 
-def _one_series(files: Sequence[Path]) -> Series:
+def _header(path: Path, loaded: dict[Path, Any] | None) -> ImageHeader | None:
+    """The header of an image, None for other objects; its data set is put into *loaded*, so that it is read once."""
+    if loaded is None:
+        return image_header(path)
+    try:
+        data = read_data_set(path)
+    except InputError:
+        if image_header(path) is None:  # a damaged report beside the images is not their fault
+            return None
+        raise
+    header = header_of(data, path)
+    if header is not None:
+        loaded[path] = data
+    return header
+
+
+def _one_series(files: Sequence[Path], loaded: dict[Path, Any] | None = None) -> Series:
     """The images among *files*. Raises InputError when they are none, several series, or cannot be one volume."""
-    headers = [header for path in files if (header := image_header(path)) is not None]
+    headers = [header for path in files if (header := _header(path, loaded)) is not None]
     if not headers:
         raise _no_image(files)
     images, copies = without_copies(headers)
@@ -185,16 +203,17 @@ def _placed(array: NDArray[Any], planes: Planes, series: Series, notes: Sequence
 def _read_unplaced(series: Series) -> Volume:
     """A single image that does not say where it lies."""
     image = series.first
-    array, notes = _values(image.path)
+    array, notes = _values(image.path, read_data_set(image.path))
     spacing = (image.thickness or 1.0, image.in_plane[0], image.in_plane[1]) if image.in_plane else None
     return Volume(array=array[:, None], spacing_mm=spacing, source=image.path, notes=(*series.notes, *notes))
 
 
-def _values(path: Path) -> tuple[NDArray[Any], list[str]]:
+def _values(path: Path, data: Any) -> tuple[NDArray[Any], list[str]]:
     """``(C, Y, X)`` of one image in the numbers that the scanner means, and what was assumed."""
-    data = read_data_set(path)
     frames = stored_frames(data, path)
     with decoding(path, "its rescaling is damaged"), quiet():
+        if data.get("ModalityLUTSequence"):
+            return looked_up(frames, data)[0], []
         slope, intercept, notes = _rescale(data.get("RescaleSlope"), data.get("RescaleIntercept"), path)
     return rescaled(frames, [slope], [intercept])[0], notes
 
@@ -252,11 +271,12 @@ def _channel_names(tags: Sequence[Sequence[ImageTags]]) -> list[str]:
 # -- enhanced multi-frame --------------------------------------------------------------------------------------------
 
 
-def _read_multi_frame(series: Series, *, geometry_only: bool) -> Volume:
+def _read_multi_frame(series: Series, loaded: Any | None) -> Volume:
+    """The object *loaded*; its grid alone, with voxels that are all 0, where it was not."""
     path = series.first.path
-    data = read_data_set(path)
+    data = read_data_set(path) if loaded is None else loaded
     planes = frame_planes(data, path, gaps_allowed=False)
-    if geometry_only:
+    if loaded is None:
         channels = len(planes.slots) // planes.slices
         return _placed(np.broadcast_to(np.uint8(0), (channels, planes.slices, *series.first.size)), planes, series)
     frames = stored_frames(data, path)
@@ -264,12 +284,7 @@ def _read_multi_frame(series: Series, *, geometry_only: bool) -> Volume:
         groups = frame_groups(data)
         tags = [_frame_tags(group) for group in groups]
         each = [
-            _rescale(
-                frame_value(g, "PixelValueTransformationSequence", "RescaleSlope") or data.get("RescaleSlope"),
-                frame_value(g, "PixelValueTransformationSequence", "RescaleIntercept") or data.get("RescaleIntercept"),
-                path,
-            )
-            for g in groups
+            _rescale(_of_frame(g, data, "RescaleSlope"), _of_frame(g, data, "RescaleIntercept"), path) for g in groups
         ]
     values = rescaled(frames, [slope for slope, _, _ in each], [intercept for _, intercept, _ in each])
     order = sorted(range(len(tags)), key=lambda i: tags[i])
@@ -277,6 +292,12 @@ def _read_multi_frame(series: Series, *, geometry_only: bool) -> Volume:
     array, notes = _stacked([values[i] for i in order], planes_in_order, path, [tags[i] for i in order])
     doubts = dict.fromkeys(note for _, _, more in each for note in more)
     return _placed(array, planes, series, (*notes, *doubts))
+
+
+def _of_frame(groups: list[Any], data: Any, keyword: str) -> Any:
+    """A frame's own slope or intercept, which may be 0; the whole object's where it has none."""
+    own = frame_value(groups, "PixelValueTransformationSequence", keyword)
+    return data.get(keyword) if own is None else own
 
 
 def _frame_tags(groups: list[Any]) -> ImageTags:

@@ -32,7 +32,8 @@ class Structure:
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
     """The contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
     to_index = np.linalg.inv(image.affine)
-    contours: dict[bytes, NDArray[Any]] = {}  # by their points: the same contour twice would cut itself out
+    # By their points in any order: the same contour twice, wherever it starts, would cut itself out.
+    contours: dict[bytes, NDArray[Any]] = {}
     left_out: Counter[str] = Counter()
     for contour in item.get("ContourSequence") or []:
         kind = str(contour.get("ContourGeometricType") or "CLOSED_PLANAR")
@@ -50,7 +51,7 @@ def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure
         low, high = index.min(axis=0), index.max(axis=0)
         if (low < -1.5).any() or (high > np.array(image.shape[::-1]) + 0.5).any():
             raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
-        contours[points.tobytes()] = index
+        contours[np.unique(points.round(3), axis=0).tobytes()] = index
     return Structure(name, tuple(contours.values()), left_out)
 
 
@@ -92,6 +93,9 @@ def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[
         mask = np.zeros(image.shape, bool)
         for level, contours in own:
             mask[_slices_of(level, reach, between, structure.name, image, path)] |= _even_odd(contours, image)
+        if structure.contours and not mask.any():
+            mask[_voxel_in(structure.contours, image)] = True
+            notes.append(f"{structure.name} is smaller than a voxel: the one that it lies in was taken")
         masks.append(mask)
         if note := _gaps(structure.name, [level for level, _ in own], mask):
             notes.append(note)
@@ -117,6 +121,12 @@ def _slices_of(level: float, reach: float, between: bool, name: str, image: Volu
     if last < 0 or first > image.shape[0] - 1:
         raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
     return slice(max(first, 0), last + 1)
+
+
+def _voxel_in(contours: Sequence[NDArray[Any]], image: Volume) -> tuple[int, ...]:
+    """The voxel (z, y, x) in which the first of *contours* has its middle."""
+    middle = np.round(contours[0].mean(axis=0)[::-1]).astype(int)
+    return tuple(int(v) for v in np.clip(middle, 0, np.array(image.shape) - 1))
 
 
 def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.bool_]:

@@ -211,6 +211,9 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
         if len(taken) > 255:
             raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
         contours = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
+        if not any(structure.contours for structure in contours):
+            kinds_found = ", ".join(sorted({kind for structure in contours for kind in structure.left_out}))
+            raise InputError(f"it holds no closed contour ({kinds_found})", where=path, remedy="outline the lesions")
         masks, on_planes = filled(contours, image, path)
     notes = [
         "structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(contours, start=1)),

@@ -114,6 +114,13 @@ def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence
     return (frames * slope + intercept).astype(np.float32)
 
 
+def looked_up(frames: NDArray[Any], data: Any) -> NDArray[Any]:
+    """Frames in the numbers that the scanner means, where a table (Modality LUT) says them instead of a slope."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    return np.asarray(apply_modality_lut(frames, data))
+
+
 def _finished(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any]:
     """``(N, Y, X, C)`` without unused bits, with its palette's colours, bright as high."""
     from pydicom.pixels.processing import apply_color_lut

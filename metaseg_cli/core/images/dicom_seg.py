@@ -17,6 +17,12 @@ from metaseg_cli.core.images.dicom_planes import frame_groups
 from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError, decoding
 
+# Type 2 of the modules that a SEG repeats of its series (PS3.3 C.7.1.1, C.7.2.1).
+_MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName"),
+)
+
 
 def can_write_seg() -> bool:
     """Whether highdicom, which does the writing, is installed."""
@@ -78,7 +84,13 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
 
 
 def _mended(data: Any) -> Any:
-    """*data* without ages, and with empty dates and times, where the standard does not allow what stands there."""
+    """*data* without ages, and with empty dates and times, where the standard does not allow what stands there.
+
+    What anonymisers removed though it must be there, if only empty, is there empty.
+    """
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in data:
+            setattr(data, keyword, "")
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
 

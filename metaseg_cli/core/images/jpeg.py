@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import re
 from pathlib import Path
 
+from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
 from metaseg_cli.errors import InputError
@@ -14,6 +15,7 @@ _END, _START_OF_SCAN = 0xD9, 0xDA
 _MOST_SCANS = 100  # a progressive one has about ten; each is a way through all pixels
 _ARITHMETIC = (0xC9, 0xCA, 0xCB)  # frames whose codes may end in zeros that are left out
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: restarts, start of image
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _MORE = bytes((37 * i) % 251 for i in range(1, 200))  # codes of all lengths, and no marker
 
 
@@ -22,8 +24,8 @@ def is_jpeg(start: bytes) -> bool:
     return start[:3] == b"\xff\xd8\xff"
 
 
-def check_jpeg(path: Path) -> None:
-    """Raise InputError unless the first picture of the file has its end marker and the codes of all its pixels.
+def load_jpeg(opened: Image.Image, path: Path) -> None:
+    """Decode the first picture of the file. Raises InputError unless it has its end marker and the codes of all pixels.
 
     A decoder that has found all pixels of a scan skips to the next marker. So codes put in there change nothing,
     unless some were missing.
@@ -31,12 +33,15 @@ def check_jpeg(path: Path) -> None:
     data = path.read_bytes()
     *scans, end = _ends(data, path)
     parts = [data[a:b] for a, b in zip([0, *scans], [*scans, end], strict=True)]
-    if len(scans) > _MOST_SCANS or _pixels(data[:end]) != _pixels(_MORE.join(parts)):
-        raise InputError("damaged (some of its pixels are missing)", where=path, remedy="copy it again from its source")
+    if len(scans) > _MOST_SCANS:
+        raise _incomplete(path)
+    opened.load()
+    if ImageChops.difference(opened, JpegImageFile(io.BytesIO(_MORE.join(parts)))).getbbox():
+        raise _incomplete(path)
 
 
-def _pixels(data: bytes) -> bytes:
-    return hashlib.sha256(JpegImageFile(io.BytesIO(data)).tobytes()).digest()
+def _incomplete(path: Path) -> InputError:
+    return InputError("damaged (some of its pixels are missing)", where=path, remedy="copy it again from its source")
 
 
 def _ends(data: bytes, path: Path) -> list[int]:
@@ -63,13 +68,6 @@ def _ends(data: bytes, path: Path) -> list[int]:
 
 
 def _next_marker(data: bytes, at: int) -> int:
-    """Where the first marker after a scan's compressed data is."""
-    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
-        following = data[at + 1]
-        if following == 0xFF:
-            at += 1
-        elif following == 0 or following in _ALONE:
-            at += 2
-        else:
-            return at
-    return len(data)
+    """Where the first marker after a scan's compressed data is: none of 0xFF00, restarts and fill bytes is one."""
+    found = _MARKER.search(data, at)
+    return found.start() if found else len(data)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
@@ -25,6 +26,7 @@ from metaseg_cli.errors import InputError
 _SMALL_LABEL = 31
 _LARGEST_LABEL = 2**31
 _FEW = 8
+_FEW_COLOURS = 16  # a picture of more has edges between colours, or noise
 _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 _LOSSY = (".jpg", ".jpeg")
 _TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")  # a header that names its voxels
@@ -71,13 +73,13 @@ def _from_picture(path: Path) -> Volume:
     channels = colours.shape[0]
     if picture.alpha is not None and all(map(_is_constant, colours)) and _says_something(picture.alpha):
         notes.append("the mask was taken from the alpha channel: its colour is one and the same everywhere")
-        label = _labels(picture.alpha, path, notes)
+        label = _labels(picture.alpha, path, notes, lossy=picture.lossy)
     elif picture.palette is not None:
         label = _from_palette(picture.array[0], colours, notes)
     elif channels == 3:
-        label = _labels(_from_colour(colours, notes)[0], path, notes)
+        label = _labels(_from_colour(colours, notes, lossy=picture.lossy)[0], path, notes, lossy=picture.lossy)
     elif channels == 1:
-        label = _labels(colours[0], path, notes)
+        label = _labels(colours[0], path, notes, lossy=picture.lossy)
     else:
         raise InputError(f"a mask with {channels} channels", where=path, remedy="save one label map")
     return Volume(
@@ -110,17 +112,22 @@ def _from_palette(
     return (~black).astype(np.uint8)
 
 
-def _from_colour(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+def _from_colour(array: NDArray[Any], notes: list[str], *, lossy: bool) -> NDArray[Any]:
     """``(3, Z, Y, X)`` → ``(1, Z, Y, X)``: the brightest channel, on which the threshold at half then works."""
     grey = array.max(axis=0, keepdims=True)
-    if not (array[0] == array[1]).all() or not (array[1] == array[2]).all():
-        notes.append("mask in colour: black is background, every colour is lesion (threshold at half)")
-        top = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
-        return np.where(grey * 2.0 >= max(1, min(top, int(grey.max()))), top, 0).astype(array.dtype)
-    return grey
+    if (array[0] == array[1]).all() and (array[1] == array[2]).all():
+        return grey
+    top = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
+    if not lossy and len(np.unique(array.reshape(3, -1), axis=1).T) <= _FEW_COLOURS:
+        notes.append("mask in colour: black is background, every colour is lesion")
+        return np.where(grey > 0, top, 0).astype(array.dtype)
+    notes.append("mask in colour: black is background, every colour is lesion (threshold at half)")
+    return np.where(grey * 2.0 >= max(1, min(top, int(grey.max()))), top, 0).astype(array.dtype)
 
 
-def _labels(array: NDArray[Any], path: Path, notes: list[str], *, named: bool = False) -> NDArray[np.uint8]:
+def _labels(
+    array: NDArray[Any], path: Path, notes: list[str], *, named: bool = False, lossy: bool = False
+) -> NDArray[np.uint8]:
     """``(Z, Y, X)`` of any numbers → uint8 labels; as they are where the header has *named* them."""
     if array.dtype.kind == "f":
         rounded = np.round(array)
@@ -137,27 +144,64 @@ def _labels(array: NDArray[Any], path: Path, notes: list[str], *, named: bool = 
         raise InputError(f"it holds negative labels (down to {low})", where=path, remedy="save labels from 0 up")
     if high <= 1 or (named and high <= 255):
         return array.astype(np.uint8)
-    lossless = suffix_of(path) not in _LOSSY
-    if not lossless and high < _NOISE:
+    if lossy and high < _NOISE:
         notes.append(f"nothing above compression noise (below {_NOISE} of 255): empty mask")
         return np.zeros(array.shape, np.uint8)
-    if lossless and high <= _SMALL_LABEL:
+    if not lossy and high <= _SMALL_LABEL:
         return array.astype(np.uint8)
     values = np.unique(array)
     if not is_picture(path) and high <= 255 and len(values) > 2:
+        if _has_ignore_label(values):
+            notes.append("label 255 beside small labels, which often means 'ignore': kept as a label")
         return array.astype(np.uint8)
-    if len(values) <= 2 and low == 0 and (lossless or high > 127):
+    return _from_levels(array, values, path, notes, lossy=lossy)
+
+
+def _has_ignore_label(values: NDArray[Any]) -> bool:
+    """0, 1, 255: labels, and the number by which many programs mark what is not to be looked at."""
+    return len(values) > 2 and int(values[-1]) in (255, 65535) and int(values[-2]) <= _SMALL_LABEL and values[0] == 0
+
+
+def _from_levels(
+    array: NDArray[Any], values: NDArray[Any], path: Path, notes: list[str], *, lossy: bool
+) -> NDArray[np.uint8]:
+    """Grey levels, *values* in all, → labels, or one label by a threshold at half."""
+    low, high = int(values[0]), int(values[-1])
+    if len(values) <= 2 and low in (0, high) and (not lossy or high > 127):
         return (array > 0).astype(np.uint8)  # 0/255, 0/65535, 0/any one number
-    if lossless and len(values) <= _FEW and np.ptp(np.diff(values)) <= 1 + high // 100 and low == 0:
+    few = not lossy and len(values) <= _FEW and low == 0
+    if few and np.ptp(np.diff(values)) <= 1 + high // 100:
         notes.append(f"evenly spaced grey levels {', '.join(map(str, values))} are the labels 0 to {len(values) - 1}")
         return np.searchsorted(values, array).astype(np.uint8)
+    if few and _has_ignore_label(values):
+        raise InputError(
+            f"it holds the labels {', '.join(map(str, values[:-1]))} and {high}, which may mean lesion or 'ignore'",
+            where=path,
+            remedy=f"replace {high} by a label, or by 0",
+        )
     if not is_picture(path) and high > 255:
         raise InputError(f"it holds labels up to {high}", where=path, remedy="use labels from 0 to 255")
     top = np.iinfo(array.dtype).max if array.dtype in (np.uint8, np.uint16) else high
     if high < top / 4:
         top = high
+    found = array * 2.0 >= top
+    faint = _faint_parts(array >= (top * _NOISE / 255 if lossy else 1), found)
+    if faint and few:
+        raise InputError(
+            f"its grey levels, {', '.join(map(str, values))}, are neither evenly spaced labels nor edges of one lesion",
+            where=path,
+            remedy="save labels as 0, 1, 2 …, or one lesion label as 0 and 255",
+        )
     notes.append(f"mask with many grey levels (compressed?): threshold at half of {top}")
-    return (array * 2.0 >= top).astype(np.uint8)
+    if faint:
+        notes.append(f"{faint} separate part(s) of a mask, darker than the threshold, were left out")
+    return found.astype(np.uint8)
+
+
+def _faint_parts(drawn: NDArray[np.bool_], found: NDArray[np.bool_]) -> int:
+    """How many connected parts of what is *drawn* are lost, having nothing *found* in them."""
+    labels, count = ndimage.label(drawn, structure=np.ones((3, 3, 3)))
+    return count - len(set(np.unique(labels[found]).tolist()) - {0})
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:

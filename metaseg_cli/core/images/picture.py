@@ -20,7 +20,7 @@ class Picture:
 
     ``array`` is ``(C, Z, Y, X)``: grey, colours, or, where ``palette`` ``(N, 3)`` uint8 is there, indices into it.
     ``alpha`` ``(Z, Y, X)`` is its opacity. ``bits`` are those of a stored number where they are fewer than a byte's,
-    else 0. ``orientation`` is the EXIF orientation by which it was turned.
+    else 0. ``orientation`` is the EXIF orientation by which it was turned. ``lossy`` compression leaves noise.
     """
 
     array: NDArray[Any]
@@ -28,6 +28,7 @@ class Picture:
     alpha: NDArray[Any] | None = None
     bits: int = 0
     orientation: int = 1
+    lossy: bool = False
     notes: tuple[str, ...] = ()
 
     def colours(self) -> NDArray[Any]:

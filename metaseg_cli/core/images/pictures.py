@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from metaseg_cli.core.images import png
-from metaseg_cli.core.images.jpeg import check_jpeg, is_jpeg
+from metaseg_cli.core.images.jpeg import is_jpeg, load_jpeg
 from metaseg_cli.core.images.picture import Picture, check_size, raw_orientation, upright
 from metaseg_cli.core.images.tiff import read_tiff
 from metaseg_cli.core.images.tiff_directories import is_tiff
@@ -64,9 +64,7 @@ def _through_pillow(path: Path, start: bytes) -> Picture:
             try:
                 with Image.open(path, formats=_FORMATS) as opened:
                     check_size(opened.width, opened.height, path)
-                    if is_jpeg(start):
-                        check_jpeg(path)
-                    opened.load()
+                    load_jpeg(opened, path) if is_jpeg(start) else opened.load()
                     return _decoded(opened, path, header)
             except UnidentifiedImageError:
                 raise InputError(
@@ -104,6 +102,7 @@ def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> P
         alpha=None if alpha is None else upright(alpha[None], orientation),
         bits=bits,
         orientation=orientation,
+        lossy=opened.format in ("JPEG", "MPO") or (opened.format == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]),
         notes=tuple(notes),
     )
 

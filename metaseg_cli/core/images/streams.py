@@ -27,7 +27,7 @@ def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
         with closing(bz2.BZ2File(file)) as stream:
             yield from iter(lambda: stream.read(_CHUNK), b"")
         return
-    wbits = {"gzip": 31, "zlib": 15}[encoding]
+    wbits = {"gzip": 31, "zlib": 47}[encoding]  # 47: either header, as writers of MetaImage have it
     stream_of = zlib.decompressobj(wbits)
     started = False
     while chunk := file.read(_CHUNK):
@@ -54,17 +54,6 @@ def read_exactly(file: BinaryIO, encoding: str, size: int, path: Path) -> bytear
     if len(data) < size:
         _too_few(size, len(data), path)
     return data
-
-
-def check_length(file: BinaryIO, encoding: str, size: int, path: Path) -> None:
-    """As ``read_exactly``, without keeping anything."""
-    count = 0
-    for piece in inflated(file, encoding):
-        count += len(piece)
-        if count > size:
-            _too_many(size, path)
-    if count < size:
-        _too_few(size, count, path)
 
 
 def _too_few(size: int, found: int, path: Path) -> NoReturn:

@@ -30,11 +30,12 @@ _REGION = {
 } | _EDEMA  # fmt: skip
 _DERIVED = {
     "ptv", "ptvs", "pgtv", "ctv", "ctvs", "itv", "itvs", "prv", "prvs", "margin", "margins", "marge", "saum", "ring",
-    "rings", "shell", "shells", "rind", "halo", "wall", "dose", "dosis", "isodose", "iso", "gy", "cgy", "exp",
+    "rings", "shell", "shells", "rind", "halo", "wall", "dose", "dosis", "isodose", "iso", "exp",
     "expand", "expanded", "expansion", "exp1", "dilated", "dilate", "dil", "opt", "opti", "optim", "optptv", "eval",
     "crop", "cropped", "cropp", "help", "helper", "hilf", "hilfs", "avoid", "avoidance", "z", "mm", "cm", "overlap",
     "igtv", "cavity", "bed", "bett", "resection", "kavitat", "hohle",
 }  # fmt: skip
+_DOSE = {"gy", "cgy"}
 _ORGAN = {
     "brain", "brains", "hirn", "gehirn", "grosshirn", "cerveau", "encephale", "encefalo", "cervello", "cerebro",
     "cerebrum", "cerebellum", "kleinhirn", "cervelet", "brainstem", "stem", "stammhirn", "hirnstamm", "tronc",
@@ -59,7 +60,8 @@ _PARTS = {"left", "right", "l", "r"}
 _PLANNED_TYPES = {"PTV", "CTV", "TREATED_VOLUME", "IRRAD_VOLUME", "DOSE_REGION", "CONTROL"}
 _OTHER_TYPES = {"EXTERNAL", "ORGAN", "AVOIDANCE", "SUPPORT", "FIXATION", "BOLUS", "MARKER", "REGISTRATION", "CAVITY"}
 _VOCABULARY = frozenset(
-    (_GTV | _LESION | _REGION | _DERIVED | _ORGAN | {"left", "right", "minus"}) - {"z", "et", "tc", "wt", "ed", "les"}
+    (_GTV | _LESION | _REGION | _DERIVED | _DOSE | _ORGAN | {"left", "right", "minus"})
+    - {"z", "et", "tc", "wt", "ed", "les"}
 )
 _MANY = 20
 
@@ -100,6 +102,8 @@ def kind_of(structure: Structure) -> Kind:
 def _kind_of_name(name: str) -> Kind:
     said = words(name, _VOCABULARY, signs=True)
     if set(said) & _DERIVED or _has_margin(said):
+        return "derived"
+    if set(said) & _DOSE and ("v" in said or not set(said) & (_GTV | _LESION)):  # but "GTV 20Gy" is a lesion
         return "derived"
     organs = [i for i, word in enumerate(said) if word in _ORGAN]
     targets = [i for i, word in enumerate(said) if word in _GTV | _LESION | _REGION]

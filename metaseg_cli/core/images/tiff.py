@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import tifffile
 
 _NONE, _LZW, _DEFLATE = 1, 5, (8, 32946)
+_LOSSLESS = (_NONE, 2, 3, 4, _LZW, *_DEFLATE, 32773, 34925, 50000)  # also fax codes, PackBits, LZMA, Zstandard
 _DEFLATE_RATIO = 1032  # the most that deflate can do
 _LARGE = 2**29  # bytes; what would become larger than this must be large in the file too
 _LARGE_RATIO = 100
@@ -72,7 +73,7 @@ def _read_pages(path: Path, directories: list[Directory], pages: list[int], note
         if len(file.pages) < len(directories):
             raise _damaged(path, "not every page can be read")
         keyframe: Any = file.pages[pages[0]].keyframe
-        if not _by_tifffile(keyframe):
+        if not _by_tifffile(keyframe) or (len(directories) == 1 and _is_quicker_by_pillow(keyframe)):
             _check_size(path, keyframe.nbytes * len(pages))
             array = _through_pillow(path, pages, keyframe)
             return _picture(array, first, path, notes, white_is_zero=False)
@@ -119,6 +120,12 @@ def _by_tifffile(page: Any) -> bool:
         and (page.compression == _NONE or page.compression in codecs)
         and (page.predictor == 1 or page.predictor in TIFF.UNPREDICTORS)
     )
+
+
+def _is_quicker_by_pillow(page: Any) -> bool:
+    """Whether it is a plain picture packed by LZW, which the decoder here takes forty times as long for."""
+    plain = page.photometric in (tags.MIN_IS_BLACK, tags.RGB) and not page.extrasamples
+    return page.compression == _LZW and page.bitspersample == 8 and plain and page.dtype == "uint8"
 
 
 def _check_pages(path: Path, pages: list[Any]) -> None:
@@ -276,6 +283,7 @@ def _picture(
         alpha=None if alpha is None else upright(alpha, orientation),
         bits=bits if bits < 8 else 0,
         orientation=orientation if 1 <= orientation <= 8 else 1,
+        lossy=number(directory, tags.COMPRESSION, _NONE) not in _LOSSLESS,
         notes=tuple(notes),
     )
 

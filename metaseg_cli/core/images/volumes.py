@@ -1,4 +1,4 @@
-"""Volume files: NIfTI and MGH through nibabel, NRRD and MetaImage through SimpleITK."""
+"""Volume files: NIfTI and MGH by nibabel's headers, NRRD and MetaImage by their text headers; ITK writes the latter."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from metaseg_cli.core.images.axes import grid_of
 from metaseg_cli.core.images.formats import suffix_of
 from metaseg_cli.core.images.geometry import as_itk
-from metaseg_cli.core.images.itk_decoder import decode
+from metaseg_cli.core.images.metaimage import metaimage_header
 from metaseg_cli.core.images.nifti import MGH, NIFTI, read_nifti, read_nifti_geometry, save_nifti
+from metaseg_cli.core.images.nrrd import nrrd_header
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.core.images.volume_headers import check_volume
+from metaseg_cli.core.images.volume_headers import read_voxels
 from metaseg_cli.errors import InputError, decoding
 
 
 def read_volume(path: Path) -> Volume:
     """A volume with its geometry; vector voxels and a fourth axis become channels. Raises InputError."""
-    volume = read_nifti(path) if suffix_of(path) in NIFTI + MGH else _read_with_itk(path)
+    volume = read_nifti(path) if suffix_of(path) in NIFTI + MGH else _read_text_headed(path, voxels=True)
     _check_finite(volume.array, path)
     return volume
 
@@ -29,33 +30,17 @@ def read_volume_geometry(path: Path) -> Volume:
     """As ``read_volume``, from the header alone where the format allows; its voxels are all 0. Raises InputError."""
     if suffix_of(path) in NIFTI + MGH:
         return read_nifti_geometry(path)
-    volume = _read_with_itk(path)
-    return Volume(**{**vars(volume), "array": np.broadcast_to(np.uint8(0), volume.array.shape)})
+    return _read_text_headed(path, voxels=False)
 
 
-def _read_with_itk(path: Path) -> Volume:
+def _read_text_headed(path: Path, *, voxels: bool) -> Volume:
+    """NRRD or MetaImage; their voxels are not read by ITK, which gives uninitialised memory where a header is odd."""
     with decoding(path):
-        header = check_volume(path)
-        image = decode(path)
-    array, dimension = image.array, image.dimension
-    if image.components > 1:
-        array = np.moveaxis(array, -1, 0)
-    elif dimension != 4:
-        array = array[None]  # in 4D, (T, Z, Y, X), the fourth axis holds the channels
-    if array.ndim == 3:  # a 2D file
-        array = array[:, None]
-    if array.dtype.kind not in "uif":
-        raise InputError(f"voxels of type {array.dtype} are no image", where=path, remedy="save it as numbers")
-    if array.ndim != 4:
-        raise InputError(f"it has {dimension} dimensions", where=path, remedy="save one volume of 2, 3 or 4")
-    keep = min(3, dimension)
-    affine = np.eye(4)
-    affine[:keep, :keep] = np.reshape(image.direction, (dimension, dimension))[:keep, :keep] * image.spacing[:keep]
-    affine[:keep, 3] = image.origin[:keep]
-    _, z, y, x = array.shape
-    spacing, origin, direction, notes = grid_of(affine, (z, y, x), path)
+        header = nrrd_header(path) if suffix_of(path) in (".nrrd", ".nhdr") else metaimage_header(path)
+        spacing, origin, direction, notes = grid_of(header.affine, header.shape[1:], path)
+        array = read_voxels(header, path) if voxels else np.broadcast_to(np.uint8(0), header.shape)
     return Volume(
-        array=np.ascontiguousarray(array),
+        array=array,
         spacing_mm=spacing,
         source=path,
         origin_mm=origin,
