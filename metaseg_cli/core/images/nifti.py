@@ -27,6 +27,7 @@ _MOST_DIMENSIONS = 5
 _SIZES = {348: "Nifti1", 540: "Nifti2"}
 _IN_MM = {"meter": 1000.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.02, 50.0)
+_LONGEST_QUATERNION = 1.01  # what rounding, or a careless writer, makes of 1
 _SAME = 0.01  # relative difference of two voxel sizes that is rounding
 _MOST_HEADER = 16 * 2**20  # header and extensions
 
@@ -132,6 +133,7 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
     dims = [int(n) for n in unchecked["dim"]]
     if not 1 <= dims[0] <= 7 or any(n < 1 for n in dims[1 : dims[0] + 1]):
         raise InputError("its header names no size", where=path, remedy="copy it again from its source")
+    raw = _with_unit_quaternion(unchecked).binaryblock
     parsed = kind(raw)  # checked, and repaired where nibabel does so
     shape = tuple(dims[1 : dims[0] + 1])
     while len(shape) > 3 and shape[-1] == 1:
@@ -145,6 +147,19 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
         )
     offset = max(int(offset), size + 4) if single else int(offset)
     return _Header(parsed, raw, shape + (1,) * (3 - len(shape)), _dtype(parsed, path), offset)
+
+
+def _with_unit_quaternion(header: Any) -> Any:
+    """*header* with its quaternion scaled to length 1 where rounding made it longer, as the standard's own code does.
+
+    nibabel refuses such a one.
+    """
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = float(np.sqrt(sum(float(header[name]) ** 2 for name in names)))
+    if 1 < length < _LONGEST_QUATERNION:
+        for name in names:
+            header[name] = float(header[name]) / length / (1 + 2**-52)  # the last bit must not be too long again
+    return header
 
 
 def _dtype(header: Any, path: Path) -> np.dtype[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metaseg_cli.core.images.axes import grid_of
 from metaseg_cli.core.images.formats import suffix_of
 from metaseg_cli.core.images.geometry import as_itk
+from metaseg_cli.core.images.itk_decoder import decode
 from metaseg_cli.core.images.metaimage import metaimage_header
 from metaseg_cli.core.images.nifti import MGH, NIFTI, read_nifti, read_nifti_geometry, save_nifti
 from metaseg_cli.core.images.nrrd import nrrd_header
