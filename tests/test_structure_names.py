@@ -286,7 +286,7 @@ def test_slicers_own_list_axis_is_read(tmp_path: Path) -> None:
 
 def test_several_layers_without_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 channels"):
-        read_mask(seg_nrrd(tmp_path / "a.nrrd", layered((0, 1, 1), (1, 7, 1)), ("Met", 0, 1)))
+        read_mask(seg_nrrd(tmp_path / "a.nrrd", layered((0, 1, 1), (1, 7, 1))))
 
 
 def test_a_header_that_names_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
@@ -304,3 +304,16 @@ def test_a_segments_concept_is_read_from_slicers_tags(tmp_path: Path) -> None:
 def test_one_structure_of_no_name_is_listed_by_its_number() -> None:
     with pytest.raises(InputError, match="number 1"):
         choose([Structure(number=1, name="")], (), Path("rt"), segmentation=False)
+
+
+def test_a_seg_nrrd_that_was_renamed_is_still_one(tmp_path: Path) -> None:
+    layers = layered((0, 1, 1), (0, 7, 2))
+    path = seg_nrrd(tmp_path / "a.seg.nrrd", layers, ("Brain", 0, 1), ("GTV", 0, 2)).rename(tmp_path / "a-label.nrrd")
+    np.testing.assert_array_equal(read_mask(path).array[0], np.where(layers[0] == 2, 2, 0))
+
+
+@pytest.mark.parametrize("value", [0, 300, -1])
+def test_a_segment_whose_label_cannot_be_one_is_refused(tmp_path: Path, value: int) -> None:
+    path = seg_nrrd(tmp_path / "a.seg.nrrd", layered((0, 1, 1)), ("Met 1", 0, value))
+    with pytest.raises(InputError, match="labels from 1 to 255"):
+        read_mask(path)

@@ -16,7 +16,7 @@ from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import decode_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
-from metaseg_cli.core.images.seg_nrrd import is_seg_nrrd, lesion_layers, segments_of
+from metaseg_cli.core.images.seg_nrrd import lesion_layers, segments_of
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
 from metaseg_cli.core.paths import check_openable
@@ -56,7 +56,7 @@ def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str]
         return _from_picture(path)
     volume = read_image(path)
     notes += volume.notes
-    if is_seg_nrrd(path) and (segments := segments_of(path)):
+    if segments := segments_of(path):
         array, said = lesion_layers(volume.array, segments, structures, path)
         label = np.stack([_labels(layer, path, notes, named=True) for layer in array])
         return dataclasses.replace(volume, array=label, notes=(*notes, *said))

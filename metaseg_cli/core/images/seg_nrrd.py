@@ -1,4 +1,4 @@
-"""The segments that 3D Slicer names in the header of a ``.seg.nrrd``."""
+"""The segments that 3D Slicer names in the header of an NRRD, mostly a ``.seg.nrrd``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.images.formats import suffix_of
 from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.errors import InputError, decoding
 
@@ -28,13 +29,13 @@ class Segment:
     concept: str = ""
 
 
-def is_seg_nrrd(path: Path) -> bool:
-    """Whether the name is that of a segmentation of 3D Slicer."""
-    return path.name.lower().endswith((".seg.nrrd", ".seg.nhdr"))
-
-
 def segments_of(path: Path) -> list[Segment]:
-    """The segments in the order of their numbers; none where the header names none. Raises InputError."""
+    """The segments in the order of their numbers; none where the header names none. Raises InputError.
+
+    The header tells, not the name: a ``.seg.nrrd`` may have been renamed.
+    """
+    if suffix_of(path) not in (".nrrd", ".nhdr"):
+        return []
     with decoding(path), path.open("rb") as file:
         head = file.read(_LONGEST_HEADER).split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0]
     fields: dict[int, dict[str, str]] = {}
@@ -42,7 +43,7 @@ def segments_of(path: Path) -> list[Segment]:
         if match := _KEY.match(line):
             fields.setdefault(int(match[1]), {})[match[2]] = match[3].strip()
     with decoding(path, "its segments' numbers cannot be read"):
-        return [
+        segments = [
             Segment(
                 name=each.get("Name") or each.get("ID", ""),
                 layer=int(each.get("Layer") or 0),
@@ -52,6 +53,14 @@ def segments_of(path: Path) -> list[Segment]:
             )
             for _, each in sorted(fields.items())
         ]
+    for segment in segments:
+        if not 1 <= segment.value <= 255 or segment.layer < 0:
+            raise InputError(
+                f"its segment {segment.name} has the label {segment.value} in layer {segment.layer}",
+                where=path,
+                remedy="use labels from 1 to 255",
+            )
+    return segments
 
 
 def _concept(tags: str) -> str:
