@@ -30,11 +30,17 @@ def main() -> None:
         if _stopped and error.code:
             _say_stopped()
         raise
+    except Exception:  # a library that is stopped while it is imported may raise anything
+        if not _stopped:
+            raise
+        _say_stopped()
     finally:
         _ignore_signals()  # all is said and done: what is left is to clear away
         # Where the interruption met code that Python compiles from text, as dataclasses do, Python would in the end die
         # of SIGINT all the same; it forgets that with the next such code.
         exec("")
+    if _stopped and code == 1:  # what was said is what a library made of it
+        _say_stopped()
     sys.exit(code)
 
 
@@ -45,7 +51,7 @@ def _ignore_signals() -> None:
 
 def _say_stopped() -> None:
     _ignore_signals()
-    print("metaseg: interrupted before anything was written; run the same command again", file=sys.stderr)
+    print("metaseg: interrupted; what is finished is kept; run the same command again", file=sys.stderr)
     sys.exit(130)
 
 
