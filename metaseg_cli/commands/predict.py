@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import metaseg_cli
-from metaseg_cli.commands.predict_case import Job, PredictedScan, lesion_rows, look, model_of, read, write
+from metaseg_cli.commands.predict_case import Job, lesion_rows, look, model_of, read, write
 from metaseg_cli.commands.predict_inputs import absolute, output_names, sources_of
 from metaseg_cli.commands.predict_records import DOCUMENT, Records
+from metaseg_cli.commands.predicted_scan import PredictedScan
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.csv_text import csv_text

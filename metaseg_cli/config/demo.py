@@ -13,7 +13,7 @@ from metaseg_cli.config.setting import Setting, check
 class DemoConfig:
     """Make phantom brains with metastases and run prepare, train, evaluate and predict on them."""
 
-    when_interrupted: ClassVar[str] = "the next call begins anew"
+    when_interrupted: ClassVar[str] = "the next call starts over"
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
     model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
