@@ -30,12 +30,16 @@ def main() -> None:
         if _stopped and error.code:
             _say_stopped()
         raise
+    except BaseException:
+        if _stopped:  # in the middle of an import, say, libraries make other errors of it
+            _say_stopped()
+        raise
     finally:
         _ignore_signals()  # all is said and done: what is left is to clear away
         # Where the interruption met code that Python compiles from text, as dataclasses do, Python would in the end die
         # of SIGINT all the same; it forgets that with the next such code.
         exec("")
-    sys.exit(code)
+    sys.exit(130 if _stopped and code else code)
 
 
 def _ignore_signals() -> None:
@@ -45,7 +49,7 @@ def _ignore_signals() -> None:
 
 def _say_stopped() -> None:
     _ignore_signals()
-    print("metaseg: interrupted before anything was written; run the same command again", file=sys.stderr)
+    print("metaseg: interrupted; run the same command again", file=sys.stderr)
     sys.exit(130)
 
 
