@@ -203,7 +203,14 @@ def test_workers_do_not_keep_a_stopped_program_waiting(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in said
 
 
-@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+_SWALLOWED = """import os, signal
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise RecursionError from None"""
+
+
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')", _SWALLOWED])
 def test_an_interruption_ends_with_130_wherever_it_comes(how: str) -> None:
     code = (
         "import sys, metaseg_cli.cli as cli\n"

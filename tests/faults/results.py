@@ -26,7 +26,7 @@ _TIMES = {
     *("key", "stopped", "program", "settings_seconds", "id"),
 }
 _NOT_COMPARED = {"log.txt", "environment.json", "checkpoint.pt", "checkpoint.before.pt", "errors.log"}
-LEFTOVERS = re.compile(r"^\.?metaseg-|^\.predictions$|^\.lock$|^\.out_of_fold|^tmp")
+LEFTOVERS = re.compile(r"^\.?metaseg-(?!demo$)|^\.predictions$|^\.lock$|^\.out_of_fold|^tmp")
 
 
 def files_of(folder: Path) -> list[Path]:
