@@ -13,6 +13,7 @@ from conftest import small_card
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from metaseg_cli.commands.predict_records import Records
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core.cache import open_prepared
@@ -180,3 +181,10 @@ def test_a_document_is_built_with_its_types_or_says_where_it_is_wrong() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             build(_Small, values)
+
+
+@pytest.mark.parametrize("mask", ["x" * 5000, "a\0b", "", 7, None])
+def test_a_damaged_table_of_predictions_costs_nothing_but_what_it_knew(mask: object, tmp_path: Path) -> None:
+    entry = {"name": "a", "key": "k", "mask": mask}
+    (tmp_path / "predictions.json").write_text(json.dumps({"scans": [entry], "earlier": "none"}))
+    assert Records(tmp_path).others(set()) == []
