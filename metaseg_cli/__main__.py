@@ -15,11 +15,21 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _stop_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised where it calls back on its own, as when an object dies: stop a moment later."""
+    if issubclass(lost.exc_type, KeyboardInterrupt) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command line. Ctrl-C and SIGTERM alike end it with 130 and a word on what is kept."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
+    sys.unraisablehook = _stop_again
     try:
         from metaseg_cli.cli import main as command_line
 
@@ -45,6 +55,8 @@ def main() -> None:
 
 
 def _ignore_signals() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -85,3 +87,34 @@ def test_a_worker_that_dies_costs_the_item_it_worked_on(count: int, tmp_path: Pa
     assert "killed" in problems[3].reason
     assert "five" in problems[5].reason
     assert all(results[n] == n for n in results if n not in problems)
+
+
+_DIES = """
+import os, signal, sys, time, types, weakref
+import metaseg_cli.__main__ as program
+
+def stop(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(100):
+        pass
+
+class Thing:
+    pass
+
+def run():
+    thing = Thing()
+    watched = weakref.ref(thing, stop)
+    del thing
+    time.sleep(5)
+    return 0
+
+sys.modules["metaseg_cli.cli"] = types.SimpleNamespace(main=run)
+program.main()
+"""
+
+
+def test_a_stop_that_python_drops_while_an_object_dies_is_made_again() -> None:
+    done = subprocess.run([sys.executable, "-c", _DIES], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.startswith("metaseg: interrupted")
+    assert "Traceback" not in done.stderr
