@@ -30,7 +30,7 @@ from results import broken, files_of, leftovers
 
 _ALL = {**CALLS, **MORE}
 _SHARES = (0.0, 0.03, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)  # of the room that a call takes
-_DISK = 64 * 2**20
+_DISK = 256 * 2**20
 _FULL, _READ_ONLY, _FORBIDDEN = "the disk is full", "the disk is read-only", "permission"
 
 
@@ -119,9 +119,19 @@ def full(call: Call, share: float, room: int, expected: dict[str, str], inputs: 
             if done.returncode:
                 faults.append(f"with room: exit code {done.returncode}, {done.stderr[-600:]}")
         faults += [f"with room: left over: {path}" for path in leftovers(work, folder / "tmp")]
-        faults += [f"with room: {each}" for each in differences(expected, of_finished(call, work))]
+        faults += [f"with room: {each}" for each in _not_as_expected(call, expected, work)]
         faults += [f"with room: {path} is there" for path in files_of(work) if path.name == "errors.log"]
     return faults
+
+
+def _not_as_expected(call: Call, expected: dict[str, str], work: Path) -> list[str]:
+    found = of_finished(call, work)
+    if call.name != "demo":
+        return differences(expected, found)
+    # It trains for a time, not for a number of steps, on pictures that it makes anew: the same files, other content.
+    shards = "prepared/shards/"
+    names = [{name: "" for name in files if not name.startswith(shards)} for files in (expected, found)]
+    return differences(*names)
 
 
 def read_only(call: Call, inputs: Path, folder: Path) -> list[str]:
@@ -236,7 +246,7 @@ def main() -> int:
 
 
 def _try_call(call: Call, inputs: Path, folder: Path, tally: Tally) -> None:
-    with small_disk(folder / "plain" / "work", size=4 * _DISK) as disk:
+    with small_disk(folder / "plain" / "work", size=_DISK) as disk:
         plain = undisturbed(call, inputs, folder / "plain")
         needed = used(disk)
     shares = (0.0, 0.5) if call.name == "demo" else _SHARES
