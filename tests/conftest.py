@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaseg_cli.config import PrepareConfig, TrainConfig
-from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.progress import Silent
+from tests.common import tiny_training
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,32 +48,6 @@ def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("work") / "prepared"
     prepare(PrepareConfig(raw=raw, out=out, workers=1), Silent())
     return out
-
-
-def tiny_training(prepared: Path, out: Path, **settings: object) -> TrainConfig:
-    """A training of a few seconds."""
-    tiny = {"epochs": 2, "widths": (4, 8, 8), "patch": (32,), "batch_size": 4, "steps_per_epoch": 3, "warmup_steps": 2}
-    return TrainConfig(data=prepared, out=out, **{**tiny, **settings})
-
-
-def small_card(name: str = "attention-unet", dims: int = 2, norm: str = "batch") -> ModelCard:
-    """Of a small network with three regions, temperature and thresholds."""
-    return ModelCard(
-        name=name,
-        in_channels=2,
-        out_channels=3,
-        dims=dims,
-        widths=(4, 8, 8),
-        strides=((2,) * dims,) * 2 if dims == 2 else ((1, 2, 2), (2, 2, 2)),
-        norm=norm,
-        activation="leaky-relu",
-        sequences=("t1c", "t2f"),
-        regions={"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)},
-        preprocessing={"normalisation": "case", "oriented": True, "spacing_mm": [1.0, 1.0, 1.0]},
-        patch=(16, 32, 32),
-        temperature=1.5,
-        postprocessing={"ET": Postprocessing(threshold=0.4, smallest_lesion=3)},
-    )
 
 
 @pytest.fixture(scope="session")

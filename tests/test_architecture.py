@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "metaseg_cli"
+from tests.common import PACKAGE
+
 ROOT = "metaseg_cli"
 
 # Leaves that anyone may import: they import nothing of the package but one another.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from metaseg_cli.config import COMMANDS
+from tests.common import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 

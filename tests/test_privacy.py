@@ -12,7 +12,6 @@ import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
-from dicom_files import SHAPE, lesions, make_seg, numbers, write_series
 from PIL import Image
 
 from metaseg_cli.cli import main
@@ -23,6 +22,7 @@ from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.model_file import patient_hash, read_card, unkeyed_patient_hash
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
+from tests.dicom_files import SHAPE, lesions, make_seg, numbers, write_series
 
 NAMES = ("Mueller_Anna_19480229", "12345678", "Smith^John")
 

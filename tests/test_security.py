@@ -32,8 +32,8 @@ from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.typed_json import read_json
 from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import ConfigError, InputError, MetasegError
+from tests.common import APP
 
-APP = Path(__file__).parent.parent / "metaseg_cli" / "ui" / "app.py"
 ODD = ["a\nb", "a\rb", "a\x1b[31mb", "a\u2028b", os.fsdecode(b"a\xffb")]
 
 

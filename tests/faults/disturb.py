@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from calls import PATIENCE, Call, command, environment, run
-from results import broken, canonical, leftovers
+
+from tests.faults.calls import PATIENCE, Call, command, environment, run
+from tests.faults.results import broken, canonical, leftovers
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _PROGRESS = re.compile(r"^\d\d:\d\d:\d\d ")

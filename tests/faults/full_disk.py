@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from calls import CALLS, MORE, Call, environment, make_inputs, run
-from disturb import differences, of_finished, undisturbed
-from results import broken, files_of, leftovers
+from tests.faults.calls import CALLS, MORE, Call, environment, make_inputs, run
+from tests.faults.disturb import differences, of_finished, undisturbed
+from tests.faults.results import broken, files_of, leftovers
 
 _ALL = {**CALLS, **MORE}
 _SHARES = (0.0, 0.03, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)  # of the room that a call takes

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from calls import CALLS, MORE, make_inputs
-from disturb import Outcome, disturb, draw, undisturbed
+from tests.faults.calls import CALLS, MORE, make_inputs
+from tests.faults.disturb import Outcome, disturb, draw, undisturbed
 
 _ALL = {**CALLS, "export": MORE["export"]}
 

@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from calls import CALLS, make_inputs
-from disturb import Undisturbed, disturb, draw, undisturbed
-from full_disk import can_mount, filled, forbidden_file, full, read_only, small_disk
-
 from metaseg_cli.core.images import Volume, is_picture, read_mask, write_mask
 from metaseg_cli.errors import InputError
+from tests.faults.calls import CALLS, make_inputs
+from tests.faults.disturb import Undisturbed, disturb, draw, undisturbed
+from tests.faults.full_disk import can_mount, filled, forbidden_file, full, read_only, small_disk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 KILLED = ("prepare-workers", "train", "predict-pictures", "evaluate-folders", "follow-up")

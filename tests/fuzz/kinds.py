@@ -146,7 +146,7 @@ VOLUMES = {
 
 
 def _series(folder: Path) -> list[Path]:
-    from dicom_files import write_series
+    from tests.dicom_files import write_series
 
     return write_series(folder / "series", _numbers(high=2000, dtype=np.uint16))
 
@@ -156,7 +156,7 @@ def _slice(folder: Path) -> Path:
 
 
 def _compressed(folder: Path) -> Path:
-    from dicom_files import to_jpeg2000
+    from tests.dicom_files import to_jpeg2000
 
     path = _series(folder)[2]
     to_jpeg2000(path)

@@ -9,12 +9,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kinds import KINDS
-from runner import fuzz
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.runner import fuzz
 
 
 def main() -> int:
-    sys.path.append(str(Path(__file__).parent.parent))  # for the makers of DICOM files
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", type=int, default=20_000, help="in all, spread evenly over the kinds")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from kinds import KINDS, Kind
-from mutations import mutant
-
 from metaseg_cli.errors import MetasegError
+from tests.fuzz.kinds import KINDS, Kind
+from tests.fuzz.mutations import mutant
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 2 * 2**30

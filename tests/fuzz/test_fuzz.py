@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kinds import KINDS
-from mutations import mutant
 from PIL import Image
-from runner import fuzz
+
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.mutations import mutant
+from tests.fuzz.runner import fuzz
 
 MUTANTS = 40
 TRAINS = ("checkpoint", "prepare-again")  # a second each

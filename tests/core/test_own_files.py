@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_card
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,6 +19,7 @@ from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.model_file import load_model_file, read_card, save_model
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import ConfigError, InputError, MetasegError, ModelFileError
+from tests.common import small_card
 
 
 @pytest.fixture

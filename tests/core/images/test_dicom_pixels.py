@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import enhanced, numbers, to_jpeg2000, write_series
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -25,6 +24,7 @@ from pydicom.uid import (
 
 from metaseg_cli.core.images import is_dicom, read_image
 from metaseg_cli.errors import InputError
+from tests.dicom_files import enhanced, numbers, to_jpeg2000, write_series
 
 Change = Callable[[int, Dataset], None]
 

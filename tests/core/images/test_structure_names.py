@@ -8,7 +8,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import SHAPE, numbers, square, write_rtstruct, write_series
 from pydicom.uid import generate_uid
 
 from metaseg_cli.config import PrepareConfig
@@ -16,6 +15,7 @@ from metaseg_cli.core.datasets import scans_under
 from metaseg_cli.core.images import Volume, read_image, read_mask
 from metaseg_cli.core.images.structure_names import Structure, choose, kind_of
 from metaseg_cli.errors import ConfigError, InputError
+from tests.dicom_files import SHAPE, numbers, square, write_rtstruct, write_series
 
 LESIONS = """GTV|GTV1|GTVp1|gtv_1|GTV_Met1|GTV_MetIA_1|Met1|Met_1|MET 3|Mets 1|METs|BM2|Metastasis_1|Metastase 1
 Metastasen|Lesion 2|Tumor|Tumour1

@@ -10,15 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import (
-    SHAPE,
-    STEP,
-    enhanced,
-    make_seg,
-    numbers,
-    to_jpeg2000,
-    write_series,
-)
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
@@ -28,6 +19,15 @@ from metaseg_cli.core.datasets import find_cases
 from metaseg_cli.core.images import read_image
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
+from tests.dicom_files import (
+    SHAPE,
+    STEP,
+    enhanced,
+    make_seg,
+    numbers,
+    to_jpeg2000,
+    write_series,
+)
 
 
 def test_an_oblique_shuffled_series_with_gaps_lies_where_its_positions_say(tmp_path: Path) -> None:

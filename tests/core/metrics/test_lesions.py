@@ -18,6 +18,7 @@ from metaseg_cli.core.metrics import Protocol, compare, score
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.errors import ConfigError, InputError
+from tests.common import ROOT
 
 Mask = np.ndarray
 SPACINGS = (0.5, 0.9375, 1.0, 1.2, 3.0)
@@ -183,7 +184,7 @@ def test_the_protocol_of_2026_is_the_challenges(tmp_path: Path) -> None:
     pairs = [random_pair(seed) for seed in SEEDS if seed % 5 != 4]
     arrays = {f"{name}{i}": value for i, pair in enumerate(pairs) for name, value in zip("rps", pair, strict=True)}
     np.savez(tmp_path / "pairs.npz", **arrays)
-    script = Path(__file__).parent / "peers" / "panoptica_scores.py"
+    script = ROOT / "tests" / "peers" / "panoptica_scores.py"
     files = [str(tmp_path / "pairs.npz"), str(tmp_path / "scores.json")]
     subprocess.run([python, str(script), *files], check=True, stdout=subprocess.DEVNULL)
     rows = json.loads((tmp_path / "scores.json").read_text())

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_card
 from torch import Tensor, nn
 
 from metaseg_cli.core.inference import backends
@@ -19,6 +18,7 @@ from metaseg_cli.core.inference.predictor import load_model
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.core.models.names import MODEL_NAMES
 from metaseg_cli.errors import ConfigError, InputError
+from tests.common import ROOT, small_card
 
 CPU = torch.device("cpu")
 
@@ -118,11 +118,12 @@ def test_the_same_masks_through_openvino(trained: Path) -> None:
 def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     """It does so when it is imported, and leaves an identifier in the home folder."""
     code = (
-        "import torch; from test_backends import accelerated, small_card;"
+        "import torch; from metaseg_cli.core.inference.backends import accelerated;"
+        "from tests.common import small_card;"
         "c = small_card(); n = accelerated(c.build().eval(), c, 'openvino', 'fp32', torch.device('cpu'));"
         "n(torch.zeros(1, 2, 32, 32)); import sys; print(sys.modules['openvino_telemetry'])"
     )
-    home = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HOME": str(tmp_path)}
+    home = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
     assert list(tmp_path.iterdir()) == []

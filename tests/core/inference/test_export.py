@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_card
 
 import metaseg_cli
 from metaseg_cli.commands import export as command
@@ -19,6 +18,7 @@ from metaseg_cli.core.inference.export import export_onnx, greatest_difference
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
+from tests.common import small_card
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

@@ -19,7 +19,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import tiny_training
 
 from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.commands.predict import PredictResult, predict
@@ -32,6 +31,7 @@ from metaseg_cli.core.images import on_grid_of, read_mask
 from metaseg_cli.core.postprocessing import to_label_map
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
+from tests.common import tiny_training
 
 SHAPE = (20, 44, 40)
 REGIONS = ("ET=3", "TC=1,3", "WT=1,2,3")
@@ -434,7 +434,7 @@ def test_the_voxel_size_is_typed_as_three_numbers(visits: Path, tmp_path: Path) 
 
 
 def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path) -> None:
-    from dicom_files import write_series
+    from tests.dicom_files import write_series
 
     scan, _ = brain(7)
     write_series(tmp_path / "scan", scan["t1c"].clip(0).astype(np.uint16), description="t1c")
@@ -470,7 +470,7 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
 
 
 def test_a_zip_of_a_series_comes_back_as_its_folder_does(run: Path, tmp_path: Path) -> None:
-    from dicom_files import write_series
+    from tests.dicom_files import write_series
 
     scan, _ = brain(7)
     paths = write_series(tmp_path / "scan", scan["t1c"].clip(0).astype(np.uint16))

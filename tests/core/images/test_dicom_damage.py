@@ -10,11 +10,21 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import SHAPE, enhanced, lesions, make_seg, numbers, square, to_jpeg2000, write_rtstruct, write_series
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from metaseg_cli.core.images import Volume, read_image, read_mask, read_scan
 from metaseg_cli.errors import InputError
+from tests.dicom_files import (
+    SHAPE,
+    enhanced,
+    lesions,
+    make_seg,
+    numbers,
+    square,
+    to_jpeg2000,
+    write_rtstruct,
+    write_series,
+)
 
 Read = Callable[[Path], Volume]
 

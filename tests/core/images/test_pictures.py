@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from picture_files import BINARY, COLOUR, GREY, GREY_16, KINDS, STACK, by_pillow, by_tifffile, chunk, palette_image, png
 from PIL import Image, ImageOps
 
 from metaseg_cli.commands.prepare import prepare
@@ -23,6 +22,19 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
+from tests.picture_files import (
+    BINARY,
+    COLOUR,
+    GREY,
+    GREY_16,
+    KINDS,
+    STACK,
+    by_pillow,
+    by_tifffile,
+    chunk,
+    palette_image,
+    png,
+)
 
 DISC = (np.hypot(*np.mgrid[-10:10, -15:15]) < 6).astype(np.uint8)
 LABELS = np.stack([DISC, DISC * 2, DISC * 0])

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
-
-APP = Path(__file__).parent.parent / "metaseg_cli" / "ui" / "app.py"
+from tests.common import APP
 
 
 def test_small_pictures_are_enlarged_by_a_whole_factor() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 
 from metaseg_cli.commands.train import train
 from metaseg_cli.config import TrainConfig
@@ -36,11 +34,7 @@ from metaseg_cli.core.training.tuning import choose_postprocessing, choose_tempe
 from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
 from metaseg_cli.core.whole_file import exclusive_writer
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
-
-
-def history(run: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((run / "history.csv").read_text().splitlines()))
-
+from tests.common import history, tiny_training
 
 # -- runs ------------------------------------------------------------------------------------------------------------
 

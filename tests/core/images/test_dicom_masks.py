@@ -12,15 +12,6 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import (
-    SHAPE,
-    lesions,
-    make_seg,
-    numbers,
-    square,
-    write_rtstruct,
-    write_series,
-)
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
@@ -29,6 +20,15 @@ from metaseg_cli.core.images import Volume, on_grid_of, read_image, read_mask, r
 from metaseg_cli.core.images import write_rtstruct as write_rtstruct_of_masks
 from metaseg_cli.core.images.dicom_rtstruct import outlines
 from metaseg_cli.errors import InputError
+from tests.dicom_files import (
+    SHAPE,
+    lesions,
+    make_seg,
+    numbers,
+    square,
+    write_rtstruct,
+    write_series,
+)
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])

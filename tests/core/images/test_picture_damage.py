@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import GREY, KINDS, by_pillow, by_tifffile, chunk, png, tiff
 
 from metaseg_cli.core.images import read_image, read_mask
 from metaseg_cli.errors import InputError
+from tests.picture_files import GREY, KINDS, by_pillow, by_tifffile, chunk, png, tiff
 
 _NOISE = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
 

@@ -14,14 +14,13 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from conftest import tiny_training
-from test_training import history
 
 from metaseg_cli.commands.train import show_plan, train
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core.model_file import Ensemble, load_model_file, read_card
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
+from tests.common import history, tiny_training
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
