@@ -1,48 +1,59 @@
-"""Write docs/reference.md from the settings in the code: ``python docs/make_reference.py``."""
+"""Write docs/reference/cli.md from the parser of the program itself: ``python docs/make_reference.py``."""
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from pathlib import Path
+from typing import Any
 
-from metaseg_cli.config import COMMANDS, settings_of
+import typer
+
+from metaseg_cli.cli import app
+
+PAGE = Path(__file__).parent / "reference" / "cli.md"
+_INTRODUCTION = """# Command line
+
+Made by `python docs/make_reference.py` from the program's own parser; `metaseg COMMAND --help` says the same. In a YAML
+file for `--config` the names are those of the options, without the dashes; options on the command line override it.
+"""
 
 
 def reference() -> str:
-    """The page: one table per command."""
-    parts = [
-        "# Every setting",
-        "",
-        "Made by `python docs/make_reference.py` from `metaseg_cli/config`. In a YAML file for `--config` the names",
-        "are those of the options, without the dashes. Every command also takes `--config`, `--quiet` and `--json`.",
-    ]
-    for command, kind in COMMANDS.items():
-        parts += [
-            "",
-            f"## metaseg {command}",
-            "",
-            (kind.__doc__ or "").strip(),
-            "",
-            "| option | meaning | default |",
-            "|---|---|---|",
-        ]
-        for name, (_, setting, default) in settings_of(kind).items():
-            option = f"`{name.upper()}`" if setting.positional else f"`--{name.replace('_', '-')}`"
-            choices = f" One of {', '.join(f'`{c}`' for c in setting.choices)}." if setting.choices else ""
-            parts.append(f"| {option} | {setting.help}{choices} | {_shown(setting.shown_default, default)} |")
-    return "\n".join(parts) + "\n"
+    """The page: one section per command, one table per group of options."""
+    group: Any = typer.main.get_command(app)
+    return "\n".join([_INTRODUCTION, *(_section(name, command) for name, command in group.commands.items())])
 
 
-def _shown(said: str | None, default: typing.Any) -> str:
-    if said:
-        return said
-    if default is dataclasses.MISSING:
-        return "required"
-    if default in (None, ()):
-        return ""
-    return "yes" if default is True else "no" if default is False else f"`{default}`"
+def _section(name: str, command: Any) -> str:
+    description, _, example = (command.help or "").strip().partition("\n\n")
+    panels: dict[str, list[Any]] = {}
+    for parameter in command.params:
+        panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(parameter)
+    parts = [f"## metaseg {name}", "", description.replace("\n", " "), "", *_code(example)]
+    for panel, parameters in sorted(panels.items()):
+        parts += [f"### {panel}", ""] if panel else []
+        parts += ["| option | meaning |", "|---|---|", *map(_row, parameters), ""]
+    return "\n".join(parts)
+
+
+def _code(example: str) -> list[str]:
+    """``Example: a, or b`` as lines of code."""
+    lines = example.partition(":")[2].replace("\n", " ").split(", or ")
+    return [*(f"    {line.strip()}" for line in lines if line.strip()), ""]
+
+
+def _row(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        shown = f"`{parameter.metavar or parameter.name.upper()}`"
+    else:
+        metavar = f" {parameter.metavar}" if parameter.metavar and not parameter.is_flag else ""
+        shown = ", ".join(f"`{option}{metavar}`" for option in (*parameter.opts, *parameter.secondary_opts))
+    return f"| {_cell(shown)} | {_cell(parameter.help or '')} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent / "reference.md").write_text(reference(), encoding="utf-8")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(reference(), encoding="utf-8")

@@ -18,7 +18,7 @@ def test_the_reference_is_that_of_the_code() -> None:
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert written == module.reference(), "run: python docs/make_reference.py"
 
 
@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_and_options_in_the_text_exist(page: Path) -> None:
-    options = set(re.findall(r"`(--[a-z-]+)`", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")))
+    options = set(re.findall(r"`(--[a-z-]+)`", (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")))
     options |= {"--config", "--quiet", "--json", "--help", "--version", "--input"}
     for line in re.findall(r"\bmetaseg ([a-z][a-z-]+[^`\n]*)", page.read_text(encoding="utf-8")):
         command = line.split()[0]
