@@ -15,10 +15,8 @@ ROOT = "metaseg_cli"
 
 # Leaves that anyone may import: they import nothing of the package but one another.
 LEAVES = {"errors", "config", "config_file"}
-LEAVES |= {
-    f"core.{name}"
-    for name in ("csv_text", "dicom", "words", "digests", "memory", "paths", "progress", "typed_json", "whole_file")
-}
+LEAVES |= {f"core.{name}" for name in ("choices", "csv_text", "dicom", "words", "digests", "memory")}
+LEAVES |= {f"core.{name}" for name in ("paths", "progress", "typed_json", "whole_file")}
 
 ALLOWED = {
     "cli": {"commands", "reports", "options", "terminal", "config", "config_file"},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
-from metaseg_cli.core.models.names import model_name
+from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.whole_file import make_folder, writing_to
 from metaseg_cli.errors import InputError
@@ -42,7 +42,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
 
     began = time.monotonic()
-    model_name(config.model)  # a misspelt name is said before anything is made
+    network_name(config.model)  # a misspelt name is said before anything is made
     out = config.out
     if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
         raise InputError("not empty, and no earlier demo", where=out, remedy="choose another folder with --out")

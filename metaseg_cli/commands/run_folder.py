@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 import metaseg_cli
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.csv_text import csv_text
-from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.state import EpochRecord
@@ -35,7 +35,7 @@ OUT_OF_FOLD = "out_of_fold.h5"  # the best model's probabilities of the validati
 
 def new_run(config: TrainConfig) -> Path:
     """A new folder named after the network and the time. Raises InputError when it cannot be made."""
-    name = f"{model_name(config.model)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{network_name(config.model)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, 100):
         run = config.out / (name if number == 1 else f"{name}-{number}")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from metaseg_cli.core.models.names import is_model_name, model_name
+from metaseg_cli.core.choices import is_network_name, network_name
 from metaseg_cli.core.paths import is_there
 from metaseg_cli.errors import InputError
 
@@ -24,8 +24,8 @@ def find_model(named: str | Path | None, runs: Path = Path("runs")) -> Path:
 
     Raises InputError with the way to a model when there is none.
     """
-    if named is None or (not is_there(named) and is_model_name(str(named))):
-        wanted = model_name(str(named)) if named is not None else ""
+    if named is None or (not is_there(named) and is_network_name(str(named))):
+        wanted = network_name(str(named)) if named is not None else ""
         for run in finished_runs(runs):
             if run.name.startswith(wanted):
                 return run / MODEL_FILE

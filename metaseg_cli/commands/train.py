@@ -29,9 +29,9 @@ from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE, find_model
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
+from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.inference.device import choose_device, free_memory
 from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
-from metaseg_cli.core.models.names import model_name
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress, Silent
 from metaseg_cli.core.training.budget import Budget
@@ -82,7 +82,7 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
     Under ``torchrun`` all processes train one model and the first one writes. Raises ConfigError and InputError for
     what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
     """
-    model_name(config.model)  # a misspelt name is said before anything is read
+    network_name(config.model)  # a misspelt name is said before anything is read
     with joined(config.device) as group:
         listener = progress if group.leads else Silent()
         if str(config.fold) == "all":
@@ -298,7 +298,7 @@ def _card(
     # Colours of a picture are never missing; sequences of a volume may be, now or when predicting.
     presence = prepared.kind == "volumes" and len(prepared.sequences) > 1
     return ModelCard(
-        name=model_name(config.model),
+        name=network_name(config.model),
         in_channels=len(prepared.sequences) * (2 * plan.context + 1 + (1 if presence else 0)),
         out_channels=len(prepared.regions),
         dims=plan.dims,

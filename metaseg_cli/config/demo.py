@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.core.choices import DEFAULT_NETWORK, NETWORKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class DemoConfig:
     when_interrupted: ClassVar[str] = "the next call starts over"
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
-    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
+    model: Annotated[str, Setting(help=f"Network: {' or '.join(NETWORKS)}.")] = DEFAULT_NETWORK
     minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.5
     seed: Annotated[int, Setting(help="Seed of phantoms and training.", least=0)] = 0
 

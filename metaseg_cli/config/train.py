@@ -7,6 +7,18 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
+from metaseg_cli.core.choices import (
+    ACTIVATIONS,
+    DEFAULT_NETWORK,
+    DEFAULT_WIDTHS,
+    LOSSES,
+    MEMORY_FORMATS,
+    NETWORKS,
+    NORMS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+)
 from metaseg_cli.errors import ConfigError
 
 
@@ -17,7 +29,7 @@ class TrainConfig:
     when_interrupted: ClassVar[str] = "no step was lost"
 
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
-    model: Annotated[str, Setting(help="Network: attention-unet or nested-unet.")] = "attention-unet"
+    model: Annotated[str, Setting(help=f"Network: {' or '.join(NETWORKS)}.")] = DEFAULT_NETWORK
     epochs: Annotated[int, Setting(help="Passes over the training cases.", least=1)] = 50
     fold: Annotated[
         str, Setting(help="Fold that validates, the others train; or all: a model for each fold, then their ensemble.")
@@ -47,7 +59,7 @@ class TrainConfig:
         str,
         Setting(
             help="Number format of the convolutions; auto measures what is faster here.",
-            choices=("auto", "fp32", "bf16", "fp16"),
+            choices=PRECISIONS,
             panel="Machine",
         ),
     ] = "auto"
@@ -55,7 +67,7 @@ class TrainConfig:
         str,
         Setting(
             help="Memory layout of the convolutions; auto measures what is faster here.",
-            choices=("auto", "channels-last", "contiguous"),
+            choices=MEMORY_FORMATS,
             panel="Machine",
         ),
     ] = "auto"
@@ -103,7 +115,7 @@ class TrainConfig:
             help="Channels per level, finest first.",
             least=1,
             panel="Network and plan",
-            shown_default="32,64,128,256,512",
+            shown_default=",".join(map(str, DEFAULT_WIDTHS)),
         ),
     ] = ()
     foreground_prior: Annotated[
@@ -116,12 +128,10 @@ class TrainConfig:
             shown_default="from the data",
         ),
     ] = None
-    norm: Annotated[
-        str, Setting(help="Normalisation.", choices=("batch", "instance", "group", "none"), panel="Network and plan")
-    ] = "batch"
-    activation: Annotated[
-        str, Setting(help="Activation.", choices=("relu", "leaky-relu"), panel="Network and plan")
-    ] = "leaky-relu"
+    norm: Annotated[str, Setting(help="Normalisation.", choices=tuple(NORMS), panel="Network and plan")] = "batch"
+    activation: Annotated[str, Setting(help="Activation.", choices=tuple(ACTIVATIONS), panel="Network and plan")] = (
+        "leaky-relu"
+    )
     deep_supervision: Annotated[
         bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")
     ] = True
@@ -130,7 +140,7 @@ class TrainConfig:
         str,
         Setting(
             help="What is minimised.",
-            choices=("focal", "dice-focal", "dice-ce", "tversky-focal", "component-focal"),
+            choices=tuple(LOSSES),
             panel="Optimisation",
         ),
     ] = "dice-focal"
@@ -147,7 +157,7 @@ class TrainConfig:
             shown_default="none",
         ),
     ] = None
-    optimizer: Annotated[str, Setting(help="Optimiser.", choices=("adamw", "sgd"), panel="Optimisation")] = "adamw"
+    optimizer: Annotated[str, Setting(help="Optimiser.", choices=tuple(OPTIMIZERS), panel="Optimisation")] = "adamw"
     learning_rate: Annotated[
         float | None,
         Setting(
@@ -155,13 +165,21 @@ class TrainConfig:
             least=1e-7,
             most=10,
             panel="Optimisation",
-            shown_default="0.001 for adamw, 0.01 for sgd",
+            shown_default=", ".join(f"{each.learning_rate:g} for {name}" for name, each in OPTIMIZERS.items()),
         ),
     ] = None
-    weight_decay: Annotated[float, Setting(help="Weight decay.", least=0, panel="Optimisation")] = 1e-2
-    schedule: Annotated[
-        str, Setting(help="Decay of the learning rate.", choices=("poly", "cosine", "constant"), panel="Optimisation")
-    ] = "poly"
+    weight_decay: Annotated[
+        float | None,
+        Setting(
+            help="Weight decay.",
+            least=0,
+            panel="Optimisation",
+            shown_default=", ".join(f"{each.weight_decay:g} for {name}" for name, each in OPTIMIZERS.items()),
+        ),
+    ] = None
+    schedule: Annotated[str, Setting(help="Decay of the learning rate.", choices=SCHEDULES, panel="Optimisation")] = (
+        "poly"
+    )
     warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", least=0, panel="Optimisation")] = 50
     clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = (
         12.0

@@ -7,6 +7,7 @@ All of them compute in float32 or better, whatever the logits come in: in bfloat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,10 +16,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from metaseg_cli.core.choices import LOSSES
 from metaseg_cli.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LOSS_NAMES = ("focal", "dice-focal", "dice-ce", "tversky-focal", "component-focal")
 _PART_OF_A_LESION = 0.25  # soft targets above this belong to a lesion
 
 
@@ -130,28 +131,23 @@ def _nearest_lesion(target: Tensor) -> tuple[Tensor, int]:
     return torch.from_numpy(owner).to(target.device), count
 
 
-def build_loss(name: str, *, gamma: float = 2.0, alpha: float | None = None, focal_weight: float = 1.0) -> Loss:
-    """The loss that ``--loss`` names; *focal_weight* scales the focal term of the sums. Raises ConfigError."""
-
-    def focal(logits: Tensor, target: Tensor) -> Tensor:
-        return focal_loss(logits, target, gamma, alpha)
-
-    losses: dict[str, Loss] = {
-        "focal": focal,
-        "dice-focal": lambda logits, target: dice_loss(logits, target) + focal_weight * focal(logits, target),
-        "dice-ce": lambda logits, target: dice_loss(logits, target) + cross_entropy_loss(logits, target),
-        "tversky-focal": lambda logits, target: (
-            focal_tversky_loss(logits, target) + focal_weight * focal(logits, target)
-        ),
+def build_loss(name: str, *, gamma: float = 2.0, alpha: float | None = None) -> Loss:
+    """Build the loss that ``--loss`` names, a weighted sum of terms. Raises ConfigError."""
+    if name not in LOSSES:
+        raise ConfigError(f"unknown loss {name!r}", remedy=f"take one of {', '.join(LOSSES)}")
+    terms: dict[str, Loss] = {
+        "focal": partial(focal_loss, gamma=gamma, alpha=alpha),
+        "cross-entropy": cross_entropy_loss,
+        "dice": dice_loss,
+        "tversky": focal_tversky_loss,
+        "component-dice": component_dice_loss,
     }
-    losses["component-focal"] = lambda logits, target: (
-        0.5 * dice_loss(logits, target)
-        + 0.5 * component_dice_loss(logits, target)
-        + focal_weight * focal(logits, target)
-    )
-    if name not in losses:
-        raise ConfigError(f"unknown loss {name!r}", remedy=f"take one of {', '.join(LOSS_NAMES)}")
-    return losses[name]
+    weights = LOSSES[name]
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        return sum((weight * terms[term](logits, target) for term, weight in weights.items()), start=torch.zeros(()))
+
+    return loss
 
 
 def deep_supervision_loss(

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import metaseg_cli
+from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.models import build_model
-from metaseg_cli.core.models.attention_unet import AttentionUNet
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import is_there, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import build, parsed
@@ -35,7 +35,7 @@ _AGAIN = "copy it again, or take the model.safetensors of another finished run"
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How good a nested-unet is on its validation cases when it is cut shallower, and what to make of its logits."""
+    """How good a prunable network is on its validation cases at a shallower depth, and what to make of its logits."""
 
     score: float  # mean of Dice and lesion F1
     temperature: float
@@ -92,7 +92,7 @@ class ModelCard:
             depth = good[0] if good else full
         elif wanted == "full":
             depth = full
-        elif self.name != "nested-unet":
+        elif not NETWORKS[self.name].prunable:
             raise ConfigError(f"{self.name} has one depth only", remedy="leave out --depth")
         elif not wanted.isdecimal() or not 1 <= int(wanted) <= full:
             raise ConfigError(f"there is no depth {wanted}", remedy=f"take 1 to {full}, auto or full")
@@ -105,7 +105,7 @@ class ModelCard:
             return depth, self
         return depth, dataclasses.replace(self, temperature=known.temperature, postprocessing=known.postprocessing)
 
-    def build(self) -> AttentionUNet | NestedUNet:
+    def build(self) -> Network:
         """The network with fresh weights."""
         return build_model(
             self.name,

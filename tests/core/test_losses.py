@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaseg_cli.core.choices import LOSSES
 from metaseg_cli.core.losses import (
-    LOSS_NAMES,
     build_loss,
     deep_supervision_loss,
     dice_loss,
@@ -106,7 +106,7 @@ def test_a_missed_voxel_costs_more_than_a_false_one() -> None:
     assert focal_tversky_loss(20 * missed - 10, target) > focal_tversky_loss(20 * false - 10, target)
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_named_loss_falls_when_the_answer_gets_better(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, target = pair
     loss = build_loss(name)

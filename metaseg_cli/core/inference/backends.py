@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.model_file import Ensemble, ModelCard
-from metaseg_cli.core.models.attention_unet import AttentionUNet
 from metaseg_cli.core.models.blocks import crop_to, pad_to_multiple
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import ConfigError, InputError, first_line
 
@@ -28,7 +27,6 @@ _FARTHEST = 0.05  # by which the probabilities of two programs that compute in b
 _OTHER_VOXELS = 0.01  # share of the foreground that may differ, but always three voxels
 _WARM = 0.3  # seconds: a first pass that is quicker says little, it is repeated
 
-Network = AttentionUNet | NestedUNet
 Run = Callable[[Tensor], Tensor]
 
 
@@ -116,7 +114,7 @@ def accelerated(network: nn.Module, card: ModelCard, wanted: str, precision: str
         return network
     if isinstance(network, Ensemble):
         return Ensemble([accelerated(member, card, wanted, precision, device) for member in network.members])
-    assert isinstance(network, (AttentionUNet, NestedUNet))
+    assert isinstance(network, Network)
     return Accelerated(network, card, wanted, precision)
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from metaseg_cli.core.choices import NORMS
 from metaseg_cli.core.memory import available_memory
 from metaseg_cli.errors import InputError, first_line
 
@@ -44,14 +45,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def memory_format(dims: int, norm: str) -> torch.memory_format:
     """The layout in which a network runs faster: measured, batch norm likes channels last, instance norm does not."""
-    if norm == "instance":
+    if not NORMS[norm].channels_last:
         return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def lay_out(network: Network, dims: int, norm: str) -> Network:
     """*network* with its weights in ``memory_format``."""
-    if norm != "instance":
+    if NORMS[norm].channels_last:
         network.to(memory_format=memory_format(dims, norm))  # type: ignore[call-overload]
     return network
 

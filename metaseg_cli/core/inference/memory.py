@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.errors import ConfigError
 
-# Maps of the first level's width that are alive at once while a window goes through the network: measured as the growth
-# of resident memory, windows of 0.1 to 1 million voxels, 32 … 320 channels.
-_MAPS = {"attention-unet": 5.3, "nested-unet": 13.7}
 _SMALLEST = {2: 64, 3: 32}  # sides below which a window shows too little of what lies around
 _SPARE = 64 * 2**20  # for what nobody counts
 
@@ -19,7 +17,8 @@ _SPARE = 64 * 2**20  # for what nobody counts
 def bytes_per_voxel(card: ModelCard, precision: str, looks: int) -> float:
     """Of a window, while the network works on it; *looks* are answers that are kept until they are fused."""
     number = 4 if precision == "fp32" else 2
-    return _MAPS[card.name] * card.widths[0] * number + 4 * (card.in_channels + card.out_channels * (looks + 2))
+    maps = NETWORKS[card.name].inference_maps * card.widths[0]
+    return maps * number + 4 * (card.in_channels + card.out_channels * (looks + 2))
 
 
 def fitting_windows(

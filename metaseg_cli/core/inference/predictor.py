@@ -24,7 +24,7 @@ from metaseg_cli.core.memory import resident_memory
 from metaseg_cli.core.metrics import Lesion, find_lesions
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Prunable
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.preprocessing import Placement, Preprocessing, preprocess
 
@@ -294,5 +294,5 @@ def load_model(
 def _cut(network: nn.Module, depth: int) -> nn.Module:
     if isinstance(network, Ensemble):
         return Ensemble([_cut(member, depth) for member in network.members])
-    assert isinstance(network, NestedUNet)
+    assert isinstance(network, Prunable)
     return network.pruned(depth)

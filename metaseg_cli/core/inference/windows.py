@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaseg_cli.core.choices import NORMS
+
 # As many voxels at once as two cores like; a GPU takes them as well.
 LARGEST = 64 * 128 * 128
 
@@ -69,7 +71,7 @@ def tile(size: Sequence[int], patch: Sequence[int], largest: int | None = None) 
 
 def largest_window(norm: str) -> int | None:
     """For ``tile``: None where *norm* makes a voxel's answer depend on the statistics of its window."""
-    return LARGEST if norm in ("batch", "none") else None
+    return None if NORMS[norm].window_statistics else LARGEST
 
 
 def _sides(length: int, patch: int) -> list[int]:

@@ -1,15 +1,15 @@
-"""The two networks."""
+"""The networks. What can be chosen by name is in ``core.choices``; this package builds it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metaseg_cli.core.models.names import DEFAULT_WIDTHS, MODEL_NAMES, is_model_name, model_name
+from metaseg_cli.core.choices import DEFAULT_WIDTHS
 
 if TYPE_CHECKING:
     from metaseg_cli.core.models.registry import build_model
 
-__all__ = ["DEFAULT_WIDTHS", "MODEL_NAMES", "build_model", "is_model_name", "model_name"]
+__all__ = ["DEFAULT_WIDTHS", "build_model"]
 
 
 def __getattr__(name: str) -> Any:

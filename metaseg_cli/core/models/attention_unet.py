@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from metaseg_cli.core.models.blocks import (
     ConvBlock,
-    Stride,
-    Style,
+    ConvConfig,
     conv,
     crop_to,
     pad_to_multiple,
@@ -21,6 +20,7 @@ from metaseg_cli.core.models.blocks import (
     total_stride,
     up_conv,
 )
+from metaseg_cli.core.models.network import Network, Stride
 
 
 class AttentionGate(nn.Module):
@@ -30,11 +30,11 @@ class AttentionGate(nn.Module):
     of the voxels, which is what keeps the gate cheap.
     """
 
-    def __init__(self, style: Style, skip: int, gating: int, stride: Stride) -> None:
+    def __init__(self, config: ConvConfig, skip: int, gating: int, stride: Stride) -> None:
         super().__init__()
-        self.theta = strided_conv(style, skip, skip, stride)
-        self.phi = conv(style, gating, skip, kernel=1)
-        self.psi = conv(style, skip, 1, kernel=1)
+        self.theta = strided_conv(config, skip, skip, stride)
+        self.phi = conv(config, gating, skip, kernel=1)
+        self.psi = conv(config, skip, 1, kernel=1)
 
     def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """*x* ``(B, F, …)`` the skip, *g* ``(B, G, …/stride)`` → the gated skip and α ``(B, 1, …)``."""
@@ -43,7 +43,7 @@ class AttentionGate(nn.Module):
         return x * alpha, alpha
 
 
-class AttentionUNet(nn.Module):
+class AttentionUNet(Network):
     """An encoder and a decoder whose skips, but for the finest, pass attention gates.
 
     The gate of a level is steered by the decoder's map one level below; the deepest by the bottleneck.
@@ -51,7 +51,7 @@ class AttentionUNet(nn.Module):
 
     def __init__(
         self,
-        style: Style,
+        config: ConvConfig,
         in_channels: int,
         out_channels: int,
         widths: Sequence[int],
@@ -63,13 +63,13 @@ class AttentionUNet(nn.Module):
         self.deep_supervision = deep_supervision
         levels = range(len(widths) - 1)
         inputs = [in_channels, *widths[:-1]]
-        self.encoder = nn.ModuleList(ConvBlock(style, i, o) for i, o in zip(inputs, widths, strict=True))
-        self.pool = nn.ModuleList(pool(style, s) for s in strides)
-        self.up = nn.ModuleList(up_conv(style, widths[i + 1], widths[i], strides[i]) for i in levels)
-        self.gate = nn.ModuleList(AttentionGate(style, widths[i], widths[i + 1], strides[i]) for i in levels if i > 0)
-        self.decoder = nn.ModuleList(ConvBlock(style, 2 * widths[i], widths[i], convolutions=1) for i in levels)
+        self.encoder = nn.ModuleList(ConvBlock(config, i, o) for i, o in zip(inputs, widths, strict=True))
+        self.pool = nn.ModuleList(pool(config, s) for s in strides)
+        self.up = nn.ModuleList(up_conv(config, widths[i + 1], widths[i], strides[i]) for i in levels)
+        self.gate = nn.ModuleList(AttentionGate(config, widths[i], widths[i + 1], strides[i]) for i in levels if i > 0)
+        self.decoder = nn.ModuleList(ConvBlock(config, 2 * widths[i], widths[i], convolutions=1) for i in levels)
         heads = levels if deep_supervision else [0]
-        self.heads = nn.ModuleList(conv(style, widths[i], out_channels, kernel=1) for i in heads)
+        self.heads = nn.ModuleList(conv(config, widths[i], out_channels, kernel=1) for i in heads)
         # Each coarser head counts half of the next finer one; the finest is last.
         weights = [0.5**i for i in reversed(range(len(self.heads)))]
         self.head_weights = tuple(w / sum(weights) for w in weights)

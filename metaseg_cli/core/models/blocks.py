@@ -12,22 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from metaseg_cli.core.choices import ACTIVATIONS, NORMS
+from metaseg_cli.core.models.network import Stride
 from metaseg_cli.errors import ConfigError
-
-NORMS = ("batch", "instance", "group", "none")
-ACTIVATIONS = ("relu", "leaky-relu")
-LEAKY_SLOPE = 0.01
 
 _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _BATCH: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
-Stride = tuple[int, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Style:
+class ConvConfig:
     """What every block of one network has in common."""
 
     dims: int
@@ -43,14 +39,14 @@ class Style:
             raise ConfigError(f"unknown activation {self.activation!r}", remedy=f"take one of {', '.join(ACTIVATIONS)}")
 
 
-def conv(style: Style, inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> nn.Module:
+def conv(config: ConvConfig, inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> nn.Module:
     """A convolution that keeps the size."""
-    return _CONV[style.dims](inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+    return _CONV[config.dims](inputs, outputs, kernel, padding=kernel // 2, bias=bias)
 
 
-def strided_conv(style: Style, inputs: int, outputs: int, stride: Stride) -> nn.Module:
+def strided_conv(config: ConvConfig, inputs: int, outputs: int, stride: Stride) -> nn.Module:
     """A convolution without overlap and without bias: each output sees one cell of *stride* voxels."""
-    return _CONV[style.dims](inputs, outputs, stride, stride=stride, bias=False)
+    return _CONV[config.dims](inputs, outputs, stride, stride=stride, bias=False)
 
 
 class UpConv2d(nn.ConvTranspose2d):
@@ -93,30 +89,31 @@ def _matrix_product_up(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 _UP: dict[int, type[nn.Module]] = {2: UpConv2d, 3: UpConv3d}
 
 
-def up_conv(style: Style, inputs: int, outputs: int, stride: Stride) -> nn.Module:
+def up_conv(config: ConvConfig, inputs: int, outputs: int, stride: Stride) -> nn.Module:
     """A transposed convolution without overlap: the inverse grid step of a pooling by *stride*."""
-    return _UP[style.dims](inputs, outputs, stride, stride=stride)
+    return _UP[config.dims](inputs, outputs, stride, stride=stride)
 
 
-def pool(style: Style, stride: Stride) -> nn.Module:
+def pool(config: ConvConfig, stride: Stride) -> nn.Module:
     """Max pooling by *stride* per axis."""
-    return _POOL[style.dims](stride, stride)
+    return _POOL[config.dims](stride, stride)
 
 
-def norm(style: Style, channels: int) -> nn.Module:
-    """The normalisation layer that *style* names."""
-    if style.norm == "batch":
-        return _BATCH[style.dims](channels)
-    if style.norm == "instance":
-        return _INSTANCE[style.dims](channels, affine=True)
-    if style.norm == "group":
+def norm(config: ConvConfig, channels: int) -> nn.Module:
+    """The normalisation layer that *config* names."""
+    if config.norm == "batch":
+        return _BATCH[config.dims](channels)
+    if config.norm == "instance":
+        return _INSTANCE[config.dims](channels, affine=True)
+    if config.norm == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels)
     return nn.Identity()
 
 
-def activation(style: Style) -> nn.Module:
-    """The activation that *style* names; in place, since what it overwrites is never needed again."""
-    return nn.ReLU(inplace=True) if style.activation == "relu" else nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+def activation(config: ConvConfig) -> nn.Module:
+    """The activation that *config* names; in place, since what it overwrites is never needed again."""
+    slope = ACTIVATIONS[config.activation]
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
 class ConvBlock(nn.Sequential):
@@ -125,12 +122,12 @@ class ConvBlock(nn.Sequential):
     They have a bias only where no norm follows.
     """
 
-    def __init__(self, style: Style, inputs: int, outputs: int, convolutions: int = 2) -> None:
-        bias = style.norm == "none"
+    def __init__(self, config: ConvConfig, inputs: int, outputs: int, convolutions: int = 2) -> None:
+        bias = config.norm == "none"
         layers: list[nn.Module] = []
         for i in range(convolutions):
             first = inputs if i == 0 else outputs
-            layers += [conv(style, first, outputs, bias=bias), norm(style, outputs), activation(style)]
+            layers += [conv(config, first, outputs, bias=bias), norm(config, outputs), activation(config)]
         super().__init__(*layers)
 
 

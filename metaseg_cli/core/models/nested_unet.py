@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from metaseg_cli.core.models.blocks import (
     ConvBlock,
-    Stride,
-    Style,
+    ConvConfig,
     conv,
     crop_to,
     pad_to_multiple,
@@ -18,10 +17,11 @@ from metaseg_cli.core.models.blocks import (
     total_stride,
     up_conv,
 )
+from metaseg_cli.core.models.network import Network, Stride
 from metaseg_cli.errors import ConfigError
 
 
-class NestedUNet(nn.Module):
+class NestedUNet(Network):
     """Node x(i, j) of level i and column j sees all earlier nodes of its level and the one below it, upsampled.
 
         x(0,0) ─ x(0,1) ─ x(0,2) ─ x(0,3)      one 1×1 head on each of x(0,1) …: deep supervision,
@@ -35,7 +35,7 @@ class NestedUNet(nn.Module):
 
     def __init__(
         self,
-        style: Style,
+        config: ConvConfig,
         in_channels: int,
         out_channels: int,
         widths: Sequence[int],
@@ -43,21 +43,21 @@ class NestedUNet(nn.Module):
         deep_supervision: bool,
     ) -> None:
         super().__init__()
-        self._built_from = (style, in_channels, out_channels, tuple(widths), tuple(strides))
+        self._built_from = (config, in_channels, out_channels, tuple(widths), tuple(strides))
         self.deep_supervision = deep_supervision
         self.depth = len(widths) - 1
         self.stride = total_stride(strides)
-        self.pool = nn.ModuleList(pool(style, s) for s in strides)
+        self.pool = nn.ModuleList(pool(config, s) for s in strides)
         self.up = nn.ModuleDict()
         self.node = nn.ModuleDict()
         for level, width in enumerate(widths):
             below = in_channels if level == 0 else widths[level - 1]
-            self.node[f"{level}_0"] = ConvBlock(style, below, width)
+            self.node[f"{level}_0"] = ConvBlock(config, below, width)
             for column in range(1, self.depth - level + 1):
-                self.up[f"{level}_{column}"] = up_conv(style, widths[level + 1], width, strides[level])
-                self.node[f"{level}_{column}"] = ConvBlock(style, (column + 1) * width, width)
+                self.up[f"{level}_{column}"] = up_conv(config, widths[level + 1], width, strides[level])
+                self.node[f"{level}_{column}"] = ConvBlock(config, (column + 1) * width, width)
         heads = self.depth if deep_supervision else 1
-        self.heads = nn.ModuleList(conv(style, widths[0], out_channels, kernel=1) for _ in range(heads))
+        self.heads = nn.ModuleList(conv(config, widths[0], out_channels, kernel=1) for _ in range(heads))
         # All heads look at the finest grid, and any may become the last one: they count alike.
         self.head_weights = (1 / heads,) * heads
 
@@ -91,8 +91,8 @@ class NestedUNet(nn.Module):
             return self
         if not self.deep_supervision:
             raise ConfigError("only a nested-unet trained with deep supervision can be pruned")
-        style, inputs, outputs, widths, strides = self._built_from
-        small = NestedUNet(style, inputs, outputs, widths[: depth + 1], strides[:depth], True)
+        config, inputs, outputs, widths, strides = self._built_from
+        small = NestedUNet(config, inputs, outputs, widths[: depth + 1], strides[:depth], True)
         kept = self.state_dict()
         small.load_state_dict({name: kept[name] for name in small.state_dict()})
         reference = next(self.parameters())

@@ -1,25 +1,14 @@
-"""Network names, and the one function that builds them."""
+"""Build a network by its name."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
-from metaseg_cli.core.models.attention_unet import AttentionUNet
-from metaseg_cli.core.models.blocks import (
-    LEAKY_SLOPE,
-    Style,
-    full_strides,
-    initialise,
-    set_foreground_prior,
-)
-from metaseg_cli.core.models.names import DEFAULT_WIDTHS, model_name
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.choices import ACTIVATIONS, DEFAULT_WIDTHS, NETWORKS, network_name
+from metaseg_cli.core.models.blocks import ConvConfig, full_strides, initialise, set_foreground_prior
+from metaseg_cli.core.models.network import Network
 from metaseg_cli.errors import ConfigError
-
-_CLASSES: dict[str, type[AttentionUNet] | type[NestedUNet]] = {
-    "attention-unet": AttentionUNet,
-    "nested-unet": NestedUNet,
-}
 
 
 def build_model(
@@ -34,7 +23,7 @@ def build_model(
     strides: Sequence[int | Sequence[int]] | None = None,
     deep_supervision: bool = True,
     foreground_prior: float = 0.01,
-) -> AttentionUNet | NestedUNet:
+) -> Network:
     """Build a network with fresh weights.
 
     *widths* are the channels per level, finest first; *strides* the poolings between them (2 on every axis by
@@ -51,10 +40,20 @@ def build_model(
         raise ConfigError(f"widths must be at least two positive numbers, got {tuple(widths)}")
     if not 0 < foreground_prior < 1:
         raise ConfigError(f"foreground_prior is a probability between 0 and 1, got {foreground_prior}")
-    style = Style(dims=dims, norm=norm, activation=activation)
-    model = _CLASSES[model_name(name)](
-        style, in_channels, out_channels, tuple(widths), full_strides(dims, len(widths), strides), deep_supervision
+    config = ConvConfig(dims=dims, norm=norm, activation=activation)
+    all_strides = full_strides(dims, len(widths), strides)
+    model = _network_class(network_name(name))(
+        config, in_channels, out_channels, tuple(widths), all_strides, deep_supervision
     )
-    initialise(model, slope=LEAKY_SLOPE if activation == "leaky-relu" else 0.0)
+    initialise(model, slope=ACTIVATIONS[activation])
     set_foreground_prior(model.heads, foreground_prior)
     return model
+
+
+def _network_class(name: str) -> type[Network]:
+    """The class that a row of ``NETWORKS`` names. Raises TypeError when it is not a ``Network``."""
+    module, _, class_name = NETWORKS[name].implementation.partition(":")
+    found = getattr(importlib.import_module(module), class_name)
+    if not issubclass(found, Network):
+        raise TypeError(f"{NETWORKS[name].implementation} does not implement metaseg_cli.core.models.network.Network")
+    return found

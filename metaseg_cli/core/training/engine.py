@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import CaseRecord, Prepared
+from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.losses import build_loss
 from metaseg_cli.core.model_file import ModelCard, Pruned, save_model
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Prunable, can_be_pruned
 from metaseg_cli.core.models.presence import with_presence
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.sampling import Batch, PatchSampler, Place, ReadAhead
@@ -285,7 +286,7 @@ class Trainer:
 
     def _shallower(self, model: nn.Module) -> dict[int, Pruned]:
         """What a nested network is worth when it is cut behind an inner column."""
-        if not isinstance(model, NestedUNet) or not model.deep_supervision:
+        if not isinstance(model, Prunable) or not can_be_pruned(model):
             return {}
         worth = {}
         for depth in range(1, model.depth):
@@ -369,8 +370,8 @@ class Trainer:
 
     def _reserve(self, validation_seconds: float) -> None:
         """Keep time for the last epoch's validation and those that choose the post-processing."""
-        # The shallower depths of a nested network cost about one more.
-        looks = 3 if self.card.name == "nested-unet" else 2
+        # The shallower depths of a prunable network cost about one more.
+        looks = 3 if NETWORKS[self.card.name].prunable else 2
         self.budget.reserved = looks * self.group.most([validation_seconds])[0]
 
     def _note(self, loss: float) -> str:

@@ -12,8 +12,7 @@ from torch import Tensor
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core.inference.device import choose_precision, memory_format
 from metaseg_cli.core.inference.sliding_window import autocast
-from metaseg_cli.core.models.attention_unet import AttentionUNet
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Network
 
 _CLEARLY = 0.8  # others must take at most this share of the usual one's time
 _WORTHWHILE = 0.02  # seconds of a pass below which nothing is compared: chance would decide, for no gain
@@ -38,7 +37,7 @@ class Numerics:
 
 
 def choose_numerics(
-    model: AttentionUNet | NestedUNet, patch: Tensor, norm: str, config: TrainConfig
+    model: Network, patch: Tensor, norm: str, config: TrainConfig
 ) -> tuple[Numerics, dict[Numerics, float]]:
     """The numerics for *model* on patches such as *patch* ``(B, C, …)``, and the seconds of all that were measured.
 
@@ -55,9 +54,7 @@ def choose_numerics(
     return _fastest(model, patch, candidates)
 
 
-def _fastest(
-    model: AttentionUNet | NestedUNet, image: Tensor, candidates: Sequence[Numerics]
-) -> tuple[Numerics, dict[Numerics, float]]:
+def _fastest(model: Network, image: Tensor, candidates: Sequence[Numerics]) -> tuple[Numerics, dict[Numerics, float]]:
     """Those whose forward and backward pass is fastest.
 
     The first, the usual one, stays unless another is clearly faster: the same command must not take another course
@@ -81,7 +78,7 @@ def _fastest(
     return best, seconds
 
 
-def _pass(model: AttentionUNet | NestedUNet, image: Tensor, numerics: Numerics) -> float:
+def _pass(model: Network, image: Tensor, numerics: Numerics) -> float:
     """Seconds of a forward and backward pass."""
     layout = numerics.layout(image.dim() - 2)
     model.to(memory_format=layout)  # type: ignore[call-overload]

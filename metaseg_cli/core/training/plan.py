@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metaseg_cli.core.cache import CaseRecord, Prepared
-from metaseg_cli.core.models.names import DEFAULT_WIDTHS, model_name
+from metaseg_cli.core.choices import DEFAULT_WIDTHS, NETWORKS, network_name
 from metaseg_cli.errors import ConfigError
 
 # One voxel in this many is foreground when the plan knows nothing (Lin et al. 2017).
@@ -29,9 +29,6 @@ _SMALL_PATCH, _SMALL_VOXELS = 32, 4 * 32**3
 _MEMORY_SHARE = 0.7
 _VALIDATION_STEPS = 10  # voxels to learn from for each one that is validated
 _LONGEST_EPOCH = 1000
-# Maps of a level's width that training keeps per level, measured as peak memory; the nested network's nodes of a level
-# each read all those before them.
-_MAPS = {"attention-unet": 16, "nested-unet": 48}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def make_plan(
     wishes: Wishes,
 ) -> Plan:
     """Decide for training *cases* of *prepared*. The same input gives the same plan. Raises ConfigError."""
-    name = model_name(model)
+    name = network_name(model)
     machine = machine or Machine()
     kind = "gpu" if machine.gpu else "cpu"
     reasons: list[str] = []
@@ -95,9 +92,9 @@ def make_plan(
     if kind == "cpu" and dims == 3 and across <= _SMALL_LESION:
         given, largest, voxels_a_step = wishes.widths or _NARROW_WIDTHS, _SMALL_PATCH, _SMALL_VOXELS
         reasons.append(f"lesions of up to {across:.0f} voxels: small patches and narrow levels, for more steps")
-    elif kind == "cpu" and dims == 2 and name == "nested-unet" and not wishes.widths:
+    elif kind == "cpu" and dims == 2 and NETWORKS[name].narrow_on_cpu and not wishes.widths:
         given = _NARROW_WIDTHS
-        reasons.append("a nested network on a processor: narrow levels, for twice as many steps")
+        reasons.append(f"{name} on a processor: narrow levels, for twice as many steps")
     if not wishes.widths and dims == 3:
         given = tuple(min(w, _WIDEST_3D) for w in given)
     patch = _patch(shape, dims, wishes.patch, largest, len(given) - 1)
@@ -237,7 +234,7 @@ def _memory(name: str, voxels: int, widths: Sequence[int], strides: Sequence[Seq
     """Bytes that training keeps per patch, at two bytes a number."""
     total, left = 0.0, float(voxels)
     for width, stride in zip(widths, [*strides, (1,)], strict=True):
-        total += left * width * _MAPS[name] * 2
+        total += left * width * NETWORKS[name].training_maps * 2
         left /= math.prod(stride)
     return int(total)
 

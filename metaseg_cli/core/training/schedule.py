@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from metaseg_cli.config import TrainConfig
+from metaseg_cli.core.choices import OPTIMIZERS, SCHEDULES
 from metaseg_cli.errors import ConfigError
-
-SCHEDULES = ("poly", "cosine", "constant")
 
 
 def learning_rate_factor(progress: float, step: int, *, schedule: str, warmup_steps: int) -> float:
@@ -28,7 +27,7 @@ def learning_rate_factor(progress: float, step: int, *, schedule: str, warmup_st
 
 def base_rate(config: TrainConfig) -> float:
     """What ``learning_rate_factor`` is a factor on."""
-    return config.learning_rate or (1e-3 if config.optimizer == "adamw" else 1e-2)
+    return config.learning_rate or OPTIMIZERS[config.optimizer].learning_rate
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -36,8 +35,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     # Norms and biases are not decayed: shrinking them towards 0 has no meaning.
     decayed = [p for p in model.parameters() if p.dim() > 1]
     free = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    decay = OPTIMIZERS[config.optimizer].weight_decay if config.weight_decay is None else config.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=base_rate(config), fused=True)
-    groups[0]["weight_decay"] = min(config.weight_decay, 3e-5)
     return torch.optim.SGD(groups, lr=base_rate(config), momentum=0.99, nesterov=True)

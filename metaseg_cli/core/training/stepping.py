@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.losses import Loss, deep_supervision_loss
-from metaseg_cli.core.models.attention_unet import AttentionUNet
-from metaseg_cli.core.models.nested_unet import NestedUNet
+from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.training.numerics import Numerics
 from metaseg_cli.errors import InputError, first_line
 
@@ -58,7 +57,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: AttentionUNet | NestedUNet,
+        model: Network,
         parallel: nn.Module,
         loss: Loss,
         optimizer: torch.optim.Optimizer,

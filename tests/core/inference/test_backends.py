@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.inference import backends
 from metaseg_cli.core.inference.backends import Accelerated, accelerated, agree
 from metaseg_cli.core.inference.predictor import load_model
 from metaseg_cli.core.model_file import Ensemble
-from metaseg_cli.core.models.names import MODEL_NAMES
 from metaseg_cli.errors import ConfigError, InputError
 from tests.common import ROOT, small_card
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("dims", "norm"), [(2, "batch"), (3, "batch"), (2, "instance")])
 def test_a_backend_says_what_torch_says_at_any_size(backend: str, name: str, dims: int, norm: str) -> None:
     torch.manual_seed(0)

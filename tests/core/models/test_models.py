@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from metaseg_cli.core.models import MODEL_NAMES, build_model, model_name
+from metaseg_cli.core.choices import NETWORKS, network_name
+from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.attention_unet import AttentionGate
-from metaseg_cli.core.models.blocks import Style, fold_batch_norms
+from metaseg_cli.core.models.blocks import ConvConfig, fold_batch_norms
 from metaseg_cli.errors import ConfigError
 
 TINY = (4, 8, 16)
-every_model = pytest.mark.parametrize("name", MODEL_NAMES)
+every_model = pytest.mark.parametrize("name", NETWORKS)
 every_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
@@ -109,12 +110,12 @@ def test_folding_the_norms_changes_nothing_but_time(name: str, dims: int) -> Non
     [("nested_unet", "nested-unet"), ("UNet++", "nested-unet"), ("Attention-UNet", "attention-unet")],
 )
 def test_spellings_mean_one_model(spelling: str, name: str) -> None:
-    assert model_name(spelling) == name
+    assert network_name(spelling) == name
 
 
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="attention-unet"):
-        model_name("atention-unett")
+        network_name("atention-unett")
 
 
 @pytest.mark.parametrize("wrong", [{"widths": (8,)}, {"norm": "layer"}, {"dims": 4}, {"in_channels": 0}])
@@ -156,7 +157,7 @@ def test_a_network_without_inner_heads_cannot_be_pruned() -> None:
 
 def test_gate_equals_the_papers_formula_voxel_by_voxel() -> None:
     torch.manual_seed(0)
-    gate = AttentionGate(Style(dims=2, norm="none"), skip=3, gating=5, stride=(2, 2))
+    gate = AttentionGate(ConvConfig(dims=2, norm="none"), skip=3, gating=5, stride=(2, 2))
     x, g = torch.randn(1, 3, 4, 4), torch.randn(1, 5, 2, 2)
     gated, alpha = gate(x, g)
     q = torch.zeros(1, 1, 2, 2)
@@ -171,7 +172,7 @@ def test_gate_equals_the_papers_formula_voxel_by_voxel() -> None:
 
 
 def test_gates_have_the_papers_biases() -> None:
-    gate = AttentionGate(Style(dims=2), skip=3, gating=5, stride=(2, 2))
+    gate = AttentionGate(ConvConfig(dims=2), skip=3, gating=5, stride=(2, 2))
     assert gate.theta.bias is None
     assert gate.phi.bias is not None
     assert gate.psi.bias is not None

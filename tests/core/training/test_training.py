@@ -571,7 +571,7 @@ def test_the_plan_is_explained_and_can_be_overridden(prepared: Path) -> None:
         for gpu in (False, True)
     ]
     assert [each.widths[0] for each in nested] == [16, 32]
-    assert any("a nested network" in reason for reason in nested[0].reasons)
+    assert any("nested-unet on a processor" in reason for reason in nested[0].reasons)
     small = make_plan(folder, folder.cases, model="unet++", machine=Machine(memory_bytes=10_000_000), wishes=Wishes())
     assert small.batch_size < plan.batch_size
     assert any("would not fit" in reason for reason in small.reasons)
