@@ -83,8 +83,8 @@ def example(folder: Path) -> None:
     from metaseg_cli.commands.prepare import prepare
     from metaseg_cli.commands.train import train
     from metaseg_cli.config import ExportConfig, PrepareConfig, TrainConfig
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
     from metaseg_cli.core.progress import Silent
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures
 
     write_phantom_pictures(
         folder / "raw", 4, 4, PhantomSettings(shape=(4, 96, 96), lesions=(2, 5), diameter_mm=(8, 25)), seed=1

@@ -15,8 +15,8 @@ import metaseg_cli
 from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.commands.train import train
 from metaseg_cli.config import PrepareConfig, TrainConfig
-from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures
 
 
 def main(folder: Path) -> None:

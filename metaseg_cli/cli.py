@@ -262,7 +262,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MetasegError, OSError, MemoryError) as error:
-        if not isinstance(error, MetasegError) or not error.told:
+        if not isinstance(error, MetasegError) or not error.reported:
             print(f"metaseg: {_message(error)}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     return 0

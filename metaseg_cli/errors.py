@@ -32,7 +32,7 @@ class MetasegError(Exception):
 
     def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
         self.what, self.where, self.remedy = printable(what), where, printable(remedy)
-        self.told = False  # another process of the same training has said it already
+        self.reported = False  # by another process of the same training
         super().__init__(what, where, remedy)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantom pictures of five patients to train on and one to test with, four slices each."""
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures
 
     folder = tmp_path_factory.mktemp("raw")
     settings = PhantomSettings(shape=(4, 64, 64), lesions=(2, 5), diameter_mm=(8.0, 25.0))

@@ -15,8 +15,8 @@ ROOT = "metaseg_cli"
 
 # Leaves that anyone may import: they import nothing of the package but one another.
 LEAVES = {"errors", "config", "config_file"}
-LEAVES |= {f"core.{name}" for name in ("choices", "csv_text", "dicom", "words", "digests", "memory")}
-LEAVES |= {f"core.{name}" for name in ("paths", "progress", "typed_json", "whole_file")}
+LEAVES |= {f"core.{name}" for name in ("atomic", "choices", "csv_text", "dicom", "words", "digests", "intensity")}
+LEAVES |= {f"core.{name}" for name in ("memory", "paths", "progress", "typed_json")}
 
 ALLOWED = {
     "cli": {"commands", "reports", "options", "terminal", "config", "config_file"},
@@ -35,7 +35,7 @@ ALLOWED = {
     "core.follow_up": {"core.measurements"},
     "core.postprocessing": set(),
     "core.preprocessing": {"core.images"},
-    "core.phantom": {"core.images"},
+    "core.synthesis": {"core.images"},
     "core.executor": set(),
     "core.pseudonyms": {"core.datasets"},
     "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms"},
@@ -72,6 +72,7 @@ WITHOUT_TORCH = [
     "core.measurements",
     "core.follow_up",
     "core.preprocessing",
+    "core.intensity",
 ]
 
 

@@ -24,13 +24,13 @@ from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.commands.ui_password import HASH_VARIABLE, hash_password, is_password
 from metaseg_cli.config import PredictConfig, PrepareConfig, ServeUiConfig
 from metaseg_cli.config_file import read_yaml
+from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.datasets import read_manifest
 from metaseg_cli.core.images import read_image, read_mask
 from metaseg_cli.core.model_file import read_card
 from metaseg_cli.core.paths import file_name, odd_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.typed_json import read_json
-from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import ConfigError, InputError, MetasegError
 from tests.common import APP
 
@@ -145,7 +145,7 @@ def test_the_longest_names_that_disks_take_get_results(tmp_path: Path, trained: 
     result = predict(config, Silent())
     assert result.problems == ()
     assert all(path.exists() for scan in result.scans for path in scan.files)
-    write_text_whole(tmp_path / ("ü" * 127), "x")
+    atomic_write_text(tmp_path / ("ü" * 127), "x")
     assert (tmp_path / ("ü" * 127)).read_text() == "x"
 
 

@@ -17,6 +17,7 @@ from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE
 from metaseg_cli.commands.train import TrainResult, resumed, train_fold
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
 from metaseg_cli.core.cache import Prepared, open_prepared, region_masks
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file, save_model
 from metaseg_cli.core.progress import Progress
@@ -24,7 +25,6 @@ from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.tuning import lesion_sizes, tune
 from metaseg_cli.core.training.validation import CaseFindings, findings
 from metaseg_cli.core.typed_json import read_json
-from metaseg_cli.core.whole_file import exclusive_writer, write_text_whole
 from metaseg_cli.errors import InputError, decoding
 
 
@@ -75,14 +75,14 @@ def _train_folds(
         results.append(read_json(folder / RESULT_FILE, remedy="remove it, and run the same command again"))
     result = _joined(run, prepared, results, (clock() - began) / 60)
     if group.leads:
-        write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
+        atomic_write_text(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
     return result
 
 
 def _begun(config: TrainConfig, prepared: Prepared) -> Path:
     run = new_run(config)
-    write_text_whole(run / CONFIG_FILE, _as_written(config))
-    write_text_whole(run / "data.json", json.dumps({"id": prepared.dataset_id, "cases": _contents(prepared)}))
+    atomic_write_text(run / CONFIG_FILE, _as_written(config))
+    atomic_write_text(run / "data.json", json.dumps({"id": prepared.dataset_id, "cases": _contents(prepared)}))
     return run
 
 

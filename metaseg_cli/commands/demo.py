@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
+from metaseg_cli.core.atomic import make_folder, translate_write_errors
 from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder, writing_to
 from metaseg_cli.errors import InputError
 
 _TRAINING_PATIENTS = 80
@@ -39,7 +39,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     from metaseg_cli.commands.predict import predict
     from metaseg_cli.commands.prepare import prepare
     from metaseg_cli.commands.train import train
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures
 
     began = time.monotonic()
     network_name(config.model)  # a misspelt name is said before anything is made
@@ -50,7 +50,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     raw = out / "raw"
     progress.say("Making phantom brains with metastases …")
     settings = PhantomSettings(shape=(_SLICES, 160, 160))
-    with writing_to(raw):
+    with translate_write_errors(raw):
         write_phantom_pictures(raw / "train", _TRAINING_PATIENTS, _SLICES, settings, seed=config.seed)
         write_phantom_pictures(
             raw / "test", _TEST_PATIENTS, _SLICES, settings, seed=config.seed, first=_TRAINING_PATIENTS + 1
@@ -98,7 +98,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
 def _clear(out: Path) -> None:
     """Empty the folder *out* but for the mark, which stays throughout: without it the folder is somebody else's."""
     make_folder(out)
-    with writing_to(out):
+    with translate_write_errors(out):
         (out / _MARK).write_text("metaseg demo may clear this folder\n")
         for path in out.iterdir():
             if path.is_dir() and not path.is_symlink():

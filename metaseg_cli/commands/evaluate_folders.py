@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.datasets.mask_pairs import MaskFolder, mask_folders, pair_masks, share_a_name, the_mask
-from metaseg_cli.core.datasets.names import patients_of
+from metaseg_cli.core.datasets.naming import patients_of
 from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.images import (
     Volume,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
 from metaseg_cli.core.executor import map_cases
+from metaseg_cli.core.intensity import head_of_normalised
 from metaseg_cli.core.metrics import Protocol
 from metaseg_cli.core.metrics.cases import Confidence, ScoredCase, score_case
 from metaseg_cli.core.metrics.curves import count_calibration, find_candidates
@@ -24,8 +24,6 @@ from metaseg_cli.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from metaseg_cli.core.model_file import ModelCard
-
-_BACKGROUND = 0.1  # above a sequence's lowest value by less than this is no head
 
 
 def unseen_cases(
@@ -147,13 +145,13 @@ def _score_record(job: _Job) -> ScoredCase:
     prepared, model = _opened(job.folder, job.model, job.changed, job.device)
     record = job.record
     image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
-    found = model.probabilities(image, torch.from_numpy(prepared.present(record)))
+    found = model.probabilities(image, torch.from_numpy(prepared.available(record)))
     reference = region_masks(prepared.label(record), prepared.regions)
     prediction = np.stack(
         [to_mask(p, each, record.spacing_mm) for p, each in zip(found, job.postprocessing, strict=True)]
     )
     scan = image.numpy()
-    head = _head(scan)
+    head = head_of_normalised(scan)
     return score_case(
         record.case,
         record.patient,
@@ -168,9 +166,3 @@ def _score_record(job: _Job) -> ScoredCase:
             for name, r, p in zip(prepared.regions, reference, found, strict=True)
         },
     )
-
-
-def _head(image: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Voxels of ``(C, Z, Y, X)`` that any sequence shows above its background."""
-    lowest = image.reshape(len(image), -1).min(axis=1).reshape(-1, 1, 1, 1)
-    return np.asarray((image > lowest + _BACKGROUND).any(axis=0))

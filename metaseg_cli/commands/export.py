@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import ExportConfig
+from metaseg_cli.core.atomic import make_folder, temporary_folder, translate_write_errors
 from metaseg_cli.core.images import read_scan
 from metaseg_cli.core.inference.export import export_onnx, greatest_difference, is_description
 from metaseg_cli.core.inference.predictor import Model, load_model
+from metaseg_cli.core.intensity import normalise
 from metaseg_cli.core.paths import check_openable
-from metaseg_cli.core.phantom import PhantomSettings, make_phantom
-from metaseg_cli.core.preprocessing import normalise, preprocess
+from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder, temporary_folder, writing_to
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom
 from metaseg_cli.errors import InputError
 
 _TOLERANCE = 1e-3
@@ -61,7 +62,7 @@ def export(config: ExportConfig, progress: Progress) -> ExportResult:
                 where=path,
                 remedy="try other versions of onnxscript and onnxruntime",
             )
-        with writing_to(path):
+        with translate_write_errors(path):
             path.unlink(missing_ok=True)  # an older one must not lie beside the new description
             for part in (about, path):  # where the .onnx stands, all is there
                 (folder / part.name).replace(part)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import metaseg_cli
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import FollowUpConfig
+from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.follow_up import Course, Finding, follow
 from metaseg_cli.core.images import (
@@ -24,16 +25,15 @@ from metaseg_cli.core.images import (
     is_picture,
     read_mask,
     read_scan,
+    reorient,
     same_grid,
     stem_of,
-    turn_to_canonical,
-    turned,
+    to_canonical,
 )
 from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import make_folder, write_bytes_whole, write_text_whole, writing_to
 from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.reports import charts
 
@@ -149,7 +149,7 @@ def _alignment(visit: _Visit, first: _Visit) -> tuple[NDArray[np.float64], str]:
 
 def _findings(mask: Volume, to_first: NDArray[np.float64]) -> list[Finding]:
     """The lesions of one visit, measured on its own axial slices, placed in the first visit's coordinates."""
-    upright = turned(mask, turn_to_canonical(mask))
+    upright = reorient(mask, to_canonical(mask))
     spacing = upright.spacing_mm
     assert spacing is not None
     numbers, lesions = find_lesions(upright.array[0], spacing)
@@ -245,9 +245,9 @@ def as_document(result: FollowUpResult) -> dict[str, Any]:
 
 def _write(result: FollowUpResult) -> None:
     make_folder(result.out)
-    with writing_to(result.out / DOCUMENT):
+    with translate_write_errors(result.out / DOCUMENT):
         (result.out / DOCUMENT).unlink(missing_ok=True)
     for name, rows in (("follow_up.csv", lesion_rows(result)), ("visits.csv", visit_rows(result))):
-        write_text_whole(result.out / name, csv_text(rows, list(rows[0]) if rows else ["lesion"]))
-    write_bytes_whole(result.out / "course.png", charts.course(result.names, result.course))
-    write_text_whole(result.out / DOCUMENT, json.dumps(as_document(result), indent=1, allow_nan=False))
+        atomic_write_text(result.out / name, csv_text(rows, list(rows[0]) if rows else ["lesion"]))
+    atomic_write_bytes(result.out / "course.png", charts.course(result.names, result.course))
+    atomic_write_text(result.out / DOCUMENT, json.dumps(as_document(result), indent=1, allow_nan=False))

@@ -15,14 +15,14 @@ from metaseg_cli.commands.predict_records import DOCUMENT, Records
 from metaseg_cli.commands.predicted_scan import PredictedScan
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer, make_folder
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.executor import map_cases, map_stages
-from metaseg_cli.core.inference.predictor import Answer, Model, Prediction, load_model, settings_of
+from metaseg_cli.core.inference.predictor import Model, Prediction, RawPrediction, load_model, resolve_postprocessing
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_text_whole
 from metaseg_cli.errors import Problem
 
 __all__ = ["PredictResult", "PredictedScan", "as_document", "at_threshold", "lesion_rows", "load_model", "predict"]
@@ -80,7 +80,7 @@ def _predicted(
 ) -> tuple[PredictResult, Records]:
     """Every scan's masks and pictures, without the tables."""
     changed = path.stat().st_mtime
-    settings = settings_of(
+    settings = resolve_postprocessing(
         card, config.fusion, config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes
     )
     if config.cluster is not None:  # another computer has another working folder
@@ -128,7 +128,8 @@ def _predict_one(job: Job) -> PredictedScan | Problem:
 
 def at_threshold(model: Model, prediction: Prediction, threshold: float | None) -> Prediction:
     """The same scan at another threshold, without running the network again."""
-    return model.interpret(prediction.source, Answer(prediction.probabilities), threshold)
+    raw = RawPrediction(prediction.probabilities)
+    return model.postprocess(prediction.source, raw, model.postprocessing(threshold))
 
 
 def as_document(result: PredictResult) -> dict[str, Any]:
@@ -176,6 +177,6 @@ def _write_tables(result: PredictResult, records: Records) -> None:
         "confidence",
     ]
     rows = [row for scan in result.scans for row in scan.lesions]
-    write_text_whole(result.out / "lesions.csv", csv_text(rows, columns))
+    atomic_write_text(result.out / "lesions.csv", csv_text(rows, columns))
     document = as_document(result) | {"earlier": records.others({scan.name for scan in result.scans})}
-    write_text_whole(result.out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False))
+    atomic_write_text(result.out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False))

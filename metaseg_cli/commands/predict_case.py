@@ -18,7 +18,7 @@ from metaseg_cli.commands.predict_records import Records, result_key
 from metaseg_cli.commands.predicted_scan import MAPS, PredictedScan
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.datasets import CaseSource
-from metaseg_cli.core.datasets.names import PREDICTED_MASK, predicted_name
+from metaseg_cli.core.datasets.naming import PREDICTED_MASK, predicted_name
 from metaseg_cli.core.images import (
     Volume,
     can_write_seg,
@@ -26,16 +26,16 @@ from metaseg_cli.core.images import (
     is_dicom,
     is_image_file,
     is_picture,
+    reorient,
     suffix_of,
-    turn_to_canonical,
-    turned,
+    to_canonical,
     unpacked,
     write_mask,
     write_rtstruct,
     write_seg,
     write_volume,
 )
-from metaseg_cli.core.inference.predictor import Input, Model, Prediction, load_model
+from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import available_memory, resident_memory
 from metaseg_cli.core.metrics import find_lesions
@@ -73,7 +73,7 @@ class Read:
     suffix: str
     mask: Path
     segmentation: Path | None
-    given: Input
+    given: ModelInput
     key: str
     unpacked: ExitStack  # holds the folder of a ZIP until the results, which repeat its headers, are written
 
@@ -177,16 +177,15 @@ def _read_files(job: Job, key: str, stack: ExitStack, *, may_replace: bool) -> R
         for path in (mask, *(p for p in (segmentation, overlay) if p is not None)):
             if path.exists():
                 raise InputError(f"{path} exists already", where=first, remedy="pass --overwrite, or another --out")
-    given = model.read(opened)
+    given = model.load_input(opened)
     return Read(job, model, scan, series, suffix, mask, segmentation, given, key, stack.pop_all())
 
 
 def _looked(one: Read) -> Prediction:
     config = one.job.config
-    answer = one.model.look(one.given, disagreement=config.uncertainty and one.model.looks > 1)
-    return one.model.interpret(
-        one.given.volume, answer, config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes
-    )
+    raw = one.model.infer(one.given, disagreement=config.uncertainty and one.model.n_passes > 1)
+    settings = one.model.postprocessing(config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes)
+    return one.model.postprocess(one.given.volume, raw, settings)
 
 
 def _picture(job: Job, what: str) -> Path:
@@ -320,9 +319,9 @@ def _save_pictures(overlay: Path, overview: Path | None, prediction: Prediction)
     largest = sorted(found, key=lambda lesion: -lesion.voxels)[:_MOST_NUMBERED]
     numbered = [(lesion.number, lesion.centroid_voxel) for lesion in largest]
     if not is_picture(image.source) and image.shape[0] > 1:
-        turn = turn_to_canonical(image)
-        numbered = [(n, _turned_point(centre, image, turned(image, turn))) for n, centre in numbered]
-        image, mask = turned(image, turn), turn.apply(mask)
+        turn = to_canonical(image)
+        numbered = [(n, _turned_point(centre, image, reorient(image, turn))) for n, centre in numbered]
+        image, mask = reorient(image, turn), turn.apply(mask)
     lesions = [(number, *centre, "") for number, centre in numbered]
     figures.save_overlay(overlay, image.shown, mask > 0, lesions)
     if overview is not None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.atomic import atomic_write_text, make_folder
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.digests import digests_under, file_digest, key_of
-from metaseg_cli.core.whole_file import make_folder, write_text_whole
 
 DOCUMENT = "predictions.json"
 _UNFINISHED = ".predictions"  # in the output folder while a call is at work: a file for each of its scans
@@ -57,11 +57,11 @@ class Records:
     def begin(self, name: str, key: str) -> None:
         """Before the first result of a scan is written: what lies there after a kill is ours."""
         make_folder(self._folder)
-        write_text_whole(self._file(name), json.dumps({"key": key}))
+        atomic_write_text(self._file(name), json.dumps({"key": key}))
 
     def finish(self, name: str, entry: dict[str, Any]) -> None:
         """After the last result of a scan."""
-        write_text_whole(self._file(name), json.dumps(entry))
+        atomic_write_text(self._file(name), json.dumps(entry))
 
     def clear(self) -> None:
         """When ``predictions.json`` says it all: what is known of scans that were not finished stays."""

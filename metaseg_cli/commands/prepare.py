@@ -16,6 +16,7 @@ import metaseg_cli
 from metaseg_cli.commands.prepare_names import ShownNames, settings_record
 from metaseg_cli.commands.prepare_settings import file_channels, settings_for
 from metaseg_cli.config import PrepareConfig
+from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.cache import (
     CacheSettings,
     CaseRecord,
@@ -23,13 +24,13 @@ from metaseg_cli.core.cache import (
     ShardJob,
     WrittenCase,
     case_key,
-    doubts,
+    commit_index,
+    dataset_warnings,
+    exclusive_cache_writer,
     open_prepared,
-    publish,
     reusable_cases,
     shard_jobs,
     write_shard,
-    writing,
 )
 from metaseg_cli.core.datasets import (
     CaseSource,
@@ -45,7 +46,6 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import InputError, MetasegError, Problem
 from metaseg_cli.reports import figures, pages
 
@@ -90,7 +90,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         return _result(found, settings, config, notes=(*found.notes, *notes))
     if config.strict and found.problems:
         raise _strict(found.problems)
-    with writing(config.out):
+    with exclusive_cache_writer(config.out):
         records, problems, case_notes, reused = _cache(found, settings, config, progress, shown.log_folder)
         problems = [*found.problems, *shown.problems(problems)]
         if not records:
@@ -100,7 +100,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
                 where=config.raw,
                 remedy=first.remedy if first else "check the folder",
             )
-        doubtful, same_patient = doubts(records, settings.kind, regions)
+        doubtful, same_patient = dataset_warnings(records, settings.kind, regions)
         problems += doubtful
         if config.strict and problems:
             raise _strict(problems)
@@ -114,7 +114,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         ]
         all_notes = (*found.notes, *notes, *fold_notes)
         folds = max((r.fold for r in records if r.fold is not None), default=0) + 1
-        publish(
+        commit_index(
             config.out,
             records,
             {
@@ -193,7 +193,7 @@ def _manifest_only(config: PrepareConfig, path: Path) -> PrepareResult:
         if not config.raw.is_dir():
             raise
         found = FoundCases(layout="unknown", cases=(), why="no layout fits")
-    write_text_whole(path, template(config.raw, found.cases))
+    atomic_write_text(path, template(config.raw, found.cases))
     settings = CacheSettings(kind="volumes", preprocessing=Preprocessing(), sequences=())
     return dataclasses.replace(_result(found, settings, config, found.notes), manifest=path)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.config import PrepareConfig
+from metaseg_cli.core.atomic import make_folder
 from metaseg_cli.core.datasets import FoundCases
 from metaseg_cli.core.pseudonyms import Pseudonyms, file_aliases, key_path, mask_of_found, masked, pseudonymised
-from metaseg_cli.core.whole_file import make_folder
 from metaseg_cli.errors import ERROR_LOG, Problem
 
 _RAW = "raw"  # instead of the raw folder's name

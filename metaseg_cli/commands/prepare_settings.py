@@ -12,7 +12,7 @@ import numpy as np
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.cache import CacheSettings
 from metaseg_cli.core.datasets import FoundCases, in_order, sequence_name
-from metaseg_cli.core.images import channels_are_equal, read_geometry, read_image, turn_to_canonical, turned
+from metaseg_cli.core.images import channels_are_equal, read_geometry, read_image, reorient, to_canonical
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import ConfigError, InputError, Problem, attempt
 
@@ -117,7 +117,7 @@ def _grid_of_volumes(found: FoundCases, config: PrepareConfig) -> tuple[tuple[fl
         if not spacings:
             channels = grid.array.shape[0]
         if grid.spacing_mm is not None:
-            spacing = turned(grid, turn_to_canonical(grid)).spacing_mm
+            spacing = reorient(grid, to_canonical(grid)).spacing_mm
             spacings.append(spacing or grid.spacing_mm)
     if config.spacing != "auto" or not spacings:
         return config.spacing_mm(), channels

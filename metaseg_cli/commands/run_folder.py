@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 import metaseg_cli
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.core.atomic import atomic_write_text, check_room
 from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.distributed import Group
 from metaseg_cli.core.training.state import EpochRecord
-from metaseg_cli.core.whole_file import check_room, write_text_whole
 from metaseg_cli.errors import ConfigError, InputError, disk_error
 from metaseg_cli.reports import figures
 
@@ -50,7 +50,7 @@ def new_run(config: TrainConfig) -> Path:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """``config.yaml``, complete: training with it repeats the run."""
-    write_text_whole(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
+    atomic_write_text(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
 
 
 def environment(device: torch.device, group: Group) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Recorder:
     def __call__(self, history: list[EpochRecord]) -> None:
         columns = [f.name for f in dataclasses.fields(EpochRecord)]
         rows = [dataclasses.asdict(record) for record in history]
-        write_text_whole(self._run / "history.csv", csv_text(rows, columns))
+        atomic_write_text(self._run / "history.csv", csv_text(rows, columns))
         figures.save_curves(self._run / "curves.png", {c: [getattr(record, c) for record in history] for c in columns})
         if self._events is not None:
             for name in columns[1:]:

@@ -28,6 +28,7 @@ from metaseg_cli.commands.run_folder import (
 from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE, find_model
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
 from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.inference.device import choose_device, free_memory
@@ -41,7 +42,6 @@ from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
 from metaseg_cli.core.training.state import Fitted
 from metaseg_cli.core.training.transfer import check_alike, take_over
 from metaseg_cli.core.training.validation import SizeClassScore
-from metaseg_cli.core.whole_file import exclusive_writer, write_text_whole
 from metaseg_cli.errors import ConfigError, InputError
 from metaseg_cli.reports import figures
 
@@ -138,7 +138,7 @@ def _train_in(
     log = Log(run / "log.txt", progress) if group.leads else progress
     if config.resume is None and group.leads:
         write_config(run, config)
-        write_text_whole(run / "environment.json", json.dumps(environment(device, group), indent=1))
+        atomic_write_text(run / "environment.json", json.dumps(environment(device, group), indent=1))
     log.say(f"run {run}")
     together = f" by {group.size} processes" if group.size > 1 else ""
     counts = f"{len(training)} cases train, {len(validation)} of fold {config.fold} validate"
@@ -189,7 +189,7 @@ def _train_in(
         fitted = trainer.fit()
     result = _result(run, fitted, validation, budget.elapsed() / 60)
     if group.leads:
-        write_text_whole(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
+        atomic_write_text(run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
     return result
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaseg_cli.core.intensity import ABOVE_BACKGROUND
+
 _ELASTIC_NODES = 5  # per axis, over the patch
 _BIAS_NODES = 3
 _BLUR_REACH = 3  # voxels
@@ -201,7 +203,7 @@ def _pasted(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tenso
     here, there = image[into], image[chosen]
     axes = tuple(range(2, image.dim()))
     # A patch's lowest value is taken for background: a lesion on it would hang in the air.
-    head = (here > here.amin(axes, keepdim=True) + 0.1).any(dim=1, keepdim=True).to(image)
+    head = (here > here.amin(axes, keepdim=True) + ABOVE_BACKGROUND).any(dim=1, keepdim=True).to(image)
     lesion = target[chosen].amax(dim=1, keepdim=True)
     wide = _max_pool(lesion, 5)
     rim = (wide - lesion) * head

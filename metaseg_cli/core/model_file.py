@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import is_there, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import build, parsed
-from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
 FORMAT = 5
@@ -154,7 +154,7 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)})
     metadata = {_KEY: text, _CARD_DIGEST: _digest_of(text.encode()), _WEIGHTS_DIGEST: _digest_of_weights(weights)}
-    write_whole(path, lambda to: save_file(weights, str(to), metadata=metadata))
+    atomic_write(path, lambda to: save_file(weights, str(to), metadata=metadata))
 
 
 def _digest_of(data: bytes) -> str:

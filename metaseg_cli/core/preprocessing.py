@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metaseg_cli.core.images import Turn, Volume, turn_to_canonical, turned
+from metaseg_cli.core.images import Reorientation, Volume, reorient, to_canonical
+from metaseg_cli.core.intensity import Normalisation, as_float32, head_mask, normalise, normalise_in_place
 from metaseg_cli.core.typed_json import build
 
-Normalisation = Literal["slice", "case"]
-
-# Statistics come from between these percentiles, so that a few hot voxels do not set the scale …
-_STATISTICS_PERCENTILES = (0.5, 99.5)
-# … but bright lesions keep their contrast: only what lies this many deviations out is cut.
-_LIMIT = 8.0
-_ROUNDING = 1e-6  # a deviation this small beside the values is rounding, not contrast
-_EXPONENT = 24  # powers of two beyond which squares of float32 lose digits
 _MARGIN = 4  # voxels around the head that the crop leaves
-_SAME_SPACING = 0.01  # a spacing this near the wanted one, relatively, is not resampled
-_ANISOTROPIC = 3.0
+_SAME_SPACING = 0.01  # a spacing this near the target, relatively, is not resampled
+_ANISOTROPIC = 3.0  # nnU-Net's limit (Isensee et al. 2021)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How scans become network input; kept in the prepared folder and in the model file.
 
-    *spacing_mm* is the grid's ``(z, y, x)``; None keeps every scan's own. *oriented* scans are turned to the canonical
+    *spacing_mm* is the grid's ``(z, y, x)``; None keeps every scan's own. *oriented* scans are brought to the canonical
     orientation and cropped to the head; pictures are not.
     """
 
@@ -51,11 +43,11 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where the network's grid lies in the scan: turned, then cropped to ``box``, then resampled to ``shape``."""
+class GridMapping:
+    """Where the network's grid lies in the scan: reoriented, then cropped to ``box``, then resampled to ``shape``."""
 
-    turn: Turn | None
-    turned_shape: tuple[int, int, int]
+    reorientation: Reorientation | None
+    reoriented_shape: tuple[int, int, int]
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
@@ -69,26 +61,26 @@ class Placement:
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A label map ``(Z, Y, X)`` of the scan on the network's grid."""
         (z0, z1), (y0, y1), (x0, x1) = self.box
-        straight = self.turn.apply(label) if self.turn else label
+        straight = self.reorientation.apply(label) if self.reorientation else label
         return resample_label(straight[z0:z1, y0:y1, x0:x1], self.shape, self.spacing_mm)
 
-    def undo(self, values: NDArray[np.float32], outside: float = 0.0) -> NDArray[np.float32]:
+    def invert(self, values: NDArray[np.float32], outside: float = 0.0) -> NDArray[np.float32]:
         """Numbers ``(R, Z, Y, X)`` on the network's grid → on the scan's own; *outside* where the crop left off."""
         cropped = values
         if self.cropped_shape != self.shape:
             cropped = resample(values, self.cropped_shape, self.spacing_mm, order=1)
         (z0, z1), (y0, y1), (x0, x1) = self.box
-        if self.cropped_shape == self.turned_shape:
+        if self.cropped_shape == self.reoriented_shape:
             whole = cropped
         else:
-            whole = np.full((values.shape[0], *self.turned_shape), outside, np.float32)
+            whole = np.full((values.shape[0], *self.reoriented_shape), outside, np.float32)
             whole[:, z0:z1, y0:y1, x0:x1] = cropped
-        return np.ascontiguousarray(self.turn.undo(whole) if self.turn else whole)
+        return np.ascontiguousarray(self.reorientation.invert(whole) if self.reorientation else whole)
 
 
 def preprocess(
     volume: Volume, settings: Preprocessing, keep: NDArray[np.uint8] | None = None
-) -> tuple[NDArray[np.float32], Placement]:
+) -> tuple[NDArray[np.float32], GridMapping]:
     """*volume* as network input ``(C, Z, Y, X)``, and where it lies.
 
     Voxels where *keep* ``(Z, Y, X)`` is not zero (the mask, in training) are never cropped away.
@@ -97,25 +89,27 @@ def preprocess(
         image = normalise(volume.array, settings.normalisation)
         z, y, x = volume.shape
         box = ((0, z), (0, y), (0, x))
-        return image, Placement(
-            turn=None, turned_shape=(z, y, x), box=box, shape=(z, y, x), spacing_mm=volume.spacing_mm
+        return image, GridMapping(
+            reorientation=None, reoriented_shape=(z, y, x), box=box, shape=(z, y, x), spacing_mm=volume.spacing_mm
         )
-    turn = turn_to_canonical(volume)
-    straight = turned(volume, turn)
-    image = _as_float32(straight.array)
+    reorientation = to_canonical(volume)
+    straight = reorient(volume, reorientation)
+    image = as_float32(straight.array)
     head = head_mask(image)
-    box = _box_around(head if keep is None else head | (turn.apply(keep) > 0))
+    box = _box_around(head if keep is None else head | (reorientation.apply(keep) > 0))
     inside = (slice(*box[0]), slice(*box[1]), slice(*box[2]))
     image = np.ascontiguousarray(image[(slice(None), *inside)])
-    _normalise_in_place(image, head[inside])
+    normalise_in_place(image, head[inside])
     shape = _target_shape(image.shape[1:], straight.spacing_mm, settings.spacing_mm)
     spacing = straight.spacing_mm
     if shape != image.shape[1:] and spacing is not None:
         image = resample(image, shape, spacing, order=3)
         new = [s * (b - a) / n for s, (a, b), n in zip(spacing, box, shape, strict=True)]
         spacing = (new[0], new[1], new[2])
-    placement = Placement(turn=turn, turned_shape=straight.shape, box=box, shape=shape, spacing_mm=spacing)
-    return image, placement
+    mapping = GridMapping(
+        reorientation=reorientation, reoriented_shape=straight.shape, box=box, shape=shape, spacing_mm=spacing
+    )
+    return image, mapping
 
 
 def _box_around(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -202,76 +196,3 @@ def resample_label(
             to = np.minimum(((middle + 0.5) * scale).astype(int), np.array(shape) - 1)
             result[tuple(to)] = label[tuple(middle)]
     return result
-
-
-# -- intensities -----------------------------------------------------------------------------------------------------
-
-
-def head_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which voxels of ``(C, Z, Y, X)`` are not background; all of them when there is no background.
-
-    Background is what most of the in-plane frame looks like in every channel, within 5 % of the image's range.
-    """
-    _, z, y, x = image.shape
-    inside = np.zeros((z, y, x), dtype=bool)
-    for channel in image:
-        frame = np.concatenate(
-            [channel[:, 0].ravel(), channel[:, -1].ravel(), channel[:, :, 0].ravel(), channel[:, :, -1].ravel()]
-        )
-        background = np.median(frame)
-        low, high = np.percentile(channel[:, ::2, ::2], (0.5, 99.5))
-        tolerance = 0.05 * (high - low)
-        if np.mean(np.abs(frame - background) <= tolerance) < 0.5:
-            return np.ones((z, y, x), dtype=bool)
-        for plane in range(z):  # a volume is large enough once
-            inside[plane] |= np.abs(channel[plane] - background) > tolerance
-    if inside.mean() < 0.01:
-        return np.ones((z, y, x), dtype=bool)
-    return inside
-
-
-def normalise(values: NDArray[Any], per: Normalisation) -> NDArray[np.float32]:
-    """``(C, Z, Y, X)`` of any type → float32 with zero mean and unit deviation inside the head, channel by channel.
-
-    *per* "case" takes one statistic per channel of the whole volume; "slice" one per slice, for pictures, which must
-    look the same to the network whether they come alone or as a stack. A constant channel becomes 0.
-    """
-    image = _as_float32(values)
-    if per == "slice" and image.shape[1] > 1:
-        return np.concatenate([normalise(image[:, z : z + 1], "case") for z in range(image.shape[1])], axis=1)
-    _normalise_in_place(image, head_mask(image))
-    return image
-
-
-def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """*values* as float32; each channel of very small or large ones divided by a power of two, which z-scores undo."""
-    image = np.empty(values.shape, np.float32)
-    for channel, numbers in zip(image, values, strict=True):
-        peak = max(abs(float(numbers.min())), abs(float(numbers.max())))
-        exponent = math.frexp(peak)[1]
-        if peak and abs(exponent) > _EXPONENT:
-            numbers = np.ldexp(numbers.astype(np.float64), -exponent)  # noqa: PLW2901
-        channel[...] = numbers
-    return image
-
-
-def _normalise_in_place(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> None:
-    """Channel by channel, by the statistics of the voxels *inside*; without copies of the volume."""
-    for channel in image:
-        head = channel[inside]
-        low, high = np.percentile(head, _STATISTICS_PERCENTILES, overwrite_input=True)
-        np.clip(head, low, high, out=head)
-        mean = head.mean()
-        deviation = _deviation(head, float(mean))
-        if deviation <= _ROUNDING * max(abs(float(low)), abs(float(high))):
-            channel[...] = 0
-        else:
-            np.subtract(channel, mean, out=channel)
-            np.divide(channel, np.float32(deviation), out=channel)
-            np.clip(channel, -_LIMIT, _LIMIT, out=channel)
-
-
-def _deviation(values: NDArray[np.float32], mean: float) -> float:
-    pieces = np.array_split(values, max(1, len(values) // 2**20))
-    total = sum(float(np.square(piece - mean).sum(dtype=float)) for piece in pieces)
-    return math.sqrt(total / max(1, len(values)))

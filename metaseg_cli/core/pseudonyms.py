@@ -14,12 +14,12 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.csv_text import safe_cell
 from metaseg_cli.core.datasets import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import IMAGE_FOLDERS, MASK_FOLDERS, split_of, suffix
+from metaseg_cli.core.datasets.naming import IMAGE_FOLDERS, MASK_FOLDERS, split_of, suffix
 from metaseg_cli.core.datasets.sequence_names import known_sequence
 from metaseg_cli.core.paths import check_openable
-from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import Problem, decoding
 
 _COLUMNS = ("kind", "pseudonym", "original")
@@ -68,7 +68,7 @@ class Pseudonyms:
         writer = csv.DictWriter(text, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path, lambda to: _write_private(to, text.getvalue()))
+        atomic_write(self.path, lambda to: _write_private(to, text.getvalue()))
 
     def _read(self) -> None:
         check_openable(self.path)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
+from metaseg_cli.core.intensity import EMPTY_PATCH_DEVIATION
 
-# A patch whose values spread less than this holds no head (inside it the deviation is 1).
-_EMPTY = 0.15
 _LOOKED_AT = 4  # every so many voxels are enough to see that
 _AHEAD = 2  # batches read before they are asked for
 
@@ -95,7 +94,7 @@ class PatchSampler:
         target = np.stack([target for _, _, target in drawn])
         if self.patch[0] == 1:
             image, target = image.reshape(len(image), -1, *self.patch[1:]), target[:, :, 0]
-        present = np.stack([self.prepared.present(self.cases[i]) for i, _, _ in drawn])
+        present = np.stack([self.prepared.available(self.cases[i]) for i, _, _ in drawn])
         cases = tuple(self.cases[i].case for i, _, _ in drawn)
         return Batch(torch.from_numpy(image), torch.from_numpy(target), torch.from_numpy(present), cases)
 
@@ -104,7 +103,10 @@ class PatchSampler:
             for attempt in range(3):
                 case = int(rng.choice(len(self.cases), p=self._anywhere))
                 image, target = self._read(self.cases[case], rng.integers(0, self.cases[case].shape))
-                if attempt == 2 or image[..., ::_LOOKED_AT, ::_LOOKED_AT].astype(np.float32).std() > _EMPTY:
+                if (
+                    attempt == 2
+                    or image[..., ::_LOOKED_AT, ::_LOOKED_AT].astype(np.float32).std() > EMPTY_PATCH_DEVIATION
+                ):
                     break
             return case, image, target
         if kind == 0:

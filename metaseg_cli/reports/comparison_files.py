@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics.differences import Difference
 from metaseg_cli.core.metrics.evaluation import Evaluation
-from metaseg_cli.core.whole_file import make_folder, write_text_whole, writing_to
 from metaseg_cli.reports import charts, pages
 
 SCHEMA = 1
@@ -38,7 +38,7 @@ def write(
     ``comparison.json`` comes last, and an older one goes first: where it stands, all is of one call.
     """
     make_folder(out)
-    with writing_to(out / DOCUMENT):
+    with translate_write_errors(out / DOCUMENT):
         (out / DOCUMENT).unlink(missing_ok=True)
     rows = [{"region": region, **_row(each)} for region, found in differences.items() for each in found]
     document = {
@@ -51,8 +51,8 @@ def write(
         "ranks": ranks,
         "notes": list(notes),
     }
-    write_text_whole(out / "comparison.csv", csv_text(rows, list(rows[0]) if rows else ["region"]))
-    write_text_whole(
+    atomic_write_text(out / "comparison.csv", csv_text(rows, list(rows[0]) if rows else ["region"]))
+    atomic_write_text(
         out / "comparison.html",
         pages.template("comparison.html.j2").render(
             names=list(systems),
@@ -62,7 +62,7 @@ def write(
             regions=[_region(region, systems, differences[region], ranks[region]) for region in differences],
         ),
     )
-    write_text_whole(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
+    atomic_write_text(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def finite(value: Any) -> Any:

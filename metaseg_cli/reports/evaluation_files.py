@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.metrics import Lesion, policy
 from metaseg_cli.core.metrics.cases import CaseScore, Picture
 from metaseg_cli.core.metrics.evaluation import Evaluation, Trust
-from metaseg_cli.core.whole_file import make_folder, write_text_whole, writing_to
 from metaseg_cli.reports import figures, pages
 from metaseg_cli.reports.comparison_files import finite
 
@@ -39,7 +39,7 @@ def write(
     An older one goes first: where it stands, all files are of one evaluation.
     """
     make_folder(out)
-    with writing_to(out / DOCUMENT):
+    with translate_write_errors(out / DOCUMENT):
         (out / DOCUMENT).unlink(missing_ok=True)
     document = {
         "schema": SCHEMA,
@@ -57,8 +57,8 @@ def write(
         "notes": list(notes),
         "problems": [{"file": str(p.file), "reason": p.reason, "remedy": p.remedy} for p in problems],
     }
-    write_text_whole(out / "cases.csv", _csv(_case_rows(evaluation.cases)))
-    write_text_whole(out / "lesions.csv", _csv(_lesion_rows(evaluation.cases), _LESION_COLUMNS))
+    atomic_write_text(out / "cases.csv", _csv(_case_rows(evaluation.cases)))
+    atomic_write_text(out / "lesions.csv", _csv(_lesion_rows(evaluation.cases), _LESION_COLUMNS))
     figures.save_worst_cases(
         out / "worst_cases.png",
         [(name, p.image if p.image is not None else p.reference, p.reference, p.prediction) for name, p in worst],
@@ -72,7 +72,7 @@ def write(
         notes=notes,
         worst=out / "worst_cases.png",
     )
-    write_text_whole(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
+    atomic_write_text(out / DOCUMENT, json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def _case_document(case: CaseScore) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from metaseg_cli.core.whole_file import write_whole
+from metaseg_cli.core.atomic import atomic_write
 
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -213,7 +213,7 @@ def save_curves(path: Path, history: dict[str, Sequence[float]]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-    write_whole(path, lambda to: figure.savefig(to, format="png"))
+    atomic_write(path, lambda to: figure.savefig(to, format="png"))
 
 
 def _grid(tiles: Sequence[Rgb], columns: int, gap: int = 6) -> Rgb:
@@ -250,4 +250,4 @@ def _font(size: int) -> Any:
 
 def _save(path: Path, rgb: Rgb) -> None:
     # Compressing better would take five times as long as all the rest of predicting a picture, for a tenth of the size.
-    write_whole(path, lambda to: Image.fromarray(rgb).save(to, format="PNG", compress_level=1))
+    atomic_write(path, lambda to: Image.fromarray(rgb).save(to, format="PNG", compress_level=1))

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.metrics import policy
 from metaseg_cli.core.metrics.evaluation import Evaluation
-from metaseg_cli.core.whole_file import write_text_whole
 from metaseg_cli.errors import printable
 from metaseg_cli.reports import charts
 
@@ -35,7 +35,7 @@ def write_prepare_report(
         columns=list(cases[0]) if cases else [],
         pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
     )
-    write_text_whole(path, text)
+    atomic_write_text(path, text)
 
 
 def write_evaluation_report(
@@ -100,7 +100,7 @@ def write_evaluation_report(
         worst=base64.b64encode(worst.read_bytes()).decode(),
         facts=[*settings.items(), *((f"protocol: {k}", v) for k, v in evaluation.protocol.record().items())],
     )
-    write_text_whole(path, text)
+    atomic_write_text(path, text)
 
 
 def template(name: str) -> Any:

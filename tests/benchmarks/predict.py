@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from metaseg_cli.core.model_file import ModelCard, save_model
-from metaseg_cli.core.phantom import PhantomSettings, make_phantom
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom
 
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 MONAI_LOOP = """

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from metaseg_cli.core.phantom import PhantomSettings, write_phantom_volumes
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_volumes
 
 SMALL = PhantomSettings(shape=(40, 176, 144), spacing_mm=(1.0, 1.0, 1.0), lesions=(1, 8), diameter_mm=(2.0, 5.0))
 TRAINING, TEST, FOLDS = 240, 40, 20

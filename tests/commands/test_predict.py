@@ -17,12 +17,12 @@ from metaseg_cli.commands.predict import PredictResult, at_threshold, predict
 from metaseg_cli.commands.predict_records import Records
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.images import read_mask
 from metaseg_cli.core.inference.memory import bytes_per_voxel, fitting_windows
 from metaseg_cli.core.inference.windows import LARGEST
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
-from metaseg_cli.core.whole_file import exclusive_writer
 from metaseg_cli.errors import ConfigError, InputError
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from metaseg_cli.commands.prepare import PrepareResult, prepare
 from metaseg_cli.config import PrepareConfig
-from metaseg_cli.core.cache import open_prepared, region_masks, writing
+from metaseg_cli.core.cache import exclusive_cache_writer, open_prepared, region_masks
 from metaseg_cli.core.images import read_image, read_mask
-from metaseg_cli.core.preprocessing import head_mask, normalise
+from metaseg_cli.core.intensity import head_mask, normalise
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
@@ -171,7 +171,7 @@ def test_leftovers_of_a_killed_run_are_cleared(few: Path, tmp_path: Path) -> Non
 
 
 def _hold(folder: Path, held: object, release: object) -> None:
-    with writing(folder):
+    with exclusive_cache_writer(folder):
         held.set()
         release.wait(20)
 

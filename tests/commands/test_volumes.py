@@ -101,7 +101,7 @@ def test_a_missing_sequence_is_kept_and_marked(folder: Path) -> None:
     assert prepared.sequences == ("t1c", "t2f")
     without = next(r for r in prepared.cases if r.sequences == ("t2f",))
     assert without.patient == "BraTS-MET-00002"
-    assert prepared.present(without).tolist() == [False, True]
+    assert prepared.available(without).tolist() == [False, True]
     image = prepared.image(without)
     assert not image[0].any()
     assert image[1].any()

@@ -15,8 +15,8 @@ from metaseg_cli.cli import app
 from metaseg_cli.commands.follow_up import FollowUpResult, follow_up
 from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.images import align_rigidly, read_image
-from metaseg_cli.core.phantom import PhantomSettings, make_phantom, write_phantom_volumes
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom, write_phantom_volumes
 from metaseg_cli.errors import ConfigError, InputError
 
 Ball = tuple[tuple[float, float, float], float]  # centre (x, y, z) in mm, diameter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metaseg_cli.core.preprocessing import normalise
+from metaseg_cli.core.intensity import normalise
 
 
 def head(dtype: type = np.float64) -> np.ndarray:

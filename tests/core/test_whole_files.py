@@ -17,16 +17,16 @@ import pytest
 import SimpleITK as sitk
 
 from metaseg_cli.commands import demo
-from metaseg_cli.core.images import Volume, read_mask, write_mask
-from metaseg_cli.core.whole_file import (
+from metaseg_cli.core.atomic import (
     _here,
+    atomic_write,
+    atomic_write_bytes,
     clear_leftovers,
     exclusive_writer,
     make_folder,
     temporary_folder,
-    write_bytes_whole,
-    write_whole,
 )
+from metaseg_cli.core.images import Volume, read_mask, write_mask
 from metaseg_cli.errors import InputError
 
 
@@ -97,7 +97,7 @@ def test_a_temporary_name_is_short_enough_and_keeps_the_suffix(tmp_path: Path, n
         used.append(to.name)
         to.write_bytes(b"x")
 
-    write_whole(tmp_path / name, write)
+    atomic_write(tmp_path / name, write)
     assert used[0].endswith(".nii.gz")
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
@@ -108,7 +108,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="file: a file, not a folder"):
             make_folder(tmp_path / folder)
     with pytest.raises(InputError, match="file: a file, not a folder"):
-        write_bytes_whole(tmp_path / "file" / "x", b"")
+        atomic_write_bytes(tmp_path / "file" / "x", b"")
 
 
 def volume() -> Volume:

@@ -149,7 +149,7 @@ def make_inputs(folder: Path, *, model_of_volumes: bool = True) -> Path:
     import numpy as np
     import SimpleITK as sitk
 
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures, write_phantom_volumes
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures, write_phantom_volumes
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     pictures = PhantomSettings(shape=(2, 64, 64), lesions=(2, 5), diameter_mm=(8.0, 25.0))

@@ -292,8 +292,8 @@ def _read_settings(path: Path) -> object:
 def _prepared(folder: Path) -> Path:
     from metaseg_cli.commands.prepare import prepare
     from metaseg_cli.config import PrepareConfig
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_pictures
     from metaseg_cli.core.progress import Silent
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_pictures
 
     settings = PhantomSettings(shape=(2, 32, 32), lesions=(1, 2), diameter_mm=(8.0, 20.0))
     write_phantom_pictures(folder / "raw", 3, 2, settings, seed=1)

@@ -5,17 +5,17 @@ prepared/shards/*.h5    the cases; each shard is written by one process and publ
 prepared/dataset.json   what the folder holds: regions, sequences, fingerprint, folds, settings
 """
 
-from metaseg_cli.core.cache.checks import doubts
+from metaseg_cli.core.cache.checks import dataset_warnings
 from metaseg_cli.core.cache.reading import Prepared, open_prepared, region_masks
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.cache.writing import (
     ShardJob,
     case_key,
-    publish,
+    commit_index,
+    exclusive_cache_writer,
     reusable_cases,
     shard_jobs,
     write_shard,
-    writing,
 )
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "ShardJob",
     "WrittenCase",
     "case_key",
-    "doubts",
+    "commit_index",
+    "dataset_warnings",
+    "exclusive_cache_writer",
     "open_prepared",
-    "publish",
     "region_masks",
     "reusable_cases",
     "shard_jobs",
     "write_shard",
-    "writing",
 ]

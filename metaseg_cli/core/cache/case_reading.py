@@ -17,7 +17,6 @@ from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.images import (
     Volume,
     as_grey,
-    brought_onto,
     describe_difference,
     inverted_mask,
     is_constant,
@@ -28,6 +27,7 @@ from metaseg_cli.core.images import (
     read_image,
     read_mask,
     read_scan,
+    resample_to,
     same_grid,
     size_text,
     turned_like_image,
@@ -178,7 +178,7 @@ def _read_volumes(
     kept: dict[str, Volume] = {}
     for name, scan in scans.items():
         try:
-            kept[name] = brought_onto(scan, base)
+            kept[name] = resample_to(scan, base)
             notes += kept[name].notes[len(scan.notes) :]
         except InputError as error:
             problems.append(_problem(error, scan.source))

@@ -14,7 +14,7 @@ from metaseg_cli.errors import Problem
 _FAR = 2.0  # a spacing this many times the median, or its inverse, is an outlier
 
 
-def doubts(
+def dataset_warnings(
     records: Sequence[CaseRecord], kind: str, regions: dict[str, tuple[int, ...]]
 ) -> tuple[list[Problem], dict[str, str]]:
     """Problems that leave nothing out; and patient → the one under whose name they share images, for the folds."""

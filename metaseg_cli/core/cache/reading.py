@@ -87,15 +87,15 @@ class Prepared:
             )
         return points
 
-    def present(self, record: CaseRecord) -> NDArray[np.bool_]:
-        """``(C,)``: which of ``sequences`` the case has; the others are 0 in its image."""
+    def available(self, record: CaseRecord) -> NDArray[np.bool_]:
+        """Return the modality availability ``(C,)``: which of ``sequences`` the case has; the others are 0."""
         return np.isin(self.sequences, record.sequences)
 
     def shown(self, record: CaseRecord, image: NDArray[Any]) -> NDArray[Any]:
         """Of the case's *image* ``(C, …)`` what people look at: colours, or one sequence that is there, ``(1, …)``."""
         if self.kind != "volumes":
             return image
-        there = np.flatnonzero(self.present(record))
+        there = np.flatnonzero(self.available(record))
         channel = there[shown_channel([self.sequences[i] for i in there])]
         return image[channel : channel + 1]
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, exclusive_writer, make_folder
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
 from metaseg_cli.core.cache.reading import PATIENT_KEY, read_patient_key
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
@@ -28,7 +29,6 @@ from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
 from metaseg_cli.core.typed_json import build, parsed
-from metaseg_cli.core.whole_file import exclusive_writer, make_folder, write_bytes_whole, write_text_whole
 from metaseg_cli.errors import Problem, attempt
 
 _POINTS_PER_LESION = 64
@@ -93,7 +93,7 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
                 cases = [WrittenCase(record=None, problems=(cases,))]
             written += cases
         if len(file):
-            write_bytes_whole(job.folder / "shards" / name, sealed(file))
+            atomic_write_bytes(job.folder / "shards" / name, sealed(file))
     return written
 
 
@@ -131,13 +131,13 @@ def _store(
     group: h5py.Group, case: ReadCase, source: CaseSource, settings: CacheSettings, shard: str, file: str
 ) -> CaseRecord:
     """The case's arrays and geometry into *group*; *file* names it in messages."""
-    present, placement = preprocess(case.image, settings.preprocessing, keep=case.label)
-    z, y, x = placement.shape
+    present, mapping = preprocess(case.image, settings.preprocessing, keep=case.label)
+    z, y, x = mapping.shape
     # A sequence that is missing is 0, which is the mean of every other one.
     stored = np.zeros((z, len(settings.sequences), y, x), np.float16)
     for channel, sequence in zip(present, case.sequences, strict=True):
         stored[:, settings.sequences.index(sequence)] = channel
-    label = placement.label(case.label) if case.label is not None else np.zeros((z, y, x), np.uint8)
+    label = mapping.label(case.label) if case.label is not None else np.zeros((z, y, x), np.uint8)
     # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
     # Flushed one by one: where HDF5 puts things would otherwise depend on when Python lets go of its handles, and the
     # same cases shall make the same bytes in whatever process.
@@ -153,17 +153,17 @@ def _store(
     group.attrs["patient"] = source.patient
     group.attrs["sequences"] = list(settings.sequences)
     group.attrs["sequences_present"] = list(case.sequences)
-    group.attrs["spacing_mm"] = placement.spacing_mm or ()
+    group.attrs["spacing_mm"] = mapping.spacing_mm or ()
     group.attrs["source_shape"] = case.image.shape
     group.attrs["source_affine_lps"] = case.image.affine
-    group.attrs["crop"] = placement.box  # (z, y, x) start and stop, after turning to the canonical orientation
-    group.attrs["turn"] = json.dumps(asdict(placement.turn)) if placement.turn else ""
+    group.attrs["crop"] = mapping.box  # (z, y, x) start and stop, after turning to the canonical orientation
+    group.attrs["turn"] = json.dumps(asdict(mapping.reorientation)) if mapping.reorientation else ""
     return CaseRecord(
         case=group.name.removeprefix("/"),
         patient=source.patient,
         file=file,
-        shape=placement.shape,
-        spacing_mm=placement.spacing_mm,
+        shape=mapping.shape,
+        spacing_mm=mapping.spacing_mm,
         source_spacing_mm=case.image.spacing_mm,
         sequences=case.sequences,
         lesion_voxels=tuple(int(v) for v in lesions["voxels"]),
@@ -219,20 +219,20 @@ def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
 
 def _stored(group: h5py.Group) -> WrittenCase:
     problems = [
-        Problem(file=Path(f), reason=r, remedy=m, left_out=left)
-        for f, r, m, left in json.loads(group.attrs["problems"])
+        Problem(file=Path(f), reason=r, remedy=m, left_out=left_out)
+        for f, r, m, left_out in json.loads(group.attrs["problems"])
     ]
     record = build(CaseRecord, parsed(group.attrs["record"]))
     return WrittenCase(record=record, problems=tuple(problems), notes=tuple(json.loads(group.attrs["notes"])))
 
 
-def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
+def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
     """Write index and ``dataset.json`` and drop the shards that nothing links to any more.
 
     The folder gets its key for hashes of patients when it has none yet.
     """
     if not read_patient_key(folder):
-        write_text_whole(folder / PATIENT_KEY, secrets.token_hex(32))
+        atomic_write_text(folder / PATIENT_KEY, secrets.token_hex(32))
     with file_in_memory() as file:
         cases = file.create_group("cases")
         for record in records:
@@ -240,8 +240,8 @@ def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, 
         file.attrs["schema"] = SCHEMA
         index = sealed(file)
     listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
-    write_bytes_whole(folder / "dataset.h5", index)
-    write_text_whole(folder / "dataset.json", json.dumps(listing, indent=1))
+    atomic_write_bytes(folder / "dataset.h5", index)
+    atomic_write_text(folder / "dataset.json", json.dumps(listing, indent=1))
     linked = {record.shard for record in records}
     for shard in (folder / "shards").glob("*.h5"):
         if shard.name not in linked:
@@ -249,7 +249,7 @@ def publish(folder: Path, records: Sequence[CaseRecord], description: dict[str, 
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def exclusive_cache_writer(folder: Path) -> Iterator[None]:
     """Be the only one who writes *folder*, and clear away what a killed writer left. Raises InputError when busy."""
     make_folder(folder)
     make_folder(folder / "shards")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import image_files, is_predicted, stem
+from metaseg_cli.core.datasets.naming import image_files, is_predicted, stem
 from metaseg_cli.core.datasets.sequence_names import in_order, sequence_name
 from metaseg_cli.errors import Problem
 

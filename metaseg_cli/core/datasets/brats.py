@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import PICTURES, image_files, is_predicted, matched, split_of, stem, suffix
+from metaseg_cli.core.datasets.naming import PICTURES, image_files, is_predicted, matched, split_of, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence, in_order
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem

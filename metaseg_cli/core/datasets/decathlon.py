@@ -7,7 +7,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.names import PICTURES, find_file, image_files, matched, stem, suffix
+from metaseg_cli.core.datasets.naming import PICTURES, find_file, image_files, matched, stem, suffix
 from metaseg_cli.core.datasets.nnunet import channel_names
 from metaseg_cli.core.paths import is_there, unusable
 from metaseg_cli.errors import Problem

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import image_files, mask_key, stem, suffix
+from metaseg_cli.core.datasets.naming import image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import KNOWN, from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import (
     ImageHeader,

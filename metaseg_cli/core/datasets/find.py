@@ -9,7 +9,7 @@ from types import ModuleType
 
 from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
 from metaseg_cli.core.datasets.case_source import FoundCases
-from metaseg_cli.core.datasets.names import distinct, unread_images
+from metaseg_cli.core.datasets.naming import distinct, unread_images
 from metaseg_cli.core.paths import unusable_below
 from metaseg_cli.errors import ConfigError, InputError, Problem
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import PICTURES, distinct, find_file, image_files, mask_key, stem, suffix
+from metaseg_cli.core.datasets.naming import PICTURES, distinct, find_file, image_files, mask_key, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, unusable

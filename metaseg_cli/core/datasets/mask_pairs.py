@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from metaseg_cli.core.datasets.names import (
+from metaseg_cli.core.datasets.naming import (
     PICTURES,
     are_parts,
     is_bare_mask_name,

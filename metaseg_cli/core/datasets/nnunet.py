@@ -9,7 +9,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.names import PICTURES, image_files, matched, stem, suffix
+from metaseg_cli.core.datasets.naming import PICTURES, image_files, matched, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import sequence_name
 from metaseg_cli.errors import InputError, Problem
 

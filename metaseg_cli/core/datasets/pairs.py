@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.names import (
+from metaseg_cli.core.datasets.naming import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     PICTURES,

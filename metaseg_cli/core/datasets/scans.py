@@ -8,7 +8,7 @@ from pathlib import Path
 from metaseg_cli.core.datasets import bids, brats, dicom, nnunet
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.names import PICTURES, scans_in, stem, suffix
+from metaseg_cli.core.datasets.naming import PICTURES, scans_in, stem, suffix
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence
 
 

@@ -8,15 +8,15 @@ from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, stem_of, suffix_of
 from metaseg_cli.core.images.geometry import (
-    Turn,
-    brought_onto,
+    Reorientation,
     describe_difference,
     on_grid_of,
+    reorient,
+    resample_to,
     same_grid,
     size_text,
     spacing_text,
-    turn_to_canonical,
-    turned,
+    to_canonical,
 )
 from metaseg_cli.core.images.mask_checks import inverted_mask, turned_like_image
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
@@ -25,11 +25,10 @@ from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
 from metaseg_cli.core.images.volume import Volume, is_constant, shown_channel
 
 __all__ = [
-    "Turn",
+    "Reorientation",
     "Volume",
     "align_rigidly",
     "as_grey",
-    "brought_onto",
     "can_write_seg",
     "channels_are_equal",
     "describe_difference",
@@ -45,14 +44,15 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_scan",
+    "reorient",
+    "resample_to",
     "same_grid",
     "shown_channel",
     "size_text",
     "spacing_text",
     "stem_of",
     "suffix_of",
-    "turn_to_canonical",
-    "turned",
+    "to_canonical",
     "turned_like_image",
     "unpacked",
     "write_mask",

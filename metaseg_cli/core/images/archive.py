@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from metaseg_cli.core.whole_file import temporary_folder
+from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.errors import InputError, MetasegError, decoding
 
 _MOST_FILES = 50_000

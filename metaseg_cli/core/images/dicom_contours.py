@@ -26,7 +26,7 @@ class Structure:
 
     name: str
     contours: tuple[NDArray[Any], ...]
-    left_out: Counter[str]
+    excluded: Counter[str]
 
 
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
@@ -34,12 +34,12 @@ def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure
     to_index = np.linalg.inv(image.affine)
     # By their points in any order: the same contour twice, wherever it starts, would cut itself out.
     contours: dict[bytes, NDArray[Any]] = {}
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     for contour in item.get("ContourSequence") or []:
         kind = str(contour.get("ContourGeometricType") or "CLOSED_PLANAR")
         points = _points(contour, name, path)
         if kind not in _CLOSED or len(points) < 3:
-            left_out[kind if kind not in _CLOSED else f"{kind} of {len(points)} points"] += 1
+            excluded[kind if kind not in _CLOSED else f"{kind} of {len(points)} points"] += 1
             continue
         index = (to_index @ np.column_stack([points, np.ones(len(points))]).T)[:3].T
         if np.ptp(index[:, 2]) > 0.5:
@@ -52,7 +52,7 @@ def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure
         if (low < -1.5).any() or (high > np.array(image.shape[::-1]) + 0.5).any():
             raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
         contours[np.unique(points.round(3), axis=0).tobytes()] = index
-    return Structure(name, tuple(contours.values()), left_out)
+    return Structure(name, tuple(contours.values()), excluded)
 
 
 def _points(contour: Any, name: str, path: Path) -> NDArray[np.float64]:

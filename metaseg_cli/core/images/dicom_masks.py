@@ -55,13 +55,13 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
         )
     with decoding(path, "its segments are described wrongly"), quiet():
         names = _segment_names(data, path)
-        taken, left_out = choose(_segments(data), wanted, path, segmentation=True)
+        taken, excluded = choose(_segments(data), wanted, path, segmentation=True)
         kind = text_of(data, "SegmentationType")
-        notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *left_out]
+        notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *excluded]
         if kind == "LABELMAP":
             layers = _label_map(frames, planes.slots, shape, data, names, path, notes)
             kept = [*taken, int(data.get("PixelPaddingValue", 0) or 0)]
-            layers = np.where(np.isin(layers, kept), layers, 0).astype(np.uint8) if left_out else layers
+            layers = np.where(np.isin(layers, kept), layers, 0).astype(np.uint8) if excluded else layers
         elif kind in ("BINARY", "FRACTIONAL"):
             marked = _marked(frames, data, kind, path, notes)
             layers = _layers_of_segments(marked, planes.slots, shape, data, names, taken, path, notes)
@@ -206,24 +206,24 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
         if not drawn:
             raise InputError("it holds no contour", where=path, remedy="name another structure set")
         structures = [Structure(number=n, name=names.get(n, ""), type=kinds.get(n, "")) for n in sorted(drawn)]
-        taken, left_out = choose(structures, wanted, path, segmentation=False)
+        taken, excluded = choose(structures, wanted, path, segmentation=False)
         _check_frames(data, taken, image, path)
         if len(taken) > 255:
             raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
         contours = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
         if not any(structure.contours for structure in contours):
-            kinds_found = ", ".join(sorted({kind for structure in contours for kind in structure.left_out}))
+            kinds_found = ", ".join(sorted({kind for structure in contours for kind in structure.excluded}))
             raise InputError(f"it holds no closed contour ({kinds_found})", where=path, remedy="outline the lesions")
         masks, on_planes = filled(contours, image, path)
     notes = [
         "structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(contours, start=1)),
-        *left_out,
+        *excluded,
         *on_planes,
     ]
     if undrawn := [name or str(n) for n, name in sorted(names.items()) if n not in drawn]:
         notes.append(f"structures without contours: {', '.join(undrawn)}")
     for structure in contours:
-        for kind, count in structure.left_out.items():
+        for kind, count in structure.excluded.items():
             notes.append(f"{structure.name}: {count} contour(s) were left out, being {kind}")
     layers = _layered(dict(enumerate(masks, start=1)), image.shape)
     return dataclasses.replace(image, array=layers, source=path, notes=tuple(notes))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.core.dicom import quiet, text_of
 from metaseg_cli.core.images.itk_decoder import decode
-from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import InputError, decoding
 
 _BY_PYDICOM = (

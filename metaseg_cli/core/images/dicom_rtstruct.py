@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.dicom import quiet
 from metaseg_cli.core.images.dicom_seg import source_images
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import decoding
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -39,7 +39,7 @@ def write_rtstruct(
     what = "the series does not give what an RTSTRUCT must repeat of it"
     with decoding(files[0], what, remedy="take --format nifti"), quiet():
         data = _structure_set(structures, files, image)
-    write_whole(path, lambda to: data.save_as(to, enforce_file_format=True))
+    atomic_write(path, lambda to: data.save_as(to, enforce_file_format=True))
 
 
 def _structure_set(structures: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequence[Path], image: Volume) -> Any:

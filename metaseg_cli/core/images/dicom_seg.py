@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.dicom import quiet
 from metaseg_cli.core.images.dicom import slice_headers
 from metaseg_cli.core.images.dicom_planes import frame_groups
-from metaseg_cli.core.whole_file import write_whole
 from metaseg_cli.errors import InputError, decoding
 
 # Type 2 of the modules that a SEG repeats of its series (PS3.3 C.7.1.1, C.7.2.1).
@@ -40,7 +40,7 @@ def write_seg(path: Path, segments: Sequence[tuple[str, NDArray[np.bool_]]], fil
     what = "the series does not give what a DICOM SEG must repeat of it"
     with decoding(files[0], what, remedy="take --format nifti"), quiet():
         segmentation = _segmentation(segments, files)
-    write_whole(path, segmentation.save_as)
+    atomic_write(path, segmentation.save_as)
 
 
 def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequence[Path]) -> Any:

@@ -1,4 +1,4 @@
-"""Where voxels lie in the patient: turning grids to one orientation and back, comparing and matching them."""
+"""Where voxels lie in the patient: reorienting grids and back, comparing and matching them."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from metaseg_cli.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """How an array ``(…, Z, Y, X)`` is turned: its new axes are ``axes`` of the old ones, then ``flipped`` reversed."""
+class Reorientation:
+    """A permutation and reversal of the axes of ``(…, Z, Y, X)``.
+
+    Axis *i* of the result is axis ``axes[i]`` of the original; then the axes in ``flipped`` are reversed.
+    """
 
     axes: tuple[int, int, int]
     flipped: tuple[int, ...]
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """*array* ``(…, Z, Y, X)`` turned; a view."""
+        """*array* ``(…, Z, Y, X)`` reoriented; a view."""
         lead = array.ndim - 3
-        turned = array.transpose(*range(lead), *(lead + a for a in self.axes))
-        return np.flip(turned, tuple(lead + a for a in self.flipped))
+        reoriented = array.transpose(*range(lead), *(lead + a for a in self.axes))
+        return np.flip(reoriented, tuple(lead + a for a in self.flipped))
 
-    def undo(self, array: NDArray[Any]) -> NDArray[Any]:
+    def invert(self, array: NDArray[Any]) -> NDArray[Any]:
         """The inverse of ``apply``; a view."""
         lead = array.ndim - 3
         straight = np.flip(array, tuple(lead + a for a in self.flipped))
         return straight.transpose(*range(lead), *(lead + int(a) for a in np.argsort(self.axes)))
 
 
-def turn_to_canonical(volume: Volume) -> Turn:
-    """The turn after which x runs to the patient's left, y to the back and z to the head, as nearly as axes allow."""
+def to_canonical(volume: Volume) -> Reorientation:
+    """Reorientation to LPS+: x to the patient's left, y to the back, z to the head, as nearly as axes allow."""
     direction = np.array(volume.direction).reshape(3, 3)
     # best[j]: the index axis (0 x, 1 y, 2 z) that runs most along patient axis j
     best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(direction[j, p[j]]) for j in range(3)))
     axes = tuple(2 - best[2 - a] for a in range(3))
     flipped = tuple(a for a in range(3) if direction[2 - a, best[2 - a]] < 0)
-    return Turn(axes=(axes[0], axes[1], axes[2]), flipped=flipped)
+    return Reorientation(axes=(axes[0], axes[1], axes[2]), flipped=flipped)
 
 
-def turned(volume: Volume, turn: Turn) -> Volume:
-    """*volume* after *turn*, every voxel where it was in the patient."""
+def reorient(volume: Volume, reorientation: Reorientation) -> Volume:
+    """*volume* after *reorientation*, every voxel where it was in the patient."""
     affine = volume.affine
-    columns = [affine[:3, 2 - turn.axes[2 - k]] for k in range(3)]
+    columns = [affine[:3, 2 - reorientation.axes[2 - k]] for k in range(3)]
     origin = affine[:3, 3].copy()
     spacing = volume.spacing_mm or (1.0, 1.0, 1.0)
-    size = [volume.shape[turn.axes[2 - k]] for k in range(3)]
-    for axis in turn.flipped:
+    size = [volume.shape[reorientation.axes[2 - k]] for k in range(3)]
+    for axis in reorientation.flipped:
         k = 2 - axis
         origin += columns[k] * (size[k] - 1)
         columns[k] = -columns[k]
-    new_spacing = tuple(spacing[a] for a in turn.axes)
+    new_spacing = tuple(spacing[a] for a in reorientation.axes)
     direction = np.column_stack([c / s for c, s in zip(columns, reversed(new_spacing), strict=True)])
     return dataclasses.replace(
         volume,
-        array=turn.apply(volume.array),
+        array=reorientation.apply(volume.array),
         spacing_mm=None if volume.spacing_mm is None else (new_spacing[0], new_spacing[1], new_spacing[2]),
         origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
         direction=tuple(float(v) for v in direction.ravel()),
@@ -106,7 +109,7 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     source = [int(np.abs(steps[j]).argmax()) for j in range(3)]  # image axis j runs along mask axis source[j]
     axes = tuple(2 - source[2 - a] for a in range(3))
     flipped = tuple(a for a in range(3) if steps[2 - a, source[2 - a]] < 0)
-    array = Turn(axes=(axes[0], axes[1], axes[2]), flipped=flipped).apply(mask.array)
+    array = Reorientation(axes=(axes[0], axes[1], axes[2]), flipped=flipped).apply(mask.array)
     start = np.round(mine.min(axis=0)).astype(int)[::-1]  # z y x in the image
     stop = start + array.shape[1:]
     if (stop <= 0).any() or (start >= np.array(image.shape)).any():
@@ -132,7 +135,7 @@ def coverage(volume: Volume, grid: Volume) -> float:
     return float(((index >= -0.5) & (index <= size - 0.5)).all(axis=0).mean())
 
 
-def resampled_onto(volume: Volume, grid: Volume) -> Volume:
+def resample(volume: Volume, grid: Volume) -> Volume:
     """*volume* on *grid*'s voxels by linear interpolation; its darkest value where it was not scanned."""
     import SimpleITK as sitk
 
@@ -156,7 +159,7 @@ _LEAST_COVERAGE = 0.25  # of a grid's field of view; a scan with less of it miss
 _WHOLE_COVERAGE = 0.95
 
 
-def brought_onto(volume: Volume, grid: Volume) -> Volume:
+def resample_to(volume: Volume, grid: Volume) -> Volume:
     """*volume* on *grid*, placed by its geometry alone, with a note on what that took. Raises InputError when it
     misses the grid, or does not say where it lies."""
     if same_grid(volume, grid):
@@ -177,7 +180,7 @@ def brought_onto(volume: Volume, grid: Volume) -> Volume:
     note = "a sequence lay on another grid: resampled onto the first one's"
     if share < _WHOLE_COVERAGE:
         note = f"a sequence covers {share:.0%} of the first one's field of view: resampled onto it"
-    resampled = resampled_onto(volume, grid)
+    resampled = resample(volume, grid)
     return dataclasses.replace(resampled, notes=(*volume.notes, note))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from metaseg_cli.core.atomic import atomic_write, temporary_folder, translate_write_errors
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
 from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
@@ -20,7 +21,6 @@ from metaseg_cli.core.images.seg_nrrd import lesion_layers, segments_of
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import save_volume
 from metaseg_cli.core.paths import check_openable
-from metaseg_cli.core.whole_file import temporary_folder, write_whole, writing_to
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31
@@ -213,7 +213,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:
         shown = mask * np.uint8(255) if mask.max(initial=0) <= 1 else mask
         if mask.max(initial=0) > 1 and suffix_of(path) in _LOSSY:
             raise InputError("JPEG cannot hold several labels", where=path, remedy="use PNG images")
-        write_whole(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
+        atomic_write(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
     else:
         _save_volume_whole(path, mask, like)
 
@@ -222,9 +222,9 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
     """Write numbers 0 … 1 ``(Z, Y, X)``: float in TIFF and volumes, 16 bits (0 … 65535) in PNG."""
     if suffix_of(path) == ".png":
         scaled = np.round(array * 65535).astype(np.uint16)
-        write_whole(path, lambda to: save_picture(to, list(scaled), like.exif_orientation))
+        atomic_write(path, lambda to: save_picture(to, list(scaled), like.exif_orientation))
     elif is_picture(path):
-        write_whole(path, lambda to: save_picture(to, list(array), like.exif_orientation))
+        atomic_write(path, lambda to: save_picture(to, list(array), like.exif_orientation))
     else:
         _save_volume_whole(path, array.astype(np.float32), like)
 
@@ -232,11 +232,11 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
 def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
     """Whole or not at all; of formats in two files, a header and its voxels, the header last."""
     if suffix_of(path) not in _TWO_FILES:
-        write_whole(path, lambda to: save_volume(to, array, like))
+        atomic_write(path, lambda to: save_volume(to, array, like))
         return
     # The header names its companion, so both are written under their final names, elsewhere. An older header goes
     # first: it must not lie beside new voxels.
-    with writing_to(path), temporary_folder("volume", path) as folder:
+    with translate_write_errors(path), temporary_folder("volume", path) as folder:
         save_volume(folder / path.name, array, like)
         path.unlink(missing_ok=True)
         for part in sorted(folder.iterdir(), key=lambda p: p.name == path.name):

@@ -149,7 +149,7 @@ def choose(
                 where=path,
                 remedy="correct --structures",
             )
-        return taken, _left_out(structures, taken, "not asked for")
+        return taken, _excluded(structures, taken, "not asked for")
     kinds = {s.number: kind_of(s) for s in structures}
     taken = [number for number, kind in kinds.items() if kind == "lesion"]
     if not segmentation:
@@ -163,7 +163,7 @@ def choose(
             where=path,
             remedy="say which are lesions with --structures NAME,… (* stands for anything)",
         )
-    return taken, _left_out(structures, taken, "not lesions by their names")
+    return taken, _excluded(structures, taken, "not lesions by their names")
 
 
 def _is_oedema(name: str) -> bool:
@@ -175,7 +175,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(".*".join(parts), re.IGNORECASE | re.DOTALL)
 
 
-def _left_out(structures: Sequence[Structure], taken: Sequence[int], why: str) -> list[str]:
+def _excluded(structures: Sequence[Structure], taken: Sequence[int], why: str) -> list[str]:
     left = [s for s in structures if s.number not in taken]
     return [f"structures left out, {why}: {_listed(left)}"] if left else []
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.model_file import Ensemble, ModelCard
 from metaseg_cli.core.models.blocks import crop_to, pad_to_multiple
 from metaseg_cli.core.models.network import Network
-from metaseg_cli.core.whole_file import temporary_folder
 from metaseg_cli.errors import ConfigError, InputError, first_line
 
 BACKENDS = ("auto", "torch", "onnx", "openvino")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images import Volume, as_grey, brought_onto, channels_are_equal, is_constant, read_scan
+from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, is_constant, read_scan, resample_to
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import InputError
@@ -44,7 +44,9 @@ def _channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
     return _fitted(card, Volume(array=array, spacing_mm=None, source=Path("array"))), every
 
 
-def _without_constant(card: ModelCard, volume: Volume, present: NDArray[np.bool_]) -> tuple[Volume, NDArray[np.bool_]]:
+def _without_constant(
+    card: ModelCard, volume: Volume, available: NDArray[np.bool_]
+) -> tuple[Volume, NDArray[np.bool_]]:
     array = volume.array
     empty = np.array([is_constant(channel) for channel in array])
     if empty.all() or (empty.any() and _oriented(card) and not card.presence):
@@ -52,10 +54,10 @@ def _without_constant(card: ModelCard, volume: Volume, present: NDArray[np.bool_
             f"constant: every voxel is {array[empty][0].flat[0]:g}", where=volume.source, remedy="replace or remove it"
         )
     if not empty.any() or not _oriented(card):
-        return volume, present
-    there = np.flatnonzero(present)
+        return volume, available
+    there = np.flatnonzero(available)
     names = [card.sequences[i] for i in there[empty]]
-    kept = present.copy()
+    kept = available.copy()
     kept[there[empty]] = False
     note = f"{', '.join(names)}: constant, the same number in every voxel; taken as missing"
     sequences = tuple(card.sequences[i] for i in there[~empty])
@@ -80,7 +82,7 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
                 where=volume.source,
                 remedy="name a file, or a folder of the slices, of one",
             )
-    placed = [brought_onto(volume, first) for volume in volumes.values()]
+    placed = [resample_to(volume, first) for volume in volumes.values()]
     notes = tuple(dict.fromkeys(note for volume in placed for note in volume.notes))
     merged = replace(
         first, array=np.concatenate([volume.array for volume in placed]), notes=notes, sequences=tuple(volumes)

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 import metaseg_cli
+from metaseg_cli.core.atomic import atomic_write, atomic_write_text
 from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.inference.predictor import Model
+from metaseg_cli.core.intensity import CLIP_DEVIATIONS, STATISTICS_PERCENTILES
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.typed_json import read_json
-from metaseg_cli.core.whole_file import write_text_whole, write_whole
 from metaseg_cli.errors import ConfigError, InputError
 
 _KEPT = (  # of the card, as they stand
@@ -34,8 +35,8 @@ def export_onnx(model: Model, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError("export needs onnx and onnxscript", remedy="pip install 'metaseg-cli[export]'") from error
-    write_whole(path, lambda to: write_onnx(model.network, model.card, to))
-    write_text_whole(path.with_suffix(".json"), json.dumps(description(model.card), indent=1))
+    atomic_write(path, lambda to: write_onnx(model.torch_network, model.card, to))
+    atomic_write_text(path.with_suffix(".json"), json.dumps(description(model.card), indent=1))
 
 
 def description(card: ModelCard) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def description(card: ModelCard) -> dict[str, Any]:
     if card.presence:
         channels += [f"1 where {sequence} is there, else 0" for sequence in card.sequences]
     values = dataclasses.asdict(card)
+    low, high = STATISTICS_PERCENTILES
     return {
         "schema": 1,
         "program": f"metaseg {metaseg_cli.__version__}",
@@ -56,8 +58,8 @@ def description(card: ModelCard) -> dict[str, Any]:
         **{name: values[name] for name in _KEPT},
         "steps": [
             "bring the scan to the orientation and spacing of 'preprocessing' (None: as it is)",
-            "per channel: mean and deviation of the head's voxels, clipped to the percentiles 0.5 and 99.5; "
-            "subtract, divide, clip to -8 … 8",
+            f"per channel: mean and deviation of the head's voxels, clipped to the percentiles {low:g} and {high:g}; "
+            f"subtract, divide, clip to {-CLIP_DEVIATIONS:g} … {CLIP_DEVIATIONS:g}",
             "run the network; divide by 'temperature'; sigmoid",
             "for each region, as its 'postprocessing' says: a voxel counts from 'threshold' on; of the components (26 "
             "neighbours, in 2D 8) drop those whose highest probability is below 'seed', and those smaller than "
@@ -88,5 +90,5 @@ def greatest_difference(model: Model, path: Path, image: NDArray[np.float32]) ->
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (theirs,) = session.run([OUTPUT], {INPUT: image})
     with torch.inference_mode():
-        ours = model.network(torch.from_numpy(image)).float()
+        ours = model.torch_network(torch.from_numpy(image)).float()
     return float((torch.sigmoid(ours) - torch.sigmoid(torch.from_numpy(theirs))).abs().max())

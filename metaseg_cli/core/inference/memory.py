@@ -14,15 +14,15 @@ _SMALLEST = {2: 64, 3: 32}  # sides below which a window shows too little of wha
 _SPARE = 64 * 2**20  # for what nobody counts
 
 
-def bytes_per_voxel(card: ModelCard, precision: str, looks: int) -> float:
-    """Of a window, while the network works on it; *looks* are answers that are kept until they are fused."""
+def bytes_per_voxel(card: ModelCard, precision: str, n_passes: int) -> float:
+    """Of a window, while the network works on it; *n_passes* are answers that are kept until they are fused."""
     number = 4 if precision == "fp32" else 2
     maps = NETWORKS[card.name].inference_maps * card.widths[0]
-    return maps * number + 4 * (card.in_channels + card.out_channels * (looks + 2))
+    return maps * number + 4 * (card.in_channels + card.out_channels * (n_passes + 2))
 
 
 def fitting_windows(
-    card: ModelCard, largest: int | None, precision: str, looks: int, left: int
+    card: ModelCard, largest: int | None, precision: str, n_passes: int, left: int
 ) -> tuple[tuple[int, ...], int | None]:
     """The patch and the largest window, in voxels, that fit into *left* bytes, at best ``card.patch`` and *largest*.
 
@@ -30,11 +30,11 @@ def fitting_windows(
     the patch.
     """
     patch = list(card.patch[-card.dims :])
-    voxels = int(max(0, left - _SPARE) / bytes_per_voxel(card, precision, looks))
+    voxels = int(max(0, left - _SPARE) / bytes_per_voxel(card, precision, n_passes))
     while np.prod(patch) > voxels and largest is not None and max(patch) >= 2 * _SMALLEST[card.dims]:
         patch[int(np.argmax(patch))] //= 2
     if np.prod(patch) > voxels:
-        needed = np.prod(patch) * bytes_per_voxel(card, precision, looks) + _SPARE - left
+        needed = np.prod(patch) * bytes_per_voxel(card, precision, n_passes) + _SPARE - left
         raise ConfigError(
             f"--max-memory is too little: windows of {_times(patch)} voxels need {needed / 1e9:.1f} GB more",
             remedy="allow more, or close other programs",

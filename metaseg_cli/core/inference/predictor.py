@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaseg_cli.core.images import Volume, is_picture, turn_to_canonical
+from metaseg_cli.core.images import Volume, is_picture, to_canonical
 from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
-from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.memory import fitting_windows
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import largest_window, tile
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.memory import resident_memory
@@ -26,7 +26,7 @@ from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.models.network import Prunable
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
-from metaseg_cli.core.preprocessing import Placement, Preprocessing, preprocess
+from metaseg_cli.core.preprocessing import GridMapping, Preprocessing, preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class Prediction:
 
     ``mask`` is ``(Z, Y, X)`` uint8 with the label values of the model's regions; ``masks`` and ``probabilities``
     ``(R, Z, Y, X)`` have a layer for each region, ``lesions`` its connected lesions, and ``measurements`` their
-    lengths, in the same order. ``source`` is the scan (the first sequence, whose grid everything has), ``notes`` say
-    what was missing or assumed. ``disagreement``, when asked for, is the standard deviation of the probabilities that
-    several networks or mirror images gave; ``backend`` is the program that computed them.
+    lengths, in the same order. ``source`` is the scan (its first sequence, on whose grid everything lies), ``notes``
+    say what was missing or assumed. ``disagreement``, when requested, is the standard deviation of the probabilities
+    over several networks or mirror images; ``backend`` is the program that computed them.
     """
 
     mask: NDArray[np.uint8]
@@ -59,27 +59,31 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Input:
-    """A scan as the network sees it: ``image (C, Z, Y, X)`` on its grid, and which of its sequences are there."""
+class ModelInput:
+    """A scan as the network sees it: ``image (C, Z, Y, X)`` on its grid, and which sequences are ``available (C,)``."""
 
     volume: Volume
     image: NDArray[np.float32]
-    present: NDArray[np.bool_]
-    placement: Placement
+    available: NDArray[np.bool_]
+    mapping: GridMapping
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the network says of a scan, on the scan's own grid: ``(R, Z, Y, X)`` each."""
+class RawPrediction:
+    """Probabilities before any threshold, on the scan's own grid: ``(R, Z, Y, X)`` each."""
 
     probabilities: NDArray[np.float32]
     disagreement: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
-    backend: str = "torch"  # which computed it
+    backend: str = "torch"  # the program that computed them
 
 
 class Model:
-    """A network with its card, ready to predict. Made by ``load_model``."""
+    """A network with its card, ready to predict. Made by ``load_model``.
+
+    ``torch_network`` is the network itself; ``network`` runs it through the chosen backend. ``scans`` is the number of
+    scans that are expected, the next one included: a conversion that does not pay for one scan may pay for many.
+    """
 
     def __init__(
         self,
@@ -87,21 +91,21 @@ class Model:
         card: ModelCard,
         device: torch.device,
         path: Path,
-        views: Views | None = None,
+        tta: TestTimeAugmentation | None = None,
         max_memory: int | None = None,
         backend: str = "auto",
     ) -> None:
-        self.network, self.card, self.device, self.path = lay_out(network, card.dims, card.norm), card, device, path
+        self.card, self.device, self.path, self.max_memory = card, device, path, max_memory
         self.precision = choose_precision("auto", device)
-        self.scans = 1  # how many are expected, this one included: what pays for one may not pay for many
-        self._asked = accelerated(self.network, card, backend, self.precision, device)
-        self.views = replace(
-            views or Views(),
+        self.torch_network = lay_out(network, card.dims, card.norm)
+        self.network = accelerated(self.torch_network, card, backend, self.precision, device)
+        self.scans = 1
+        self.tta = replace(
+            tta or TestTimeAugmentation(),
             thresholds=tuple(each.threshold for each in card.of_regions()),
             temperature=card.temperature,
         )
         self.preprocessing = Preprocessing.from_record(card.preprocessing)
-        self.max_memory = max_memory
 
     def predict(
         self,
@@ -115,107 +119,76 @@ class Model:
         """Segment *scan*: a file, an array ``(C, Z, Y, X)`` or ``(C, Y, X)``, or a file per sequence name.
 
         An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file;
-        ``settings_of`` says what *postprocess* and *fill_holes* do. Raises InputError when the scan cannot be read or
-        its channels are not those the model was trained on.
+        ``postprocessing`` says what *postprocess* and *fill_holes* do. Raises InputError when the scan cannot be read
+        or its channels are not those the model was trained on.
         """
-        given = self.read(scan)
-        answer = self.look(given, disagreement=disagreement)
-        return self.interpret(given.volume, answer, threshold, postprocess=postprocess, fill_holes=fill_holes)
+        settings = self.postprocessing(threshold, postprocess=postprocess, fill_holes=fill_holes)
+        model_input = self.load_input(scan)
+        return self.postprocess(model_input.volume, self.infer(model_input, disagreement=disagreement), settings)
 
-    def read(self, scan: Scan) -> Input:
-        """The first third of ``predict``: reading and preprocessing, without the network."""
-        volume, present = as_channels(self.card, scan)
-        missing = [s for s, there in zip(self.card.sequences, present, strict=True) if not there]
-        image, placement = preprocess(volume, self.preprocessing)
+    def load_input(self, scan: Scan) -> ModelInput:
+        """Read and preprocess *scan*: the first step of ``predict``, without the network. Raises InputError."""
+        volume, available = as_channels(self.card, scan)
+        missing = [s for s, there in zip(self.card.sequences, available, strict=True) if not there]
+        image, mapping = preprocess(volume, self.preprocessing)
         if missing:
             whole = np.zeros((len(self.card.sequences), *image.shape[1:]), np.float32)
-            whole[present] = image
+            whole[available] = image
             image = whole
             note = f"predicted without {', '.join(missing)}: expect less of it"
             volume = replace(volume, notes=(*volume.notes, note))
-        return Input(volume, image, present, placement)
+        return ModelInput(volume, image, available, mapping)
 
-    def look(self, given: Input, *, disagreement: bool = False) -> Answer:
-        """The second third: the network's answer, and with *disagreement* how far its views lie apart."""
-        views = replace(self.views, spread=disagreement)
-        values, notes = self._values(torch.from_numpy(given.image), torch.from_numpy(given.present), views)
+    def infer(self, model_input: ModelInput, *, disagreement: bool = False) -> RawPrediction:
+        """Run the network: the second step of ``predict``.
+
+        With *disagreement*, also return the standard deviation over its passes.
+        """
+        values, notes = self._infer(
+            torch.from_numpy(model_input.image),
+            torch.from_numpy(model_input.available),
+            replace(self.tta, std=disagreement),
+        )
         # Interpolation of values between 0 and 1 may leave the range by rounding.
-        placed = given.placement.undo(values)
+        placed = model_input.mapping.invert(values)
         np.clip(placed, 0.0, 1.0, out=placed)
         regions = self.card.out_channels
-        return Answer(placed[:regions], placed[regions:] if disagreement else None, notes, self.backend)
+        return RawPrediction(placed[:regions], placed[regions:] if disagreement else None, notes, self.backend)
 
-    def probabilities(self, image: Tensor, present: Tensor | None = None) -> NDArray[np.float32]:
-        """*image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
-
-        *present* ``(C,)`` bool: which sequences are there; None: all.
-        """
-        return self._values(image, present, self.views)[0]
-
-    def _values(
-        self, image: Tensor, present: Tensor | None, views: Views
-    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        if self.card.presence and present is None:
-            present = torch.ones(len(self.card.sequences), dtype=torch.bool)
-        patch, largest = self.card.patch[-self.card.dims :], largest_window(self.card.norm)
-        size = image.shape[-self.card.dims :]
-        notes: tuple[str, ...] = ()
-        if self.max_memory is not None and self.device.type == "cpu":
-            # The answer is there once on the network's grid, and up to twice on its way to the scan's.
-            layers = self.card.out_channels * (2 if views.spread else 1)
-            left = self.max_memory - resident_memory() - 3 * 4 * layers * image[0].numel()
-            usual = tile(size, patch, largest)
-            if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
-                left -= 6 * (layers + 1) * usual.shape[0] * size[1] * size[2]
-            patch, largest = fitting_windows(self.card, largest, self.precision, self.looks, left)
-            if tile(size, patch, largest).shape != usual.shape:
-                notes = ("smaller windows than usual for want of memory: the mask may differ a little",)
-        voxels = tile(size, patch, largest).voxels * (image.shape[1] if self.card.dims == 2 else 1)
-        for member in self._accelerated:
-            member.expect(voxels * self.scans * self.looks / self.card.members)
-        values: NDArray[np.float32] = predict_probabilities(
-            self._asked,
-            image.to(self.device),
-            dims=self.card.dims,
-            context=self.card.context,
-            patch=patch,
-            largest=largest,
-            regions=self.card.out_channels,
-            precision=self.precision,
-            present=present if self.card.presence else None,
-            views=views,
-        ).numpy()
-        return values, notes
-
-    def interpret(
-        self,
-        volume: Volume,
-        answer: Answer,
-        threshold: float | None = None,
-        *,
-        postprocess: bool = True,
-        fill_holes: bool = False,
-    ) -> Prediction:
-        """The last third: masks and lesions that *answer* means for *volume*."""
-        probabilities = answer.probabilities
+    def postprocess(self, volume: Volume, raw: RawPrediction, settings: Sequence[Postprocessing]) -> Prediction:
+        """Find masks and lesions in *volume*: the last step of ``predict``. *settings* hold one entry per region."""
         spacing = volume.spacing_mm
-        settings = settings_of(self.card, self.views.fusion, threshold, postprocess=postprocess, fill_holes=fill_holes)
-        masks = np.stack([to_mask(p, each, spacing) for p, each in zip(probabilities, settings, strict=True)])
+        masks = np.stack([to_mask(p, each, spacing) for p, each in zip(raw.probabilities, settings, strict=True)])
         lesions, measurements = {}, {}
-        for region, mask, probability in zip(self.card.regions, masks, probabilities, strict=True):
+        for region, mask, probability in zip(self.card.regions, masks, raw.probabilities, strict=True):
             numbers, lesions[region] = find_lesions(mask, spacing, probability)
             measurements[region] = _measured(numbers, lesions[region], volume)
         return Prediction(
             mask=to_label_map(masks, self.card.regions),
             masks=masks,
-            probabilities=probabilities,
+            probabilities=raw.probabilities,
             lesions=lesions,
             measurements=measurements,
             source=volume,
-            notes=(*volume.notes, *answer.notes),
-            disagreement=answer.disagreement,
-            backend=answer.backend,
+            notes=(*volume.notes, *raw.notes),
+            disagreement=raw.disagreement,
+            backend=raw.backend,
         )
+
+    def postprocessing(
+        self, threshold: float | None = None, *, postprocess: bool = True, fill_holes: bool = False
+    ) -> tuple[Postprocessing, ...]:
+        """Return the post-processing of each region, as ``resolve_postprocessing`` does."""
+        return resolve_postprocessing(
+            self.card, self.tta.fusion, threshold, postprocess=postprocess, fill_holes=fill_holes
+        )
+
+    def probabilities(self, image: Tensor, available: Tensor | None = None) -> NDArray[np.float32]:
+        """Predict *image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
+
+        *available* ``(C,)`` bool: which sequences the case has; None: all.
+        """
+        return self._infer(image, available, self.tta)[0]
 
     @property
     def backend(self) -> str:
@@ -223,41 +196,83 @@ class Model:
         return next((member.used for member in self._accelerated), "torch")
 
     @property
-    def _accelerated(self) -> list[Accelerated]:
-        return [each for each in self._asked.modules() if isinstance(each, Accelerated)]
+    def n_passes(self) -> int:
+        """The number of passes that make one prediction: networks times mirror images."""
+        return self.tta.n_passes(self.card.dims, self.card.members)
 
     @property
-    def looks(self) -> int:
-        """How many answers become one: networks times mirror images."""
-        return self.card.members * (2**self.card.dims if self.views.flips else 1)
+    def _accelerated(self) -> list[Accelerated]:
+        return [each for each in self.network.modules() if isinstance(each, Accelerated)]
+
+    def _infer(
+        self, image: Tensor, available: Tensor | None, tta: TestTimeAugmentation
+    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Return probabilities on the grid of *image*, and notes."""
+        if self.card.presence and available is None:
+            available = torch.ones(len(self.card.sequences), dtype=torch.bool)
+        patch, largest, notes = self._windows(image, tta)
+        tiling = tile(image.shape[-self.card.dims :], patch, largest)
+        voxels = tiling.voxels * (image.shape[1] if self.card.dims == 2 else 1)
+        for member in self._accelerated:
+            member.expect(voxels * self.scans * self.n_passes / self.card.members)
+        values: NDArray[np.float32] = predict_probabilities(
+            self.network,
+            image.to(self.device),
+            dims=self.card.dims,
+            context=self.card.context,
+            patch=patch,
+            largest=largest,
+            regions=self.card.out_channels,
+            precision=self.precision,
+            available=available if self.card.presence else None,
+            tta=tta,
+        ).numpy()
+        return values, notes
+
+    def _windows(self, image: Tensor, tta: TestTimeAugmentation) -> tuple[tuple[int, ...], int | None, tuple[str, ...]]:
+        """Return the patch, the largest window in voxels, and a note where memory makes windows smaller than usual."""
+        patch, largest = self.card.patch[-self.card.dims :], largest_window(self.card.norm)
+        if self.max_memory is None or self.device.type != "cpu":
+            return patch, largest, ()
+        size = image.shape[-self.card.dims :]
+        usual = tile(size, patch, largest)
+        # The result is in memory once on the network's grid, and up to twice on its way to the scan's, in float32.
+        layers = self.card.out_channels * (2 if tta.std else 1)
+        left = self.max_memory - resident_memory() - 3 * 4 * layers * image[0].numel()
+        if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
+            left -= 6 * (layers + 1) * usual.shape[0] * size[1] * size[2]
+        patch, largest = fitting_windows(self.card, largest, self.precision, self.n_passes, left)
+        if tile(size, patch, largest).shape == usual.shape:
+            return patch, largest, ()
+        return patch, largest, ("smaller windows than usual for want of memory: the mask may differ a little",)
 
 
 def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:
-    """Lengths of each lesion, on axial slices however the scan is stored."""
-    turn = turn_to_canonical(volume)
-    upright = is_picture(volume.source) or volume.shape[0] == 1
+    """Measure each lesion on axial slices, however the scan is stored."""
+    reorientation = to_canonical(volume)
+    as_stored = is_picture(volume.source) or volume.shape[0] == 1
     spacing = volume.spacing_mm
-    if spacing is not None and not upright:
-        z, y, x = (spacing[axis] for axis in turn.axes)
+    if spacing is not None and not as_stored:
+        z, y, x = (spacing[axis] for axis in reorientation.axes)
         spacing = (z, y, x)
     found = []
     for lesion in lesions:
         crop = numbers[tuple(slice(*side) for side in lesion.box)] == lesion.number
-        found.append(measure(crop if upright else turn.apply(crop), spacing))
+        found.append(measure(crop if as_stored else reorientation.apply(crop), spacing))
     return found
 
 
-def settings_of(
+def resolve_postprocessing(
     card: ModelCard, fusion: str, threshold: float | None = None, *, postprocess: bool = True, fill_holes: bool = False
 ) -> tuple[Postprocessing, ...]:
-    """What is done to each region's probabilities: the model file's, or with another *threshold*.
+    """Return what is done to each region's probabilities: what the model file says, or with another *threshold*.
 
-    Without *postprocess* only the threshold, by default 0.5.
+    Without *postprocess* only the threshold, by default 0.5. *fill_holes* fills what a lesion encloses.
     """
     usual = card.of_regions()
     if not postprocess:
         usual = (Postprocessing(),) * len(usual)
-    elif fusion == "vote":  # shares of votes: the threshold and all else that is tuned went into each of them
+    elif fusion == "vote":  # each vote was cast with the threshold and the hysteresis already
         usual = tuple(Postprocessing(smallest_lesion=each.smallest_lesion) for each in usual)
     if threshold is not None:
         usual = tuple(each.at(threshold) for each in usual)
@@ -276,7 +291,7 @@ def load_model(
 ) -> Model:
     """Load a model file for prediction.
 
-    With *tta* (test-time augmentation) it looks at every mirror image too, four (2D) or eight (3D) times as long.
+    With *tta* (test-time augmentation) it n_passes at every mirror image too, four (2D) or eight (3D) times as long.
     *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". *depth* cuts a
     nested-unet: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* are the bytes that the process may have
     on a processor; windows become smaller than usual before that is passed. *backend* computes there: "torch", "onnx",
@@ -286,13 +301,13 @@ def load_model(
     network, card = load_model_file(Path(path), chosen)
     cut, card = card.at_depth(depth)
     if cut is not None:
-        network = _cut(network, cut)
-    views = Views(flips=tta, fusion=fusion)
-    return Model(fold_batch_norms(network), card, chosen, Path(path), views, max_memory, backend)
+        network = _pruned(network, cut)
+    passes = TestTimeAugmentation(flips=tta, fusion=fusion)
+    return Model(fold_batch_norms(network), card, chosen, Path(path), passes, max_memory, backend)
 
 
-def _cut(network: nn.Module, depth: int) -> nn.Module:
+def _pruned(network: nn.Module, depth: int) -> nn.Module:
     if isinstance(network, Ensemble):
-        return Ensemble([_cut(member, depth) for member in network.members])
+        return Ensemble([_pruned(member, depth) for member in network.members])
     assert isinstance(network, Prunable)
     return network.pruned(depth)

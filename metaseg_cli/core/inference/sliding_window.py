@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metaseg_cli.core.inference.ensemble import Views
+from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import LARGEST, Tiling, tile
+from metaseg_cli.core.intensity import EMPTY_WINDOW_RANGE
 from metaseg_cli.core.models.presence import with_presence
 
 _SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
@@ -49,82 +50,82 @@ def predict_probabilities(
     largest: int | None = None,
     context: int = 0,
     precision: str = "fp32",
-    present: Tensor | None = None,
-    views: Views | None = None,
+    available: Tensor | None = None,
+    tta: TestTimeAugmentation | None = None,
 ) -> Tensor:
-    """*image* ``(C, Z, Y, X)`` normalised, on the model's device → probabilities ``(R, Z, Y, X)`` float32 on the CPU.
+    """Predict *image* ``(C, Z, Y, X)``, normalised, on the model's device → ``(R, Z, Y, X)`` float32 on the CPU.
 
-    *present* ``(C,)`` goes to models that are told which sequences are there; *context* neighbour slices on each side
-    to 2D models that want them; *views* says how often each place is looked at (None: once), and whether the answers'
-    deviations follow as R more layers.
+    *available* ``(C,)`` tells models with modality availability which sequences the case has. 2D models with adjacent
+    slices get *context* of them on each side. *tta* says which passes are made (None: one), and whether the standard
+    deviation of their probabilities follows as R more layers.
 
-    A 2D network sees whole slices up to ``LARGEST`` pixels. What is larger, and volumes for a 3D network, go window by
-    window (see ``tile``): of the size of *patch*, or of up to *largest* voxels. Where there is nothing but background,
-    the probability is 0 and the network is not asked.
+    A 2D network sees whole slices up to ``LARGEST`` pixels. Larger slices, and volumes for a 3D network, are predicted
+    window by window (see ``tile``): of the size of *patch*, or of up to *largest* voxels. Windows that hold background
+    alone get the probability 0 without a pass through the network.
     """
     model.eval()
-    views = views or Views()
-    layers = 2 * regions if views.spread else regions
-    there = None if present is None else present.to(image.device)
-    look = _Look(model, views, precision, there, _flat(image))
+    tta = tta or TestTimeAugmentation()
+    layers = 2 * regions if tta.std else regions
+    on_device = None if available is None else available.to(image.device)
+    inference = _WindowInference(model, tta, precision, on_device, _background_range(image))
     if dims == 2:
-        return _slices(look, image, patch, largest, layers, context)
-    return _windows(look, image, tile(image.shape[1:], patch, largest), layers)
+        return _slices(inference, image, patch, largest, layers, context)
+    return _windows(inference, image, tile(image.shape[1:], patch, largest), layers)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """All that is the same for every window."""
+class _WindowInference:
+    """What all windows of one image share."""
 
     model: nn.Module
-    views: Views
+    tta: TestTimeAugmentation
     precision: str
-    present: Tensor | None
-    flat: Tensor  # (C,): what varies less than this is background
+    available: Tensor | None
+    background_range: Tensor  # (C,): a window whose values vary less than this is background
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(B, C, *spatial)`` → ``(B, R, *spatial)``: values of ``Views``."""
-        if self.present is not None:
-            x = with_presence(x, self.present.expand(len(x), -1))
+        """Run the network on ``(B, C, *spatial)`` → ``(B, R, *spatial)``, as ``TestTimeAugmentation.infer`` does."""
+        if self.available is not None:
+            x = with_presence(x, self.available.expand(len(x), -1))
         with autocast(x.device, self.precision):
-            return self.views.values(self.model, x)
+            return self.tta.infer(self.model, x)
 
     def is_background(self, image: Tensor) -> bool:
-        """Whether ``(C, …)`` shows nothing."""
+        """Whether a window ``(C, …)`` shows no anatomy."""
         values = image.flatten(1)
-        flat = self.flat.repeat_interleave(len(image) // len(self.flat))  # neighbour slices are channels too
-        return bool((values.amax(1) - values.amin(1) <= flat).all())
+        most = self.background_range.repeat_interleave(len(image) // len(self.background_range))  # adjacent slices too
+        return bool((values.amax(1) - values.amin(1) <= most).all())
 
 
-def _flat(image: Tensor) -> Tensor:
-    """For each channel a fiftieth of its range: no window with anatomy in it varies so little."""
+def _background_range(image: Tensor) -> Tensor:
+    """Return for each channel the range of values below which a window is background."""
     values = image.flatten(1)
-    return 0.02 * (values.amax(1) - values.amin(1))
+    return EMPTY_WINDOW_RANGE * (values.amax(1) - values.amin(1))
 
 
 def _slices(
-    look: _Look, image: Tensor, patch: Sequence[int], largest: int | None, regions: int, context: int
+    inference: _WindowInference, image: Tensor, patch: Sequence[int], largest: int | None, regions: int, context: int
 ) -> Tensor:
     _, depth, y, x = image.shape
     result = torch.zeros(regions, depth, y, x)
     tiling = tile((y, x), patch, largest or LARGEST)
     if tiling.shape != (y, x):
         for z in range(depth):
-            result[:, z] = _windows(look, with_neighbours(image, context, slice(z, z + 1))[:, 0], tiling, regions)
+            result[:, z] = _windows(inference, with_neighbours(image, context, slice(z, z + 1))[:, 0], tiling, regions)
         return result
     batch = max(1, _SLICE_BATCH // (y * x))
     for z in range(0, depth, batch):
         part = with_neighbours(image, context, slice(z, z + batch))
-        if not look.is_background(image[:, z : z + batch]):
-            values = look(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
-            result[:, z : z + batch] = look.views.probabilities(values.transpose(0, 1)).cpu()
+        if not inference.is_background(image[:, z : z + batch]):
+            values = inference(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
+            result[:, z : z + batch] = inference.tta.probabilities(values.transpose(0, 1)).cpu()
     return result
 
 
-def _windows(look: _Look, image: Tensor, tiling: Tiling, regions: int) -> Tensor:
-    """*image* ``(C, *spatial)`` → probabilities ``(R, *spatial)``, values averaged over windows that overlap.
+def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling, regions: int) -> Tensor:
+    """Predict *image* ``(C, *spatial)`` → ``(R, *spatial)``, logits averaged over windows that overlap.
 
-    Sums are kept only for the slab along the first axis that windows still reach.
+    Sums are kept only for the slab along the first axis that later windows still reach.
     """
     size, window = tiling.size, tiling.shape
     weight = tiling.weight.to(image.device)
@@ -134,14 +135,14 @@ def _windows(look: _Look, image: Tensor, tiling: Tiling, regions: int) -> Tensor
     for start, following in itertools.pairwise([*tiling.starts[0], size[0]]):
         for across in tiling.boxes(first_axis=1):
             part = image[(slice(None), slice(start, start + window[0]), *across)]
-            if look.is_background(part):
+            if inference.is_background(part):
                 continue
-            total[(slice(None), slice(None), *across)] += look(part.unsqueeze(0))[0] * weight
+            total[(slice(None), slice(None), *across)] += inference(part.unsqueeze(0))[0] * weight
             weights[(slice(None), *across)] += weight
         done = following - start  # planes that no later window reaches
         for plane in range(done):  # one by one: a slab is large enough once
             weight_here = weights[plane]
-            values = look.views.probabilities(total[:, plane] / weight_here.clamp_min(torch.finfo().tiny))
+            values = inference.tta.probabilities(total[:, plane] / weight_here.clamp_min(torch.finfo().tiny))
             result[:, start + plane] = (values * (weight_here > 0)).cpu()
         for sums, axis in ((total, 1), (weights, 0)):
             kept = sums.narrow(axis, done, window[0] - done).clone()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metaseg_cli.core.whole_file import write_whole
+from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.errors import InputError, decoding, printable
 
 CHECKPOINT = "checkpoint.pt"
@@ -29,7 +29,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
             path.replace(run / _BEFORE)
 
     try:
-        write_whole(path, write)
+        atomic_write(path, write)
     except InputError as error:
         raise InputError(
             f"the checkpoint cannot be written ({error.what}); the one before it is kept",

@@ -100,7 +100,7 @@ def joined(device: str) -> Iterator[Group]:
     try:
         yield Group(rank=int(os.environ["RANK"]), size=size, local_rank=local_rank)
     except MetasegError as error:
-        error.told = not _first_to_fail()
+        error.reported = not _first_to_fail()
         raise
     except RuntimeError as error:
         # Exchanges fail when another process is gone; as a rule that one has said why.
@@ -111,7 +111,7 @@ def joined(device: str) -> Iterator[Group]:
             "another process of this training has ended",
             remedy="see what it said, or whether the system killed it; then go on with metaseg train --resume RUN",
         )
-        gone.told = not first
+        gone.reported = not first
         raise gone from error
     finally:
         dist.destroy_process_group()

@@ -90,7 +90,7 @@ class WholeCases:
             largest=largest_window(self.card.norm),
             regions=len(self.prepared.regions),
             precision=precision,
-            present=torch.from_numpy(self.prepared.present(record)) if self.card.presence else None,
+            available=torch.from_numpy(self.prepared.available(record)) if self.card.presence else None,
         ).numpy()
         return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
 

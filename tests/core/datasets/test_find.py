@@ -15,7 +15,7 @@ from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.datasets import find_cases, read_manifest, scans_under, split_folds
-from metaseg_cli.core.datasets.names import is_predicted, matched, predicted_name
+from metaseg_cli.core.datasets.naming import is_predicted, matched, predicted_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 

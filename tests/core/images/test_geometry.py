@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from metaseg_cli.core.images import (
     Volume,
-    brought_onto,
     describe_difference,
     on_grid_of,
     read_image,
     read_mask,
+    reorient,
+    resample_to,
     same_grid,
-    turn_to_canonical,
-    turned,
+    to_canonical,
     write_mask,
 )
 from metaseg_cli.core.images.reading import read_geometry
@@ -52,11 +52,11 @@ def world(of: Volume) -> dict[tuple[float, ...], int]:
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
 def test_every_orientation_turns_to_canonical_and_back(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     before = volume((3, 4, 5), permutation(order, signs))
-    turn = turn_to_canonical(before)
-    after = turned(before, turn)
+    turn = to_canonical(before)
+    after = reorient(before, turn)
     np.testing.assert_allclose(np.reshape(after.direction, (3, 3)), np.eye(3), atol=1e-12)
     assert world(after) == world(before)
-    np.testing.assert_array_equal(turn.undo(after.array), before.array)
+    np.testing.assert_array_equal(turn.invert(after.array), before.array)
 
 
 @pytest.mark.parametrize("suffix", [f for f in FORMATS if f != ".nii.gz"])  # as .nii
@@ -166,7 +166,7 @@ def test_a_mask_in_another_orientation_is_turned_onto_its_image() -> None:
     image = volume((4, 5, 6), np.eye(3))
     for order, signs in ORIENTATIONS[::5]:
         other = volume((4, 5, 6), permutation(order, signs))
-        straight = turned(other, turn_to_canonical(other))
+        straight = reorient(other, to_canonical(other))
         image = Volume(**{**vars(straight), "array": np.zeros_like(straight.array)})
         placed = on_grid_of(other, image)
         assert placed is not None
@@ -196,13 +196,13 @@ def test_a_sequence_on_another_grid_is_brought_onto_the_first_by_its_geometry() 
     grid = volume((8, 20, 20), np.eye(3), spacing_mm=(2.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0))
     ramp = np.broadcast_to(np.arange(30.0)[:, None, None] - 5, (30, 12, 12))  # its value is its z in mm
     other = Volume(array=ramp[None], spacing_mm=(1.0, 2.0, 2.0), origin_mm=(-1.0, -1.0, -5.0), source=Path("other"))
-    brought = brought_onto(other, grid)
+    brought = resample_to(other, grid)
     expected = np.arange(8) * 2.0
     np.testing.assert_allclose(brought.array[0, :, 5, 5], expected, atol=1e-4)
     assert "another grid" in brought.notes[0]
     far = Volume(array=ramp[None], spacing_mm=(1.0, 2.0, 2.0), origin_mm=(500.0, 0.0, 0.0), source=Path("far"))
     with pytest.raises(InputError, match="covers only 0%"):
-        brought_onto(far, grid)
+        resample_to(far, grid)
 
 
 # -- preprocessing ---------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_what_preprocessing_does_is_undone_exactly(
     image, placement = preprocess(scan, Preprocessing(oriented=True, spacing_mm=spacing), keep=label)
     on_grid = placement.label(label)
     assert on_grid.shape == image.shape[1:]
-    back = placement.undo((on_grid == 2).astype(np.float32)[None])[0]
+    back = placement.invert((on_grid == 2).astype(np.float32)[None])[0]
     assert back.shape == scan.shape
     if spacing is None:
         np.testing.assert_array_equal(back >= 0.5, label == 2)

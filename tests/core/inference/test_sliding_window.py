@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from metaseg_cli.core.inference.ensemble import Views
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import LARGEST, largest_window, tile
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.core.models import build_model
@@ -82,8 +82,8 @@ def test_mirror_images_make_the_answer_symmetric(dims: int) -> None:
     model = build_model("attention-unet", in_channels=1, out_channels=1, dims=dims, widths=(4, 8)).eval()
     image = torch.randn(1, 8, 16, 16)
     image = image + image.flip(-1)
-    views = Views(flips=True)
-    found = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1, views=views)
+    tta = TestTimeAugmentation(flips=True)
+    found = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1, tta=tta)
     torch.testing.assert_close(found, found.flip(-1), rtol=1e-4, atol=1e-5)
     once = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1)
     assert not torch.allclose(once, once.flip(-1), rtol=1e-4, atol=1e-5)
@@ -111,15 +111,15 @@ class Says(torch.nn.Module):
 )
 def test_fusion_of_three_networks(fusion: str, threshold: float, expected: float) -> None:
     three = Ensemble([Says(2.0), Says(-1.0), Says(-4.0)])
-    views = Views(fusion=fusion, thresholds=(threshold,))
+    tta = TestTimeAugmentation(fusion=fusion, thresholds=(threshold,))
     for dims, patch in ((3, (4, 4, 4)), (2, (8, 8))):
-        found = predict_probabilities(three, torch.randn(1, 8, 8, 8), dims=dims, patch=patch, regions=1, views=views)
+        found = predict_probabilities(three, torch.randn(1, 8, 8, 8), dims=dims, patch=patch, regions=1, tta=tta)
         torch.testing.assert_close(found, torch.full((1, 8, 8, 8), expected))
 
 
 def test_a_fusion_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match="median"):
-        Views(fusion="median")
+        TestTimeAugmentation(fusion="median")
 
 
 def test_larger_windows_compute_less_and_come_closer_to_the_whole_image() -> None:

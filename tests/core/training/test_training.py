@@ -16,6 +16,7 @@ from metaseg_cli.commands.train import train
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import layered, read_yaml
 from metaseg_cli.core import augmentation
+from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.inference.predictor import load_model
 from metaseg_cli.core.inference.sliding_window import with_neighbours
@@ -32,7 +33,6 @@ from metaseg_cli.core.training.schedule import learning_rate_factor
 from metaseg_cli.core.training.state import State
 from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature
 from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
-from metaseg_cli.core.whole_file import exclusive_writer
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
 from tests.common import history, tiny_training
 
@@ -253,7 +253,7 @@ def test_volumes_train_in_three_dimensions(tmp_path: Path) -> None:
     from metaseg_cli.commands.predict import predict
     from metaseg_cli.commands.prepare import prepare
     from metaseg_cli.config import PredictConfig, PrepareConfig
-    from metaseg_cli.core.phantom import PhantomSettings, write_phantom_volumes
+    from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_volumes
 
     settings = PhantomSettings(shape=(18, 32, 32), spacing_mm=(6.0, 6.0, 6.0), lesions=(2, 4), diameter_mm=(14, 30))
     write_phantom_volumes(tmp_path / "raw", 4, settings)

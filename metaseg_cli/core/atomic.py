@@ -24,14 +24,14 @@ _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exc
 _LITTLE = 2**16  # bytes; a disk with less is full for whoever failed to write
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Call *write* with a temporary name beside *path* (of the same suffix), then rename.
 
     Whatever goes wrong in between, a full disk or a kill, leaves what stood under *path* untouched. Raises InputError
     that names the place and the cause where the disk, or a library that writes to it, refuses.
     """
     temporary = path.with_name(_temporary_name(path.name))
-    with writing_to(path):
+    with translate_write_errors(path):
         try:
             write(temporary)
             temporary.replace(path)
@@ -67,7 +67,7 @@ def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]
     place = _system_folder() if beside is None else beside.parent
     _clear_once(place)
     hidden = "" if beside is None else "."
-    with writing_to(place / purpose):
+    with translate_write_errors(place / purpose):
         folder = tempfile.mkdtemp(prefix=f"{hidden}metaseg-{_here()}-{os.getpid()}-{purpose}-", dir=place)
     try:
         yield Path(folder)
@@ -75,18 +75,18 @@ def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_text_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """*text* in UTF-8, line ends as they are; bytes of file names that are not UTF-8 are escaped."""
-    write_bytes_whole(path, text.encode("utf-8", "backslashreplace"))
+    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_bytes_whole(path: Path, data: bytes | memoryview) -> None:
+def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
     """*data* as it is."""
-    write_whole(path, lambda to: to.write_bytes(data))
+    atomic_write(path, lambda to: to.write_bytes(data))
 
 
 @contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Translate what the system, or a library that writes *path*, raises: a full disk says so, whoever noticed it."""
     try:
         yield
@@ -207,7 +207,7 @@ def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
 def _locked(path: Path, command: str) -> TextIO:
     """The lock file *path*, opened and held; the kernel lets go of it however the process ends."""
     while True:
-        with writing_to(path):
+        with translate_write_errors(path):
             handle = path.open("a+", encoding="utf-8")
         try:
             import fcntl

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from metaseg_cli.core.metrics import label_lesions
-from metaseg_cli.core.phantom import PhantomSettings, make_phantom, write_phantom_pictures
+from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom, write_phantom_pictures
 
 SMALL = PhantomSettings(shape=(6, 96, 96))
 

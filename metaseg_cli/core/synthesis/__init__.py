@@ -1,0 +1,1 @@
+"""Synthetic heads with metastases, made from a seed."""
