@@ -1,4 +1,4 @@
-"""Tasks of those who work on metaseg: ``nox -s check test`` … in the environment that is active; ``nox -l`` lists them."""
+"""Tasks: ``nox -s check test`` runs them in the environment that is active; ``nox -l`` lists them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import metaseg_cli
 from metaseg_cli import config as settings
-from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.errors import Interrupted, MetasegError, disk_error
 from metaseg_cli.options import ConfigFile, Json, NumbersMayFollow, Quiet, options_from
 from metaseg_cli.terminal import TerminalProgress
@@ -47,7 +47,7 @@ def _main(
 
 @app.command(cls=NumbersMayFollow)
 @options_from(settings.PrepareConfig)
-def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def prepare(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Read a folder of images and masks, check it, and cache it for training.
 
     Example: metaseg prepare ./raw
@@ -56,7 +56,7 @@ def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
-        result = run(layered(settings.PrepareConfig, read_yaml(config), typed), progress)
+        result = run(merge_config(settings.PrepareConfig, read_yaml(config), cli_values), progress)
     if as_json:
         _print_json(result)
     elif not quiet:
@@ -67,12 +67,12 @@ def prepare(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
 
 @app.command(cls=NumbersMayFollow)
 @options_from(settings.TrainConfig)
-def train(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def train(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Train a network on a prepared folder.
 
     Example: metaseg train --model attention-unet --epochs 50
     """
-    checked = layered(settings.TrainConfig, read_yaml(config), typed)  # before torch loads
+    checked = merge_config(settings.TrainConfig, read_yaml(config), cli_values)  # before torch loads
     from metaseg_cli.commands.train import show_plan
     from metaseg_cli.commands.train import train as run
     from metaseg_cli.reports import tables
@@ -94,12 +94,14 @@ def train(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False
 
 @app.command()
 @options_from(settings.EvaluateConfig)
-def evaluate(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def evaluate(
+    cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Score models on cases they have not seen, or folders of masks against another; compare several.
 
     Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth, or metaseg evaluate RUN RUN
     """
-    checked = layered(settings.EvaluateConfig, read_yaml(config), typed)
+    checked = merge_config(settings.EvaluateConfig, read_yaml(config), cli_values)
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
@@ -123,12 +125,12 @@ def evaluate(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fa
 
 @app.command()
 @options_from(settings.PredictConfig)
-def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def predict(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Segment scans: pictures, volumes, or folders of them.
 
     Example: metaseg predict scan.png
     """
-    checked = layered(settings.PredictConfig, read_yaml(config), typed)
+    checked = merge_config(settings.PredictConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.predict import as_document
     from metaseg_cli.commands.predict import predict as run
     from metaseg_cli.reports import tables
@@ -147,12 +149,14 @@ def predict(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fal
 
 @app.command(name="follow-up")
 @options_from(settings.FollowUpConfig)
-def follow_up(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def follow_up(
+    cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Follow the lesions of one patient over visits, by masks or scans in order of time.
 
     Example: metaseg follow-up january_mask.nii.gz april_mask.nii.gz
     """
-    checked = layered(settings.FollowUpConfig, read_yaml(config), typed)
+    checked = merge_config(settings.FollowUpConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.follow_up import as_document
     from metaseg_cli.commands.follow_up import follow_up as run
     from metaseg_cli.reports import tables
@@ -167,12 +171,12 @@ def follow_up(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = F
 
 @app.command()
 @options_from(settings.ExportConfig)
-def export(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def export(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Write a model as ONNX, with a description of what to do before and after, and compare it with torch.
 
     Example: metaseg export runs/attention-unet-20260101-120000
     """
-    checked = layered(settings.ExportConfig, read_yaml(config), typed)
+    checked = merge_config(settings.ExportConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.export import export as run
     from metaseg_cli.reports import tables
 
@@ -186,7 +190,9 @@ def export(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fals
 
 @app.command(name="serve-ui")
 @options_from(settings.ServeUiConfig)
-def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def serve_ui(
+    cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Open the app in a browser; without --host, on this computer only.
 
     Example: metaseg serve-ui
@@ -194,7 +200,7 @@ def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fa
     from metaseg_cli.commands.serve_ui import serve_ui as run
     from metaseg_cli.commands.serve_ui import url_of
 
-    checked = layered(settings.ServeUiConfig, read_yaml(config), typed)
+    checked = merge_config(settings.ServeUiConfig, read_yaml(config), cli_values)
     if as_json:
         print(json.dumps({"url": url_of(checked.host, checked.port)}), flush=True)
     with TerminalProgress(quiet=quiet) as progress:
@@ -203,12 +209,12 @@ def serve_ui(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = Fa
 
 @app.command()
 @options_from(settings.DemoConfig)
-def demo(typed: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def demo(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Make phantom brains and run the whole chain on them, in under two minutes.
 
     Example: metaseg demo
     """
-    checked = layered(settings.DemoConfig, read_yaml(config), typed)
+    checked = merge_config(settings.DemoConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.demo import demo as run
     from metaseg_cli.reports import tables
 

@@ -1,4 +1,4 @@
-"""YAML files of settings: read, layered under what was typed, written back complete."""
+"""YAML files of settings: read, overridden by the command line, written back complete."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def read_yaml(path: Path | None) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
-def layered(config: type[Config], file_values: dict[str, Any], typed: dict[str, Any]) -> Config:
-    """A config from defaults < file < typed. Raises ConfigError for an unknown key, naming the nearest known one."""
+def merge_config(config: type[Config], file_values: dict[str, Any], cli_values: dict[str, Any]) -> Config:
+    """A config from defaults < file < command line. Raises ConfigError for an unknown key, naming the nearest one."""
     known = settings_of(config)
     for key in file_values:
         if key not in known:
@@ -70,11 +70,11 @@ def layered(config: type[Config], file_values: dict[str, Any], typed: dict[str, 
             raise ConfigError(f"unknown setting {key!r}", remedy=f"did you mean {near[0]!r}?")
     plain = {key: None if known[key][1].auto and value == "auto" else value for key, value in file_values.items()}
     converted = {key: _converted(value, known[key][0], key) for key, value in plain.items()}
-    return config(**{**converted, **typed})
+    return config(**{**converted, **cli_values})
 
 
 def dump_yaml(config: Any) -> str:
-    """Every setting of *config* as YAML that ``read_yaml`` and ``layered`` take back."""
+    """Every setting of *config* as YAML that ``read_yaml`` and ``merge_config`` take back."""
     plain = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 

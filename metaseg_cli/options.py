@@ -18,9 +18,10 @@ from metaseg_cli.config import Setting, settings_of
 from metaseg_cli.errors import ConfigError, Interrupted
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings; what is typed goes before it.", metavar="FILE")
+    Path | None,
+    typer.Option("--config", help="YAML file of settings; command-line options override it.", metavar="FILE"),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 _TOO, _OFF = "__too", "__off"  # parameters that stand for a field of another name
 _NUMBER_LISTS: dict[Any, type[int] | type[float]] = {tuple[int, ...]: int, tuple[float, ...]: float}
@@ -28,7 +29,7 @@ _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 class NumbersMayFollow(TyperCommand):
-    """A command whose lists of numbers may be typed apart: ``--spacing 6.5 0.8 0.8`` as well as ``6.5,0.8,0.8``."""
+    """A command that accepts lists of numbers with blanks, as in ``--spacing 6.5 0.8 0.8``, and with commas."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Join the numbers that follow an option whose metavar announces several."""
@@ -57,35 +58,35 @@ def _is_number(text: str) -> bool:
 
 
 def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of *config*; it receives those that were typed as the dict ``typed``."""
+    """Give a command one option per field of *config*; it receives those that were given as the dict ``cli_values``."""
     settings = settings_of(config)
     number_lists = {name: kind for name, (kind, _, _) in settings.items() if kind in _NUMBER_LISTS}
     autos = {name for name, (_, setting, _) in settings.items() if setting.auto}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "typed"]
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "cli_values"]
         parameters = [
             p for name, (kind, setting, default) in settings.items() for p in _parameters(name, kind, setting, default)
         ]
 
         @wraps(command)
         def wrapper(**given: Any) -> None:
-            typed: dict[str, Any] = {}
+            cli_values: dict[str, Any] = {}
             for parameter in parameters:
                 name = parameter.name.removesuffix(_TOO).removesuffix(_OFF)
                 value = given.pop(parameter.name)
                 if parameter.name.endswith(_OFF) and value is not None:
                     value = not value
                 if isinstance(value, list):
-                    value = (*typed.get(name, ()), *value) or None
+                    value = (*cli_values.get(name, ()), *value) or None
                 if isinstance(value, str) and name in number_lists:
                     value = _numbers(value, name, _NUMBER_LISTS[number_lists[name]])
                 if isinstance(value, str) and name in autos:
                     value = _number_or_auto(value, name)
                 if value is not None:
-                    typed[name] = value
+                    cli_values[name] = value
             try:
-                command(typed=typed, **given)
+                command(cli_values=cli_values, **given)
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted; {getattr(config, 'when_interrupted', 'nothing is lost')}",
@@ -110,7 +111,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     empty: Any = None
     flag = "--" + name.replace("_", "-")
     off = base is bool and bool(default)  # only the direction that changes something is offered
-    option_name = f"--no-{flag[2:]}" if off else "--" + (setting.option or flag[2:])
+    option_name = f"--no-{flag[2:]}" if off else "--" + (setting.cli_name or flag[2:])
     shown = setting.shown_default or ("" if default in ((), None) or _is_missing(default) else _as_typed(default))
     details = [", ".join(setting.choices)] if setting.choices else []
     details += [f"default: {shown}"] if shown and base is not bool else []
@@ -122,7 +123,7 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
         if setting.auto
         else _METAVARS.get(base)
     )
-    metavar = "auto|native|Z Y X" if setting.several else metavar
+    metavar = "auto|native|Z Y X" if setting.accepts_triplet else metavar
     option = typer.Option(
         option_name,
         help=help_text,
@@ -132,11 +133,11 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
     )
     if not setting.positional:
         return [_parameter(name + _OFF if off else name, typer_kind, option, empty)]
-    # A positional without default must be typed; the config itself checks those that may also come as an option.
+    # A positional without default is required; the config itself checks those that may also come as an option.
     argument = typer.Argument(help=help_text, metavar=name.upper() + ("..." if is_list else ""), show_default=False)
     both = [_parameter(name, typer_kind, argument, inspect.Parameter.empty if _is_missing(default) else empty)]
-    if setting.option:
-        twin = typer.Option(f"--{setting.option}", help=f"The same as {name.upper()}.", show_default=False)
+    if setting.cli_name:
+        twin = typer.Option(f"--{setting.cli_name}", help=f"The same as {name.upper()}.", show_default=False)
         both.append(_parameter(name + _TOO, typer_kind, twin, empty))
     return both
 

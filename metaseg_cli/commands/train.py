@@ -27,7 +27,7 @@ from metaseg_cli.commands.run_folder import (
 )
 from metaseg_cli.commands.runs import MODEL_FILE, RESULT_FILE, find_model
 from metaseg_cli.config import TrainConfig
-from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
 from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared
 from metaseg_cli.core.choices import network_name
@@ -282,7 +282,7 @@ def resumed(config: TrainConfig) -> TrainConfig:
     path = config.resume / CONFIG_FILE
     if not path.exists():
         raise InputError("this is not a run", where=config.resume, remedy="name the folder that metaseg train made")
-    saved = layered(TrainConfig, read_yaml(path), {})
+    saved = merge_config(TrainConfig, read_yaml(path), {})
     default = TrainConfig()
     anew = {
         name: getattr(config, name)

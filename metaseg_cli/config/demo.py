@@ -18,8 +18,8 @@ class DemoConfig:
 
     out: Annotated[Path, Setting(help="Folder for everything the demo makes.")] = Path("demo")
     model: Annotated[str, Setting(help=f"Network: {' or '.join(NETWORKS)}.")] = DEFAULT_NETWORK
-    minutes: Annotated[float, Setting(help="Time for the training.", least=0.05)] = 1.5
-    seed: Annotated[int, Setting(help="Seed of phantoms and training.", least=0)] = 0
+    minutes: Annotated[float, Setting(help="Time for the training.", min=0.05)] = 1.5
+    seed: Annotated[int, Setting(help="Seed of phantoms and training.", min=0)] = 0
 
     def __post_init__(self) -> None:
         check(self)

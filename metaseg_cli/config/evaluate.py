@@ -22,7 +22,7 @@ class EvaluateConfig:
         Setting(
             help="Runs or model files; several are compared. With --references: folders of masks.",
             positional=True,
-            option="model",
+            cli_name="model",
             shown_default="the newest finished run",
         ),
     ] = ()
@@ -59,7 +59,7 @@ class EvaluateConfig:
     tolerance: Annotated[
         tuple[float, ...],
         Setting(
-            help="Distances at which surfaces count as equal, in mm (or pixels), such as 1,2.", least=0, panel="Lesions"
+            help="Distances at which surfaces count as equal, in mm (or pixels), such as 1,2.", min=0, panel="Lesions"
         ),
     ] = (1.0, 2.0)
     connectivity: Annotated[
@@ -74,8 +74,8 @@ class EvaluateConfig:
         int | None,
         Setting(
             help="Voxels by which reference lesions are widened to join and to match.",
-            least=0,
-            most=20,
+            min=0,
+            max=20,
             panel="Lesions",
             shown_default="the protocol's",
         ),
@@ -84,7 +84,7 @@ class EvaluateConfig:
         float | None,
         Setting(
             help="Reference lesions of up to so many mm³ (or pixels) do not count.",
-            least=0,
+            min=0,
             panel="Lesions",
             shown_default="the protocol's",
         ),
@@ -102,14 +102,14 @@ class EvaluateConfig:
         float | None,
         Setting(
             help="Distance that stands for that of a missed or false lesion, in mm (or pixels).",
-            least=0,
+            min=0,
             panel="Lesions",
             shown_default="the protocol's, or the image's diagonal",
         ),
     ] = None
     device: Device = "auto"
     workers: Annotated[
-        int | None, Setting(help="Processes that score two folders.", least=1, shown_default="one per processor")
+        int | None, Setting(help="Processes that score two folders.", min=1, shown_default="one per processor")
     ] = None
     cluster: Cluster = None
 

@@ -20,7 +20,7 @@ class ExportConfig:
         Setting(
             help="Model file, run folder, or architecture.",
             positional=True,
-            option="model",
+            cli_name="model",
             shown_default="the newest finished run",
         ),
     ] = None

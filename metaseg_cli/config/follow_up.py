@@ -22,14 +22,14 @@ class FollowUpConfig:
         Setting(
             help="A mask or a scan of each visit, the earliest first; scans are segmented.",
             positional=True,
-            option="visit",
+            cli_name="visit",
         ),
     ] = ()
     model: Model = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("follow_up")
     match_distance: Annotated[
         float,
-        Setting(help="Lesions of two visits that do not overlap are the same within this distance (mm).", least=0),
+        Setting(help="Lesions of two visits that do not overlap are the same within this distance (mm).", min=0),
     ] = 3.0
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"

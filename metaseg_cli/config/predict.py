@@ -23,7 +23,7 @@ class PredictConfig:
         Setting(
             help="Scans, folders of scans, DICOM folders or ZIPs; or the sequences of one case, as in t1c=a.nii.gz.",
             positional=True,
-            option="input",
+            cli_name="input",
         ),
     ] = ()
     model: Model = None

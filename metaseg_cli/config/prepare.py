@@ -50,12 +50,14 @@ class PrepareConfig:
     structures: Structures = None
     spacing: Annotated[
         str,
-        Setting(help="Voxel size of volumes: auto (the median), native (as they are), or Z Y X in mm.", several=True),
+        Setting(
+            help="Voxel size of volumes: auto (the median), native (as they are), or Z Y X in mm.", accepts_triplet=True
+        ),
     ] = "auto"
-    folds: Annotated[int, Setting(help="Folds for validation; a patient is never split.", least=2, most=100)] = 5
-    seed: Annotated[int, Setting(help="Seed of the split into folds.", least=0)] = 0
+    folds: Annotated[int, Setting(help="Folds for validation; a patient is never split.", min=2, max=100)] = 5
+    seed: Annotated[int, Setting(help="Seed of the split into folds.", min=0)] = 0
     workers: Annotated[
-        int | None, Setting(help="Processes that read cases.", least=1, shown_default="one per processor")
+        int | None, Setting(help="Processes that read cases.", min=1, shown_default="one per processor")
     ] = None
     cluster: Cluster = None
     pseudonymise: Annotated[

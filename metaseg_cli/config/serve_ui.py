@@ -29,7 +29,7 @@ class ServeUiConfig:
             "--no-auth."
         ),
     ] = "127.0.0.1"
-    port: Annotated[int, Setting(help="Port to listen on.", least=1, most=65535)] = 8501
+    port: Annotated[int, Setting(help="Port to listen on.", min=1, max=65535)] = 8501
     password: Annotated[
         bool,
         Setting(

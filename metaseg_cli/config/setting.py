@@ -12,18 +12,18 @@ from metaseg_cli.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a field's type cannot say: its meaning, limits, choices, and how it stands on the command line."""
+    """What a field's type cannot say: its meaning, limits, choices, and its form on the command line."""
 
     help: str
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None
+    max: float | None = None
     choices: tuple[str, ...] = ()
     positional: bool = False
-    option: str | None = None  # another name on the command line; for a positional, an option that means the same
+    cli_name: str | None = None  # another name on the command line; for a positional, an option that means the same
     panel: str | None = None
     shown_default: str | None = None
     auto: bool = False  # a number, or the word auto for None
-    several: bool = False  # a text that may be typed as several numbers: --spacing 6.5 0.8 0.8
+    accepts_triplet: bool = False  # a text that may be given as three numbers: --spacing 6.5 0.8 0.8
 
 
 def settings_of(config: type) -> dict[str, tuple[Any, Setting, Any]]:
@@ -37,18 +37,18 @@ def settings_of(config: type) -> dict[str, tuple[Any, Setting, Any]]:
 
 
 def check(config: object) -> None:
-    """Hold the limits and choices of every field. Raises ConfigError naming the option."""
+    """Check the limits and choices of every field. Raises ConfigError naming the option."""
     for name, (_, setting, _) in settings_of(type(config)).items():
         value = getattr(config, name)
-        option = "--" + (setting.option or name.replace("_", "-"))
+        option = "--" + (setting.cli_name or name.replace("_", "-"))
         if value is None:
             continue
         values = value if isinstance(value, tuple) else (value,)
         for each in values:
-            if setting.least is not None and each < setting.least:
-                raise ConfigError(f"{option} must be at least {setting.least:g}, got {each}")
-            if setting.most is not None and each > setting.most:
-                raise ConfigError(f"{option} must be at most {setting.most:g}, got {each}")
+            if setting.min is not None and each < setting.min:
+                raise ConfigError(f"{option} must be at least {setting.min:g}, got {each}")
+            if setting.max is not None and each > setting.max:
+                raise ConfigError(f"{option} must be at most {setting.max:g}, got {each}")
             if setting.choices and each not in setting.choices:
                 raise ConfigError(
                     f"{option} {each!r} does not exist", remedy=f"take one of {', '.join(setting.choices)}"

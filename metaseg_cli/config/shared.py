@@ -31,8 +31,8 @@ Threshold = Annotated[
     Setting(
         help="Probability from which a voxel counts, or auto.",
         auto=True,
-        least=0,
-        most=1,
+        min=0,
+        max=1,
         shown_default="auto: the model's own",
     ),
 ]

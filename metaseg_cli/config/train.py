@@ -30,19 +30,17 @@ class TrainConfig:
 
     data: Annotated[Path, Setting(help="Prepared folder.")] = Path("prepared")
     model: Annotated[str, Setting(help=f"Network: {' or '.join(NETWORKS)}.")] = DEFAULT_NETWORK
-    epochs: Annotated[int, Setting(help="Passes over the training cases.", least=1)] = 50
+    epochs: Annotated[int, Setting(help="Passes over the training cases.", min=1)] = 50
     fold: Annotated[
         str, Setting(help="Fold that validates, the others train; or all: a model for each fold, then their ensemble.")
     ] = "0"
     out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
     max_minutes: Annotated[
         float | None,
-        Setting(
-            help="Stop after this time; the learning rate follows the clock.", least=0.05, shown_default="no limit"
-        ),
+        Setting(help="Stop after this time; the learning rate follows the clock.", min=0.05, shown_default="no limit"),
     ] = None
     patience: Annotated[
-        int | None, Setting(help="Stop after this many epochs without a better score.", least=1, shown_default="never")
+        int | None, Setting(help="Stop after this many epochs without a better score.", min=1, shown_default="never")
     ] = None
     resume: Annotated[Path | None, Setting(help="Run folder to go on with; its own settings hold.")] = None
     init: Annotated[
@@ -51,7 +49,7 @@ class TrainConfig:
     ] = None
     plan_only: Annotated[bool, Setting(help="Show what would be trained, and why, and stop.")] = False
     tensorboard: Annotated[bool, Setting(help="Write TensorBoard events into the run (wants tensorboard).")] = False
-    seed: Annotated[int, Setting(help="Seed of all randomness.", least=0)] = 0
+    seed: Annotated[int, Setting(help="Seed of all randomness.", min=0)] = 0
     device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = (
         "auto"
     )
@@ -77,7 +75,7 @@ class TrainConfig:
     ] = False
     accumulate: Annotated[
         int,
-        Setting(help="Pieces in which a batch goes through the network, to save memory.", least=1, panel="Machine"),
+        Setting(help="Pieces in which a batch goes through the network, to save memory.", min=1, panel="Machine"),
     ] = 1
 
     dims: Annotated[
@@ -88,8 +86,8 @@ class TrainConfig:
         int | None,
         Setting(
             help="Neighbour slices on each side that a 2D network sees too.",
-            least=0,
-            most=8,
+            min=0,
+            max=8,
             panel="Network and plan",
             shown_default="from the data",
         ),
@@ -98,22 +96,22 @@ class TrainConfig:
         tuple[int, ...],
         Setting(
             help="Patch size: one number, or one per axis.",
-            least=8,
+            min=8,
             panel="Network and plan",
             shown_default="from the data",
         ),
     ] = ()
     batch_size: Annotated[
-        int | None, Setting(help="Patches per step.", least=1, panel="Network and plan", shown_default="from the patch")
+        int | None, Setting(help="Patches per step.", min=1, panel="Network and plan", shown_default="from the patch")
     ] = None
     steps_per_epoch: Annotated[
-        int | None, Setting(help="Steps per epoch.", least=1, panel="Network and plan", shown_default="from the data")
+        int | None, Setting(help="Steps per epoch.", min=1, panel="Network and plan", shown_default="from the data")
     ] = None
     widths: Annotated[
         tuple[int, ...],
         Setting(
             help="Channels per level, finest first.",
-            least=1,
+            min=1,
             panel="Network and plan",
             shown_default=",".join(map(str, DEFAULT_WIDTHS)),
         ),
@@ -122,8 +120,8 @@ class TrainConfig:
         float | None,
         Setting(
             help="Probability of a lesion that the untrained network answers everywhere.",
-            least=1e-6,
-            most=0.9,
+            min=1e-6,
+            max=0.9,
             panel="Network and plan",
             shown_default="from the data",
         ),
@@ -145,14 +143,14 @@ class TrainConfig:
         ),
     ] = "dice-focal"
     focal_gamma: Annotated[
-        float, Setting(help="Focal exponent; 0 is cross-entropy.", least=0, most=10, panel="Optimisation")
+        float, Setting(help="Focal exponent; 0 is cross-entropy.", min=0, max=10, panel="Optimisation")
     ] = 2.0
     focal_alpha: Annotated[
         float | None,
         Setting(
             help="Weight of the foreground in the focal loss, 0 to 1.",
-            least=0,
-            most=1,
+            min=0,
+            max=1,
             panel="Optimisation",
             shown_default="none",
         ),
@@ -162,8 +160,8 @@ class TrainConfig:
         float | None,
         Setting(
             help="Base learning rate.",
-            least=1e-7,
-            most=10,
+            min=1e-7,
+            max=10,
             panel="Optimisation",
             shown_default=", ".join(f"{each.learning_rate:g} for {name}" for name, each in OPTIMIZERS.items()),
         ),
@@ -172,7 +170,7 @@ class TrainConfig:
         float | None,
         Setting(
             help="Weight decay.",
-            least=0,
+            min=0,
             panel="Optimisation",
             shown_default=", ".join(f"{each.weight_decay:g} for {name}" for name, each in OPTIMIZERS.items()),
         ),
@@ -180,25 +178,21 @@ class TrainConfig:
     schedule: Annotated[str, Setting(help="Decay of the learning rate.", choices=SCHEDULES, panel="Optimisation")] = (
         "poly"
     )
-    warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", least=0, panel="Optimisation")] = 50
-    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", least=0, panel="Optimisation")] = (
-        12.0
-    )
+    warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", min=0, panel="Optimisation")] = 50
+    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", min=0, panel="Optimisation")] = 12.0
     ema: Annotated[
         float,
-        Setting(
-            help="Decay of the averaged weights; 0 uses the last ones.", least=0, most=0.99999, panel="Optimisation"
-        ),
+        Setting(help="Decay of the averaged weights; 0 uses the last ones.", min=0, max=0.99999, panel="Optimisation"),
     ] = 0.99
     lesion_share: Annotated[
-        float, Setting(help="Share of patches around a lesion.", least=0, most=1, panel="Optimisation")
+        float, Setting(help="Share of patches around a lesion.", min=0, max=1, panel="Optimisation")
     ] = 0.5
     hard_share: Annotated[
         float,
         Setting(
             help="Share of patches around false lesions seen on training cases after the last epoch.",
-            least=0,
-            most=1,
+            min=0,
+            max=1,
             panel="Optimisation",
         ),
     ] = 0.1
@@ -206,8 +200,8 @@ class TrainConfig:
         float,
         Setting(
             help="Chance of a patch without lesion to get the lesions of another patch.",
-            least=0,
-            most=1,
+            min=0,
+            max=1,
             panel="Optimisation",
         ),
     ] = 0.1
@@ -215,8 +209,8 @@ class TrainConfig:
         float,
         Setting(
             help="Chance of each sequence to be taken away in training, where there are several; never all.",
-            least=0,
-            most=0.9,
+            min=0,
+            max=0.9,
             panel="Optimisation",
         ),
     ] = 0.15

@@ -13,7 +13,7 @@ import pytest
 from metaseg_cli import config as settings
 from metaseg_cli.cli import app
 from metaseg_cli.config import COMMANDS
-from metaseg_cli.config_file import dump_yaml, layered, read_yaml
+from metaseg_cli.config_file import dump_yaml, merge_config, read_yaml
 from metaseg_cli.errors import ConfigError
 
 
@@ -145,24 +145,24 @@ def test_the_version_is_printed() -> None:
 
 def test_typed_goes_before_yaml_goes_before_default(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("epochs: 7\nfocal-gamma: 1\nwidths: [8, 16]\nmax_minutes: 2\n")
-    config = layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {"epochs": 9})
+    config = merge_config(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {"epochs": 9})
     assert (config.epochs, config.focal_gamma, config.widths, config.max_minutes) == (9, 1.0, (8, 16), 2.0)
     assert config.fold == "0"
 
 
 def test_an_unknown_key_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
-        layered(settings.TrainConfig, {"epoch": 3}, {})
+        merge_config(settings.TrainConfig, {"epoch": 3}, {})
 
 
 @pytest.mark.parametrize("text", ["epochs: [", "- a\n- b", "epochs: many", "augment: 3", "patch: [a]"])
 def test_yaml_that_means_nothing_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError):
-        layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {})
+        merge_config(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {})
 
 
 def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     config = settings.TrainConfig(epochs=3, patch=(64, 32), max_minutes=1.5, augment=False, resume=None)
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
-    assert layered(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {}) == config
+    assert merge_config(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {}) == config

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from metaseg_cli.commands.predict_records import Records
 from metaseg_cli.config import TrainConfig
-from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.model_file import load_model_file, read_card, save_model
 from metaseg_cli.core.typed_json import build, read_json
@@ -122,7 +122,7 @@ def test_settings_that_are_none_are_refused_at_once(text: str, tmp_path: Path) -
     (tmp_path / "c.yaml").write_bytes(text.encode())
     began = time.monotonic()
     with pytest.raises(ConfigError):
-        layered(TrainConfig, read_yaml(tmp_path / "c.yaml"), {})
+        merge_config(TrainConfig, read_yaml(tmp_path / "c.yaml"), {})
     assert time.monotonic() - began < 2
 
 

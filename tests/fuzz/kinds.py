@@ -284,9 +284,9 @@ def _settings(folder: Path) -> Path:
 
 def _read_settings(path: Path) -> object:
     from metaseg_cli.config import TrainConfig
-    from metaseg_cli.config_file import layered, read_yaml
+    from metaseg_cli.config_file import merge_config, read_yaml
 
-    return layered(TrainConfig, read_yaml(path), {})
+    return merge_config(TrainConfig, read_yaml(path), {})
 
 
 def _prepared(folder: Path) -> Path:

@@ -230,7 +230,7 @@ def seg_nrrd(path: Path, layers: np.ndarray, *segments: tuple[str, int, int], ta
     return path
 
 
-def layered(*boxes: tuple[int, int, int]) -> np.ndarray:
+def merge_config(*boxes: tuple[int, int, int]) -> np.ndarray:
     """(layer, from, value): cubes of 3 voxels."""
     array = np.zeros((max(b[0] for b in boxes) + 1, 4, 12, 14), np.uint8)
     for layer, start, value in boxes:
@@ -239,7 +239,7 @@ def layered(*boxes: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_the_layers_of_a_seg_nrrd_are_read_with_their_label_values(tmp_path: Path) -> None:
-    layers = layered((0, 1, 1), (1, 2, 1), (1, 7, 2))
+    layers = merge_config((0, 1, 1), (1, 2, 1), (1, 7, 2))
     path = seg_nrrd(tmp_path / "a.seg.nrrd", layers, ("Met 1", 0, 1), ("Met 2", 1, 1), ("Met 3", 1, 2))
     mask = read_mask(path)
     np.testing.assert_array_equal(mask.array, layers)
@@ -247,7 +247,7 @@ def test_the_layers_of_a_seg_nrrd_are_read_with_their_label_values(tmp_path: Pat
 
 
 def test_of_a_seg_nrrd_with_anatomy_only_lesions_are_taken(tmp_path: Path) -> None:
-    layers = layered((0, 1, 1), (1, 2, 1), (1, 7, 2))
+    layers = merge_config((0, 1, 1), (1, 2, 1), (1, 7, 2))
     path = seg_nrrd(tmp_path / "a.seg.nrrd", layers, ("Brain", 0, 1), ("Met 2", 1, 1), ("Skull", 1, 2))
     expected = np.zeros_like(layers)
     expected[1] = layers[1] == 1
@@ -257,20 +257,20 @@ def test_of_a_seg_nrrd_with_anatomy_only_lesions_are_taken(tmp_path: Path) -> No
 
 
 def test_one_layer_of_a_seg_nrrd_is_chosen_from_too(tmp_path: Path) -> None:
-    layers = layered((0, 1, 1), (0, 7, 200))
+    layers = merge_config((0, 1, 1), (0, 7, 200))
     path = seg_nrrd(tmp_path / "a.seg.nrrd", layers, ("Brain", 0, 1), ("GTV", 0, 200))
     np.testing.assert_array_equal(read_mask(path).array[0], np.where(layers[0] == 200, 200, 0))
 
 
 def test_generic_segments_of_slicer_are_all_taken_and_stray_labels_are_said(tmp_path: Path) -> None:
-    path = seg_nrrd(tmp_path / "a.seg.nrrd", layered((0, 1, 1), (0, 7, 5)), ("Segment_1", 0, 1))
+    path = seg_nrrd(tmp_path / "a.seg.nrrd", merge_config((0, 1, 1), (0, 7, 5)), ("Segment_1", 0, 1))
     mask = read_mask(path)
     assert {int(v) for v in np.unique(mask.array)} == {0, 1}
     assert any("5" in note and "no segment" in note for note in mask.notes)
 
 
 def test_slicers_own_list_axis_is_read(tmp_path: Path) -> None:
-    layers = layered((0, 1, 1), (1, 7, 1))
+    layers = merge_config((0, 1, 1), (1, 7, 1))
     head = (
         "NRRD0004\ntype: unsigned char\ndimension: 4\nspace: left-posterior-superior\nsizes: 2 14 12 4\n"
         "space directions: none (1,0,0) (0,1,0) (0,0,1)\nkinds: list domain domain domain\nencoding: raw\n"
@@ -286,17 +286,17 @@ def test_slicers_own_list_axis_is_read(tmp_path: Path) -> None:
 
 def test_several_layers_without_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 channels"):
-        read_mask(seg_nrrd(tmp_path / "a.nrrd", layered((0, 1, 1), (1, 7, 1))))
+        read_mask(seg_nrrd(tmp_path / "a.nrrd", merge_config((0, 1, 1), (1, 7, 1))))
 
 
 def test_a_header_that_names_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more layers"):
-        read_mask(seg_nrrd(tmp_path / "a.seg.nrrd", layered((0, 1, 1)), ("Met", 3, 1)))
+        read_mask(seg_nrrd(tmp_path / "a.seg.nrrd", merge_config((0, 1, 1)), ("Met", 3, 1)))
 
 
 def test_a_segments_concept_is_read_from_slicers_tags(tmp_path: Path) -> None:
     tags = "Segmentation.Status:x|TerminologyEntry:Category and type~SCT^123037004^Anatomical~SCT^12738006^Brain~^^|"
-    path = seg_nrrd(tmp_path / "a.seg.nrrd", layered((0, 1, 1)), ("Segment_1", 0, 1), tags=tags)
+    path = seg_nrrd(tmp_path / "a.seg.nrrd", merge_config((0, 1, 1)), ("Segment_1", 0, 1), tags=tags)
     with pytest.raises(InputError, match="Segment_1"):
         read_mask(path)
 
@@ -307,13 +307,13 @@ def test_one_structure_of_no_name_is_listed_by_its_number() -> None:
 
 
 def test_a_seg_nrrd_that_was_renamed_is_still_one(tmp_path: Path) -> None:
-    layers = layered((0, 1, 1), (0, 7, 2))
+    layers = merge_config((0, 1, 1), (0, 7, 2))
     path = seg_nrrd(tmp_path / "a.seg.nrrd", layers, ("Brain", 0, 1), ("GTV", 0, 2)).rename(tmp_path / "a-label.nrrd")
     np.testing.assert_array_equal(read_mask(path).array[0], np.where(layers[0] == 2, 2, 0))
 
 
 @pytest.mark.parametrize("value", [0, 300, -1])
 def test_a_segment_whose_label_cannot_be_one_is_refused(tmp_path: Path, value: int) -> None:
-    path = seg_nrrd(tmp_path / "a.seg.nrrd", layered((0, 1, 1)), ("Met 1", 0, value))
+    path = seg_nrrd(tmp_path / "a.seg.nrrd", merge_config((0, 1, 1)), ("Met 1", 0, value))
     with pytest.raises(InputError, match="labels from 1 to 255"):
         read_mask(path)

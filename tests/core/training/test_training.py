@@ -14,7 +14,7 @@ import torch
 
 from metaseg_cli.commands.train import train
 from metaseg_cli.config import TrainConfig
-from metaseg_cli.config_file import layered, read_yaml
+from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.cache import open_prepared
@@ -55,7 +55,7 @@ def test_a_run_leaves_what_it_promises(trained: Path, prepared: Path) -> None:
 
 
 def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
-    config = layered(TrainConfig, read_yaml(trained / "config.yaml"), {"out": tmp_path, "precision": "fp32"})
+    config = merge_config(TrainConfig, read_yaml(trained / "config.yaml"), {"out": tmp_path, "precision": "fp32"})
     first = train(config, Silent())
     second = train(config, Silent())
     a, b = (load_model_file(r.model)[0].state_dict() for r in (first, second))
