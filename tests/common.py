@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
+from metaseg_cli.cli import main
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.postprocessing import Postprocessing
@@ -12,6 +18,23 @@ from metaseg_cli.core.postprocessing import Postprocessing
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "metaseg_cli"
 APP = PACKAGE / "ui" / "app.py"
+
+
+def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line within this process: what it prints and its exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    typed = ["metaseg", *map(str, arguments)]
+    with (
+        patch.object(sys, "argv", typed),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+    ):
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return subprocess.CompletedProcess(typed, code, out.getvalue(), err.getvalue())
 
 
 def tiny_training(prepared: Path, out: Path, **settings: object) -> TrainConfig:

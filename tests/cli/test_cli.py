@@ -1,9 +1,8 @@
-"""The command line as a user meets it, in a process of its own."""
+"""The command line as a user meets it."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +14,7 @@ from metaseg_cli.cli import app
 from metaseg_cli.config import COMMANDS
 from metaseg_cli.config_file import dump_yaml, merge_config, read_yaml
 from metaseg_cli.errors import ConfigError
-
-
-def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "metaseg_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        check=False,
-    )
+from tests.common import metaseg
 
 
 def test_help_lists_every_command_with_an_example() -> None:
@@ -136,8 +124,16 @@ def test_dry_run_writes_nothing(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_version_is_printed() -> None:
-    assert metaseg("--version").stdout.startswith("metaseg 0.")
+def test_a_process_of_its_own_says_the_same() -> None:
+    command = [sys.executable, "-m", "metaseg_cli"]
+    version, mistake = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        for more in (["--version"], ["train", "--epochs", "0"])
+    )
+    assert (version.returncode, version.stdout) == (0, metaseg("--version").stdout)
+    assert version.stdout.startswith("metaseg 0.")
+    assert mistake.returncode == 1
+    assert mistake.stderr.startswith("metaseg: --epochs must be at least 1")
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
