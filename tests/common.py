@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from metaseg_cli.cli import main
@@ -37,7 +38,7 @@ def metaseg(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
     return subprocess.CompletedProcess(typed, code, out.getvalue(), err.getvalue())
 
 
-def tiny_training(prepared: Path, out: Path, **settings: object) -> TrainConfig:
+def tiny_training(prepared: Path, out: Path, **settings: Any) -> TrainConfig:
     """A training of a few seconds."""
     tiny = {"epochs": 2, "widths": (4, 8, 8), "patch": (32,), "batch_size": 4, "steps_per_epoch": 3, "warmup_steps": 2}
     return TrainConfig(data=prepared, out=out, **{**tiny, **settings})

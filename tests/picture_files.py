@@ -7,6 +7,7 @@ import struct
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -35,14 +36,14 @@ def palette_image(index: NDArray[np.uint8], colours: NDArray[np.uint8] = PALETTE
     return image
 
 
-def by_pillow(picture: NDArray | Image.Image, kind: str, **options: object) -> bytes:
+def by_pillow(picture: NDArray | Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def by_tifffile(*arrays: NDArray, **options: object) -> bytes:
+def by_tifffile(*arrays: NDArray, **options: Any) -> bytes:
     """Several arrays are appended one by one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tif"

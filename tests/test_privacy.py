@@ -7,6 +7,7 @@ import hashlib
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401
@@ -43,7 +44,7 @@ def raw_folder(folder: Path) -> Path:
     return folder
 
 
-def hidden(tmp_path: Path, out: str = "shared", **settings: object) -> PrepareResult:
+def hidden(tmp_path: Path, out: str = "shared", **settings: Any) -> PrepareResult:
     return prepare(
         PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "out" / out, workers=1, pseudonymise=True, **settings),
         Silent(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
 
-def run(**settings: object) -> EvaluateResult:
+def run(**settings: Any) -> EvaluateResult:
     return evaluate(EvaluateConfig(**settings), Silent())
 
 

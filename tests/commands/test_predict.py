@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
 
-def run(trained: Path, out: Path, *inputs: Path, **settings: object) -> PredictResult:
+def run(trained: Path, out: Path, *inputs: Path, **settings: Any) -> PredictResult:
     config = PredictConfig(inputs=tuple(map(str, inputs)), model=str(trained), out=out, **settings)
     return predict(config, Silent(), keep=True)
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401 - registers LZ4
@@ -22,7 +23,7 @@ from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
 
-def run(raw: Path, out: Path, **settings: object) -> PrepareResult:
+def run(raw: Path, out: Path, **settings: Any) -> PrepareResult:
     return prepare(PrepareConfig(raw=raw, out=out, workers=1, **settings), Silent())
 
 

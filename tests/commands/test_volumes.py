@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401
@@ -75,7 +76,7 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def prepared_from(raw: Path, out: Path, **settings: object) -> PrepareResult:
+def prepared_from(raw: Path, out: Path, **settings: Any) -> PrepareResult:
     return prepare(PrepareConfig(raw=raw, out=out, **{"workers": 1, "region": REGIONS, **settings}), Silent())
 
 
@@ -91,7 +92,7 @@ def run(folder: Path) -> Path:
     return train(tiny_training(folder, folder.parent / "runs", dims="3", patch=(16,)), Silent()).run
 
 
-def predicted(run: Path, out: Path, *inputs: object, **settings: object) -> PredictResult:
+def predicted(run: Path, out: Path, *inputs: object, **settings: Any) -> PredictResult:
     config = PredictConfig(inputs=tuple(map(str, inputs)), model=str(run), out=out, **settings)
     return predict(config, Silent(), keep=True)
 
@@ -211,14 +212,14 @@ def test_sequences_are_dropped_at_random_but_never_all() -> None:
 # -- checks ----------------------------------------------------------------------------------------------------------
 
 
-def pair(root: Path, name: str, seed: int = 0, **geometry: object) -> Path:
+def pair(root: Path, name: str, seed: int = 0, **geometry: Any) -> Path:
     sequences, label = brain(seed)
     save(root / f"{name}_image.nii.gz", sequences["t1c"], **geometry)
     save(root / f"{name}_seg.nii.gz", (label > 0).astype(np.uint8))
     return root / f"{name}_seg.nii.gz"
 
 
-def reasons(raw: Path, out: Path, **settings: object) -> list[tuple[str, bool]]:
+def reasons(raw: Path, out: Path, **settings: Any) -> list[tuple[str, bool]]:
     result = prepare(PrepareConfig(raw=raw, out=out, workers=1, **settings), Silent())
     return [(p.reason, p.left_out) for p in result.problems]
 

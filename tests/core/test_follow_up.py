@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def write(path: Path, *balls: Ball, spacing: tuple[float, float, float] = (1.0, 
     return path
 
 
-def course(folder: Path, *visits: list[Ball], **settings: object) -> FollowUpResult:
+def course(folder: Path, *visits: list[Ball], **settings: Any) -> FollowUpResult:
     paths = [str(write(folder / f"visit{i}.nii.gz", *balls)) for i, balls in enumerate(visits)]
     return follow_up(FollowUpConfig(visits=tuple(paths), out=folder / "out", **settings), Silent())
 

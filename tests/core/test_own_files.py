@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "m.safetensors"
 
 
-def changed(path: Path, **values: object) -> Path:
+def changed(path: Path, **values: Any) -> Path:
     """The model file with another card, as somebody else's program would write it: without checksums."""
     with safe_open(str(path), framework="pt") as file:
         card = json.loads(file.metadata()["metaseg"])

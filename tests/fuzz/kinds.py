@@ -56,7 +56,7 @@ def _mask(path: Path) -> object:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _picture(name: str, array: np.ndarray, **options: object) -> Callable[[Path], Path]:
+def _picture(name: str, array: np.ndarray, **options: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         Image.fromarray(array).save(folder / name, **options)
         return folder / name
@@ -71,7 +71,7 @@ def _palette(folder: Path) -> Path:
     return folder / "a.png"
 
 
-def _tiff(array: np.ndarray, **options: object) -> Callable[[Path], Path]:
+def _tiff(array: np.ndarray, **options: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         tifffile.imwrite(folder / "a.tif", array, **options)
         return folder / "a.tif"
@@ -115,7 +115,7 @@ def _nifti(name: str, kind: Any, array: np.ndarray | None = None) -> Callable[[P
     return make
 
 
-def _itk(name: str, damaged: str | None = None, **options: object) -> Callable[[Path], Path]:
+def _itk(name: str, damaged: str | None = None, **options: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         image = sitk.GetImageFromArray(_numbers())
         image.SetSpacing((1.0, 1.1, 2.0))

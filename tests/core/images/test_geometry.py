@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -31,7 +32,7 @@ FORMATS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ORIENTATIONS = [(p, s) for p in itertools.permutations(range(3)) for s in itertools.product((1, -1), repeat=3)]
 
 
-def volume(shape: tuple[int, int, int], direction: np.ndarray, **fields: object) -> Volume:
+def volume(shape: tuple[int, int, int], direction: np.ndarray, **fields: Any) -> Volume:
     array = np.random.default_rng(0).integers(0, 4, (1, *shape)).astype(np.uint8)
     values = {"spacing_mm": (3.0, 0.9, 0.7), "origin_mm": (-11.0, 23.0, 5.5), "source": Path("made")} | fields
     return Volume(array=array, direction=tuple(direction.ravel()), **values)

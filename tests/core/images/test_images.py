@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from metaseg_cli.errors import InputError
 DISC = (np.hypot(*np.mgrid[-10:10, -15:15]) < 6).astype(np.uint8)
 
 
-def saved(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
+def saved(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
     Image.fromarray(array, mode).save(path, **options) if mode else Image.fromarray(array).save(path, **options)
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -334,7 +335,7 @@ def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(tmp_path: Pa
         assert len(mask.notes) == (1 if sideways else 0)
 
 
-def _pictures(folder: Path, masks: list[NDArray], **of_images: object) -> Path:
+def _pictures(folder: Path, masks: list[NDArray], **of_images: Any) -> Path:
     rng = np.random.default_rng(0)
     for number, mask in enumerate(masks):
         image = rng.integers(1, 255, mask.shape, dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ every_model = pytest.mark.parametrize("name", NETWORKS)
 every_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
-def tiny(name: str, dims: int = 2, **settings: object) -> nn.Module:
+def tiny(name: str, dims: int = 2, **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_model(name, **{"in_channels": 2, "out_channels": 3, "dims": dims, "widths": TINY, **settings})
 
