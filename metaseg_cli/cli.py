@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -131,16 +128,15 @@ def predict(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet 
     Example: metaseg predict scan.png
     """
     checked = merge_config(settings.PredictConfig, read_yaml(config), cli_values)
-    from metaseg_cli.commands.predict import as_document
     from metaseg_cli.commands.predict import predict as run
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
     if as_json:
-        _print_json(as_document(result))
+        _print_json(result.document)
     elif not quiet:
-        _print(*tables.predict_summary(as_document(result), result.problems))
+        _print(*tables.predict_summary(result.document, result.problems))
     if result.problems:
         for problem in result.problems if quiet or as_json else ():
             print(f"metaseg: {problem}", file=sys.stderr)
@@ -239,23 +235,10 @@ def _print(*parts: Any) -> None:
         console.print(part, soft_wrap=isinstance(part, str))
 
 
-def _print_json(result: Any) -> None:
-    print(json.dumps(_plain(result), indent=1, allow_nan=False))
+def _print_json(result: object) -> None:
+    from metaseg_cli.core.typed_json import json_text
 
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as JSON has them; what is not a number becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else value.item()
+    print(json_text(result))
 
 
 def main() -> int:

@@ -88,7 +88,7 @@ def test_a_pipe_beside_scans_is_a_problem_and_the_scans_are_predicted(tmp_path: 
     os.mkfifo(tmp_path / "in/pipe.png")
     config = PredictConfig(inputs=(str(tmp_path / "in"),), model=str(trained), out=tmp_path / "out", overlay=False)
     result = predict(config, Silent())
-    assert [scan.name for scan in result.scans] == ["good"]
+    assert [scan.name for scan in result.document.scans] == ["good"]
     assert [(p.file.name, p.reason) for p in result.problems] == [("pipe.png", "a named pipe (FIFO), not a file")]
 
 
@@ -127,7 +127,7 @@ def test_a_name_that_no_table_holds_is_a_problem_and_the_others_go_on(
         overlay=False,
     )
     predicted = predict(config, Silent())
-    assert sorted(scan.name for scan in predicted.scans) == ["good1", "good2"]
+    assert sorted(scan.name for scan in predicted.document.scans) == ["good1", "good2"]
     assert {p.reason for p in predicted.problems} == {odd_name(name)}
     sys.argv = ["metaseg", "prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "prepared")]
     with pytest.raises(SystemExit):
@@ -144,7 +144,7 @@ def test_the_longest_names_that_disks_take_get_results(tmp_path: Path, trained: 
     config = PredictConfig(inputs=(str(tmp_path),), model=str(trained), out=tmp_path / "out", uncertainty=True)
     result = predict(config, Silent())
     assert result.problems == ()
-    assert all(path.exists() for scan in result.scans for path in scan.files)
+    assert all(path.exists() for scan in result.document.scans for path in scan.files)
     atomic_write_text(tmp_path / ("ü" * 127), "x")
     assert (tmp_path / ("ü" * 127)).read_text() == "x"
 

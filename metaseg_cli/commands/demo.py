@@ -82,7 +82,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     )
     scan = _scan_with_lesions(raw / "test")
     predicted = predict(PredictConfig(inputs=(str(scan),), model=str(trained.run), out=out / "predictions"), progress)
-    overlay = predicted.scans[0].overlay
+    overlay = predicted.document.scans[0].overlay
     assert overlay is not None
     return DemoResult(
         out=out,

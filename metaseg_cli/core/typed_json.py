@@ -1,4 +1,8 @@
-"""JSON documents of our own, read back with their types checked: a damaged one is refused, never half understood."""
+"""JSON documents of our own: written from dataclasses, and read back with their types checked.
+
+A damaged document is refused, never half understood. A field is a key of its name, unless its metadata says otherwise:
+``stored_as("key")`` gives the key another name, ``OMIT_NONE`` leaves the key out where the value is None.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +19,49 @@ from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError, decoding, printable
 
 Kind = TypeVar("Kind")
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 _MOST_BYTES = 512 * 2**20
+_KEY, _OMIT_NONE = "json_key", "json_omit_none"
+OMIT_NONE: Mapping[str, object] = {_OMIT_NONE: True}
+
+
+def stored_as(key: str) -> Mapping[str, object]:
+    """Field metadata: the JSON key of a field whose name in the code differs from it."""
+    return {_KEY: key}
+
+
+def as_json(value: object) -> Json:
+    """Return dataclasses, mappings, sequences, paths and numpy scalars as JSON values; NaN and infinity become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {
+            _key_of(f): as_json(item) for f, item in fields if not (item is None and f.metadata.get(_OMIT_NONE, False))
+        }
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    scalar: object = getattr(value, "item")()  # noqa: B009  of numpy, which this module does not load
+    return as_json(scalar)
+
+
+def json_text(value: object) -> str:
+    """Return *value* as an indented JSON document."""
+    return json.dumps(as_json(value), indent=1, allow_nan=False)
+
+
+def _key_of(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get(_KEY, field.name))
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """The JSON object in *path*. Raises InputError when it is missing, too large, too deep, damaged, or no object."""
+    """The JSON object in *path*. Raises InputError when it is missing, too large, damaged, or not an object."""
     check_openable(path)
     with decoding(path, "not valid JSON", remedy=remedy):
         if path.stat().st_size > _MOST_BYTES:
@@ -71,16 +114,21 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(name, value, "a table")
     hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    known = {_key_of(f): f for f in dataclasses.fields(kind) if f.init}
     missing = [
-        f.name
-        for f in known.values()
-        if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        key
+        for key, f in known.items()
+        if key not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ValueError(f"{name or 'it'} has no {missing[0]}")
-    given = {k: _build(hints[k], v, f"{name}.{k}" if name else k) for k, v in value.items() if k in known}
-    return kind(**given)
+    return kind(
+        **{
+            known[key].name: _build(hints[known[key].name], item, f"{name}.{key}" if name else key)
+            for key, item in value.items()
+            if key in known
+        }
+    )
 
 
 def _key(kind: Any, key: str, name: str) -> Any:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import markup
+from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.errors import printable
-
-if TYPE_CHECKING:
-    from metaseg_cli.errors import Problem
+from metaseg_cli.core.results import LesionRow, Predictions, ScanResult
+from metaseg_cli.errors import Problem, printable
 
 
 def escape(text: str) -> str:
@@ -276,43 +275,49 @@ def compare_summary(result: Any) -> list[Any]:
     return [*parts, *notes, *problems_table(result.problems), where]
 
 
-def lesion_table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
+def lesion_table(rows: Sequence[LesionRow]) -> Table:
     """Lesions of one scan."""
+    unit = "px" if rows[0].diameter_mm is None else "mm"
     table = _table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">z", ">y", ">x", ">confidence")
     for row in rows[:_SHOWN]:
         table.add_row(
-            str(row["lesion"]),
-            escape(row["region"]),
-            _number(row.get(f"diameter_{unit}"), 1),
-            str(row["voxels"]),
-            *(_number(row[k], 0) for k in "zyx"),
-            _number(row["confidence"], 2),
+            str(row.lesion),
+            escape(row.region),
+            _number(row.diameter_px if row.diameter_mm is None else row.diameter_mm, 1),
+            str(row.voxels),
+            *(_number(value, 0) for value in (row.z, row.y, row.x)),
+            _number(row.confidence, 2),
         )
     return table
 
 
-def predict_summary(document: dict[str, Any], problems: Sequence[Problem]) -> list[Any]:
-    """What ``metaseg predict`` prints of its ``predictions.json``: one scan with its lesions, a batch as one table."""
-    scans: list[dict[str, Any]] = document["scans"]
-    parts: list[Any] = []
+def predict_summary(predictions: Predictions, problems: Sequence[Problem]) -> list[RenderableType]:
+    """What ``metaseg predict`` prints: one scan with its lesions, or a batch as one table."""
+    scans = predictions.scans
+    parts: list[RenderableType] = []
     if len(scans) == 1:
-        scan = scans[0]
-        count = len(scan["lesions"])
-        found = f"{count} lesion{'s' if count != 1 else ''}" if count else "no lesion found"
-        parts.append(f"[bold]{escape(scan['scan'])}[/bold]: {found} (threshold {document['threshold']:.2f})")
-        if count:
-            parts.append(lesion_table(scan["lesions"], "mm" if scan["spacing_mm"] else "px"))
-        parts += [f"[dim]· {escape(note)}[/dim]" for note in scan["notes"]]
-        parts += ["", f"mask     {escape(scan['mask'])}"]
-        parts += [f"overlay  {escape(scan['overlay'])}"] if scan["overlay"] else []
+        parts += _scan_summary(scans[0], predictions.threshold)
     elif scans:
         table = _table(f"{len(scans)} scans", "scan", ">lesions", ">voxels", "mask")
         for scan in scans[:_MANY]:
-            voxels = sum(lesion["voxels"] for lesion in scan["lesions"])
-            table.add_row(escape(scan["scan"]), str(len(scan["lesions"])), str(voxels), escape(scan["mask"]))
+            voxels = sum(lesion.voxels for lesion in scan.lesions)
+            table.add_row(escape(str(scan.scan)), str(len(scan.lesions)), str(voxels), escape(str(scan.mask)))
         parts += [table, *([f"… and {len(scans) - _MANY} more"] if len(scans) > _MANY else [])]
-        parts += ["", f"All results: {escape(document['out'])}"]
+        parts += ["", f"All results: {escape(str(predictions.out))}"]
     return [*parts, *problems_table(problems)]
+
+
+def _scan_summary(scan: ScanResult, threshold: float) -> list[RenderableType]:
+    count = len(scan.lesions)
+    found = f"{count} lesion{'s' if count != 1 else ''}" if count else "no lesion found"
+    return [
+        f"[bold]{escape(str(scan.scan))}[/bold]: {found} (threshold {threshold:.2f})",
+        *([lesion_table(scan.lesions)] if count else []),
+        *(f"[dim]· {escape(note)}[/dim]" for note in scan.notes),
+        "",
+        f"mask     {escape(str(scan.mask))}",
+        *([f"overlay  {escape(str(scan.overlay))}"] if scan.overlay else []),
+    ]
 
 
 def follow_up_summary(document: dict[str, Any]) -> list[Any]:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from metaseg_cli.commands.predict import PredictResult, at_threshold, lesion_rows, load_model, predict
+from metaseg_cli.commands.predict import PredictResult, predict
 from metaseg_cli.commands.runs import MODEL_FILE, finished_runs
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import write_mask
+from metaseg_cli.core.inference.pipeline import at_threshold, lesion_rows
+from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import MetasegError, printable
+from metaseg_cli.outputs.documents import cells
 from metaseg_cli.ui.login import logged_in
 from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
 
@@ -37,8 +40,8 @@ def models() -> dict[str, Path]:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the model …")
-def loaded(path: str, changed: float) -> object:
-    """The model, kept between reruns; *changed* makes a newer file of the same name load anew."""
+def loaded(path: str, changed: float) -> Model:
+    """The model, kept between reruns; *changed* reloads a file that was replaced."""
     del changed
     return load_model(path)
 
@@ -101,33 +104,36 @@ def main() -> None:
     show(upload.name, result, model, None if threshold == usual else threshold, opacity)
 
 
-def show(name: str, result: PredictResult, model: object, threshold: float | None, opacity: float) -> None:
+def show(name: str, result: PredictResult, model: Model, threshold: float | None, opacity: float) -> None:
     """Image beside overlay, the table of lesions, and the mask to take home. No *threshold*: the model's."""
-    prediction = at_threshold(model, result.scans[0].prediction, threshold)
+    scan = result.scans[0]
+    assert scan.prediction is not None  # it was asked for with keep
+    prediction = at_threshold(model, scan.prediction, threshold)
     image, mask = prediction.source.shown, prediction.mask
-    rows = lesion_rows(Path(name), prediction)
+    lesions = lesion_rows(Path(name), prediction)
     depth = mask.shape[0]
     z = 0
     if depth > 1:
-        start = int(rows[0]["z"]) if rows else depth // 2
+        start = int(lesions[0].z) if lesions else depth // 2
         key = hashlib.sha256(f"{name}{depth}".encode()).hexdigest()[:8]
         z = st.slider("Slice", 1, depth, start + 1, key=f"slice-{key}") - 1
     left, right = st.columns(2)
     picture = enlarged(grey_or_colour(image, z))
     left.image(picture, caption="Scan", width="stretch")
-    found = f"{len(rows)} lesion{'s' if len(rows) != 1 else ''}" + (
+    found = f"{len(lesions)} lesion{'s' if len(lesions) != 1 else ''}" + (
         f" at threshold {threshold:.2f}" if threshold else ""
     )
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
-    for note in result.scans[0].notes:
+    for note in scan.result.notes:
         st.caption(_plain(note))
-    if rows:
+    if lesions:
         st.subheader("Lesions")
+        rows = [cells(lesion) for lesion in lesions]
         empty = {key for key in rows[0] if all(row[key] is None for row in rows)} | {"scan"}
         st.dataframe([{k: v for k, v in row.items() if k not in empty} for row in rows], hide_index=True)
     else:
         st.info("No lesion was found. That does not mean that there is none.")
-    file_name, content = _mask_file(name, mask, result)
+    file_name, content = _mask_file(scan.result.mask.name, prediction)
     st.download_button("Download mask", content, file_name=file_name, mime="application/octet-stream", type="primary")
 
 
@@ -142,10 +148,10 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#~$]|:(?=[\w/]))", r"\\\1", printable(text))
 
 
-def _mask_file(name: str, mask: object, result: PredictResult) -> tuple[str, bytes]:
+def _mask_file(name: str, prediction: Prediction) -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        path = Path(folder) / result.scans[0].mask.name
-        write_mask(path, mask, result.scans[0].prediction.source)
+        path = Path(folder) / name
+        write_mask(path, prediction.mask, prediction.source)
         return path.name, path.read_bytes()
 
 

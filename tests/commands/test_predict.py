@@ -14,16 +14,19 @@ import pytest
 from PIL import Image
 
 import metaseg_cli
-from metaseg_cli.commands.predict import PredictResult, at_threshold, predict
-from metaseg_cli.commands.predict_records import Records
+from metaseg_cli.commands.predict import PredictResult, predict
 from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.images import read_mask
+from metaseg_cli.core.inference.finished_scans import EarlierScan, FinishedScans
 from metaseg_cli.core.inference.memory import bytes_per_voxel, fitting_windows
+from metaseg_cli.core.inference.pipeline import at_threshold
 from metaseg_cli.core.inference.windows import LARGEST
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.results import ScanResult
+from metaseg_cli.core.typed_json import build
 from metaseg_cli.errors import ConfigError, InputError
 
 
@@ -83,7 +86,7 @@ def test_bad_files_are_listed_and_the_others_go_on(trained: Path, scan: Path, tm
     assert "1 channel" in reasons["colour.png"]
     assert "damaged" in reasons["cut.png"]
     assert all(p.remedy for p in result.problems)
-    assert [s.source.name for s in result.scans] == ["good.png"]
+    assert [s.scan.name for s in result.document.scans] == ["good.png"]
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 
 
@@ -110,7 +113,7 @@ def test_a_finished_scan_is_kept_and_stands_in_the_tables_again(trained: Path, s
     before = (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns
     both = run(trained, tmp_path, scan, other, threshold=0.02)
     assert [s.kept for s in both.scans] == [True, False]
-    assert both.scans[0].document() == first.scans[0].document()
+    assert both.scans[0].result == first.scans[0].result
     assert (tmp_path / "patient001_02_mask.png").stat().st_mtime_ns == before
     document = json.loads((tmp_path / "predictions.json").read_text())
     assert [Path(s["scan"]) for s in document["scans"]] == [scan, other]
@@ -123,8 +126,8 @@ def test_a_finished_scan_is_kept_and_stands_in_the_tables_again(trained: Path, s
 
 def test_what_a_killed_call_left_is_done_again(trained: Path, scan: Path, tmp_path: Path) -> None:
     whole = run(trained, tmp_path / "a", scan, threshold=0.02)
-    records = Records(tmp_path / "b")
-    records.begin("patient001_02", whole.scans[0].key)
+    records = FinishedScans(tmp_path / "b")
+    records.begin("patient001_02", whole.scans[0].result.key)
     (tmp_path / "b" / "patient001_02_overlay.png").write_bytes(b"half a pictu")
     again = run(trained, tmp_path / "b", scan, threshold=0.02)
     assert again.problems == ()
@@ -138,14 +141,14 @@ def test_a_kill_of_one_call_and_another_in_between_lose_nothing(trained: Path, s
     out = tmp_path / "out"
     predict(PredictConfig(inputs=(str(scan),), model=str(trained), out=out), Silent())
     entry = json.loads((out / "predictions.json").read_text())["scans"][0]
-    records = Records(out)
+    records = FinishedScans(out)
     (out / "predictions.json").unlink()  # as if the first call had been killed before its tables
     records.begin(entry["name"], entry["key"])
-    records.finish(entry["name"], entry)
+    records.finish(build(ScanResult, entry))
     records.begin("unfinished", "its key")
     predict(PredictConfig(inputs=(str(other),), model=str(trained), out=out), Silent())
-    assert Records(out).earlier(entry["name"]) == entry
-    assert Records(out).earlier("unfinished") == {"key": "its key"}
+    assert FinishedScans(out).earlier(entry["name"]) == EarlierScan(key=entry["key"], result=build(ScanResult, entry))
+    assert FinishedScans(out).earlier("unfinished") == EarlierScan(key="its key")
     again = predict(PredictConfig(inputs=(str(scan),), model=str(trained), out=out), Silent())
     assert [each.kept for each in again.scans] == [True]
 
@@ -173,7 +176,7 @@ def test_scans_of_one_name_from_two_folders_do_not_collide(trained: Path, scan: 
         (tmp_path / folder).mkdir()
         shutil.copy(scan, tmp_path / folder / "scan.png")
     result = run(trained, tmp_path / "out", tmp_path / "one", tmp_path / "two")
-    assert sorted(s.mask.name for s in result.scans) == ["one_scan_mask.png", "two_scan_mask.png"]
+    assert sorted(s.mask.name for s in result.document.scans) == ["one_scan_mask.png", "two_scan_mask.png"]
 
 
 def test_scans_that_differ_in_format_alone_do_not_collide(trained: Path, scan: Path, tmp_path: Path) -> None:
@@ -182,8 +185,8 @@ def test_scans_that_differ_in_format_alone_do_not_collide(trained: Path, scan: P
         with Image.open(scan) as picture:
             picture.save(tmp_path / "in" / f"scan{suffix}")
     result = run(trained, tmp_path / "out", tmp_path / "in")
-    assert len({s.mask for s in result.scans}) == 3
-    assert all(s.mask.exists() and s.mask.suffix == ".png" for s in result.scans)
+    assert len({s.mask for s in result.document.scans}) == 3
+    assert all(s.mask.exists() and s.mask.suffix == ".png" for s in result.document.scans)
 
 
 def test_images_of_an_unknown_kind_are_named(trained: Path, scan: Path, tmp_path: Path) -> None:
@@ -205,12 +208,12 @@ def test_a_scan_that_shows_nothing_is_refused(trained: Path, tmp_path: Path, val
 
 def test_a_folder_means_its_scans_not_its_masks(trained: Path, raw: Path, tmp_path: Path) -> None:
     result = run(trained, tmp_path / "a", raw / "train" / "patient001")
-    assert sorted(s.source.name for s in result.scans) == [f"patient001_{i:02d}.png" for i in (1, 2, 3, 4)]
+    assert sorted(s.scan.name for s in result.document.scans) == [f"patient001_{i:02d}.png" for i in (1, 2, 3, 4)]
     for kind, ending in (("images", ""), ("masks", "_mask")):
         (tmp_path / "pairs" / kind).mkdir(parents=True)
         shutil.copy(raw / "train" / "patient001" / f"patient001_01{ending}.png", tmp_path / "pairs" / kind / "one.png")
     result = run(trained, tmp_path / "b", tmp_path / "pairs")
-    assert [str(s.source.relative_to(tmp_path)) for s in result.scans] == ["pairs/images/one.png"]
+    assert [str(s.scan.relative_to(tmp_path)) for s in result.document.scans] == ["pairs/images/one.png"]
 
 
 def test_probabilities_are_written_when_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def test_uncertainty_and_disagreement_are_written_when_asked(trained: Path, scan
     assert prediction.disagreement is not None
     assert 0 < prediction.disagreement.max() <= 0.5
     assert (tmp_path / "patient001_02_disagreement.png").exists()
-    assert not run(trained, tmp_path / "once", scan, uncertainty=True).scans[0].maps["disagreement"]
+    assert not run(trained, tmp_path / "once", scan, uncertainty=True).document.scans[0].disagreement
 
 
 def test_the_raw_result_is_the_probabilities_at_a_half(trained: Path, scan: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_prediction_works_with_what_is_there_and_says_what_was_missing(visits: P
     case = visits / "BraTS-MET-00001-000"
     result = predicted(run, tmp_path, case / f"{case.name}-t2f.nii.gz")
     assert not result.problems
-    assert any("without t1c" in note for note in result.scans[0].notes)
+    assert any("without t1c" in note for note in result.document.scans[0].notes)
     assert result.scans[0].prediction is not None
     assert result.scans[0].prediction.source.sequences == ("t2f",)
 
@@ -167,7 +167,7 @@ def test_the_mask_lies_exactly_on_its_scan(
     save(scan, brain(3)[0]["t1c"], direction, spacing=1.7)
     result = predicted(run, tmp_path / "out", scan, probabilities=True, threshold=0.01)
     assert not result.problems
-    for path in (result.scans[0].mask, *result.scans[0].maps["probability"]):
+    for path in (result.document.scans[0].mask, *result.document.scans[0].probability):
         before, after = sitk.ReadImage(str(scan)), sitk.ReadImage(str(path))
         assert after.GetSize() == before.GetSize()
         for get in ("GetSpacing", "GetOrigin", "GetDirection"):
@@ -181,7 +181,7 @@ def test_sequences_on_different_grids_are_brought_onto_the_first(visits: Path, r
     save(tmp_path / "a.nii.gz", sequences["t1c"])
     save(tmp_path / "b.nii.gz", sequences["t2f"][::2], spacing=2.0)
     result = predicted(run, tmp_path / "out", f"t1c={tmp_path / 'a.nii.gz'}", f"t2f={tmp_path / 'b.nii.gz'}")
-    assert any("another grid" in n or "covers" in n for n in result.scans[0].notes)
+    assert any("another grid" in n or "covers" in n for n in result.document.scans[0].notes)
     image = sitk.ReadImage(str(tmp_path / "b.nii.gz"))
     image.SetOrigin((900.0, 0.0, 0.0))
     sitk.WriteImage(image, str(tmp_path / "far.nii.gz"))
@@ -379,7 +379,7 @@ def test_predict_and_evaluate_on_a_cluster_find_the_same(visits: Path, run: Path
         far_scores = evaluate(scores, Silent()).evaluation.headline
         alike = evaluate(EvaluateConfig(**masks, out=tmp_path / "e2", cluster=address), Silent())
     near = predicted(run, tmp_path / "near", visits)
-    assert [s.lesions for s in far.scans] == [s.lesions for s in near.scans]
+    assert [s.lesions for s in far.document.scans] == [s.lesions for s in near.document.scans]
     assert len(far.scans) == 5
     assert (
         evaluate(EvaluateConfig(models=(str(run),), data=folder, out=tmp_path / "e3"), Silent()).evaluation.headline
@@ -442,28 +442,30 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     given = f"t1c={tmp_path / 'scan'}"
     (first,) = predicted(run, tmp_path / "first", given).scans
     low = float(np.quantile(first.prediction.probabilities, 0.97))  # so that a hardly trained network finds something
-    (found,) = predicted(run, tmp_path / "out", given, threshold=low).scans
+    (scan,) = predicted(run, tmp_path / "out", given, threshold=low).scans
+    found, prediction = scan.result, scan.prediction
     assert found.mask.name.endswith("_mask.nii.gz")
     assert found.segmentation == found.mask.with_name(found.mask.name.replace(".nii.gz", ".dcm"))
-    prediction = found.prediction
     seg = on_grid_of(read_mask(found.segmentation), prediction.source)
     for number, mask in enumerate(prediction.masks, start=1):
         np.testing.assert_array_equal((seg.array == number).any(axis=0), mask)
     assert prediction.masks.any()
-    (each,) = predicted(run, tmp_path / "each", given, threshold=low, format="dicom-seg", per_lesion=True).scans
+    (each,) = predicted(
+        run, tmp_path / "each", given, threshold=low, format="dicom-seg", per_lesion=True
+    ).document.scans
     assert each.mask == each.segmentation
     lesions = sum(map(len, prediction.lesions.values()))
     assert lesions > 0
     assert read_mask(each.mask).array.max() == lesions
     for region, measured in found.sum_of_diameters_mm.items():
-        rows = [row for row in found.lesions if row["region"] == region and row["measurable"]]
-        longest = sorted((row["longest_axial_mm"] for row in rows), reverse=True)[:5]
+        rows = [row for row in found.lesions if row.region == region and row.measurable]
+        longest = sorted((row.longest_axial_mm for row in rows), reverse=True)[:5]
         assert measured == pytest.approx(sum(longest), abs=0.05)
-    (drawn,) = predicted(run, tmp_path / "rt", given, threshold=low, format="rtstruct").scans
+    (drawn,) = predicted(run, tmp_path / "rt", given, threshold=low, format="rtstruct").document.scans
     contours = on_grid_of(read_mask(drawn.mask, prediction.source), prediction.source)
     for number, mask in enumerate(prediction.masks, start=1):
         np.testing.assert_array_equal((contours.array == number).any(axis=0), mask)
-    other = predicted(run, tmp_path / "nrrd", given, threshold=low, format="nrrd").scans[0]
+    other = predicted(run, tmp_path / "nrrd", given, threshold=low, format="nrrd").document.scans[0]
     np.testing.assert_array_equal(read_mask(other.mask).array, read_mask(found.mask).array)
     assert other.segmentation is None
     masks = {"predictions": tmp_path / "out", "references": tmp_path / "nrrd"}
@@ -478,13 +480,13 @@ def test_a_zip_of_a_series_comes_back_as_its_folder_does(run: Path, tmp_path: Pa
     with zipfile.ZipFile(tmp_path / "case.zip", "w") as archive:
         for path in paths:
             archive.write(path, f"inside/{path.name}")
-    (folder,) = predicted(run, tmp_path / "folder", f"t1c={tmp_path / 'scan'}", threshold=0.01).scans
+    (folder,) = predicted(run, tmp_path / "folder", f"t1c={tmp_path / 'scan'}", threshold=0.01).document.scans
     for number, given in enumerate((f"t1c={tmp_path / 'case.zip'}", str(tmp_path / "case.zip"))):
         result = predicted(run, tmp_path / f"zip{number}", given, threshold=0.01)
         assert not result.problems
-        (packed,) = result.scans
+        (packed,) = result.document.scans
         assert (packed.mask.name, packed.segmentation.name) == ("case_mask.nii.gz", "case_mask.dcm")
-        assert packed.source == tmp_path / "case.zip"
+        assert packed.scan == tmp_path / "case.zip"
         assert packed.sequences == {"t1c": str(tmp_path / "case.zip")}
         for ours, theirs in ((packed.mask, folder.mask), (packed.segmentation, folder.segmentation)):
             np.testing.assert_array_equal(read_mask(ours).array, read_mask(theirs).array)

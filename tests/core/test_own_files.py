@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from metaseg_cli.commands.predict_records import Records
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.inference.finished_scans import FinishedScans
 from metaseg_cli.core.model_file import load_model_file, read_card, save_model
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import ConfigError, InputError, MetasegError, ModelFileError
@@ -188,4 +188,4 @@ def test_a_document_is_built_with_its_types_or_says_where_it_is_wrong() -> None:
 def test_a_damaged_table_of_predictions_costs_nothing_but_what_it_knew(mask: object, tmp_path: Path) -> None:
     entry = {"name": "a", "key": "k", "mask": mask}
     (tmp_path / "predictions.json").write_text(json.dumps({"scans": [entry], "earlier": "none"}))
-    assert Records(tmp_path).others(set()) == []
+    assert FinishedScans(tmp_path).others(set()) == ()

@@ -195,7 +195,7 @@ def _zip(folder: Path) -> Path:
 
 
 def _predict_inputs(path: Path) -> object:
-    from metaseg_cli.commands.predict_inputs import sources_of
+    from metaseg_cli.core.inference.inputs import sources_of
 
     return sources_of((str(path),))
 
@@ -341,15 +341,19 @@ def _resume(path: Path) -> object:
 
 
 def _predictions(folder: Path) -> Path:
-    entry = {"name": "a", "key": "k", "mask": str(folder / "a_mask.png"), "scan": "a.png", "lesions": [], "notes": []}
+    mask = str(folder / "a_mask.png")
+    nothing = dict.fromkeys(("segmentation", "overlay", "overview", "spacing_mm"))
+    empty = {key: [] for key in ("probability", "uncertainty", "disagreement", "lesions", "notes")}
+    tables = {"sequences": {"t1c": "a.png"}, "sum_of_diameters_mm": {"metastasis": 1.5}}
+    entry = {"scan": "a.png", "name": "a", "key": "k", "mask": mask, "backend": "torch", **nothing, **empty, **tables}
     (folder / "predictions.json").write_text(json.dumps({"schema": 1, "scans": [entry], "earlier": []}))
     return folder / "predictions.json"
 
 
 def _records(path: Path) -> object:
-    from metaseg_cli.commands.predict_records import Records
+    from metaseg_cli.core.inference.finished_scans import FinishedScans
 
-    records = Records(path.parent)
+    records = FinishedScans(path.parent)
     return records.earlier("a"), records.others(set())
 
 

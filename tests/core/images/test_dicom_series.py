@@ -12,9 +12,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from metaseg_cli.commands.predict_inputs import sources_of
 from metaseg_cli.core.datasets import find_cases, scans_under
 from metaseg_cli.core.images import on_grid_of, read_image, read_mask, read_scan, unpacked, write_rtstruct, write_seg
+from metaseg_cli.core.inference.inputs import sources_of
 from metaseg_cli.errors import InputError
 from tests.dicom_files import SHAPE, STEP, enhanced, lesions, make_seg, numbers, write_series
 

@@ -16,6 +16,9 @@ from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import InputError, Problem, attempt
 
+# A file or folder, or the files of each sequence.
+ScanFiles = Path | Mapping[str, tuple[Path, ...]]
+
 
 def sources_of(
     inputs: Sequence[str], log_folder: Path | None = None
@@ -135,7 +138,7 @@ def output_names(sources: Sequence[CaseSource]) -> list[str]:
     )
 
 
-def scan_for(card: ModelCard, source: CaseSource) -> Path | Mapping[str, tuple[Path, ...]]:
+def scan_for(card: ModelCard, source: CaseSource) -> ScanFiles:
     """What of *source* the model takes, by the names of the sequences. Raises InputError rather than guess."""
     known = {name: source.sequences[name] for name in card.sequences if name in source.sequences}
     if known:
