@@ -496,8 +496,8 @@ def test_a_zip_of_a_series_comes_back_as_its_folder_does(run: Path, tmp_path: Pa
 def test_a_format_that_cannot_be_is_named(visits: Path, run: Path, tmp_path: Path) -> None:
     scan = next(visits.glob("*0-000")) / "BraTS-MET-00000-000-t1c.nii.gz"
     for wanted, reason in (
-        ("dicom-seg", "no DICOM series"),
-        ("rtstruct", "no DICOM series"),
+        ("dicom-seg", "not a DICOM series"),
+        ("rtstruct", "not a DICOM series"),
         ("png", "does not fit into a PNG"),
     ):
         result = predicted(run, tmp_path / wanted, f"t1c={scan}", format=wanted)
