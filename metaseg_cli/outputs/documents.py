@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from metaseg_cli.core.atomic import atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.typed_json import json_text
-from metaseg_cli.core.atomic import atomic_write_text, make_folder, translate_write_errors
 
 Row = TypeVar("Row")
 Cell = None | bool | int | float | str

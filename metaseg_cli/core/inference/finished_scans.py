@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.atomic import atomic_write_text, make_folder
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.digests import digests_under, file_digest, key_of
 from metaseg_cli.core.results import PREDICTIONS_FILE, ScanResult
 from metaseg_cli.core.typed_json import build, json_text, parsed
-from metaseg_cli.core.atomic import atomic_write_text, make_folder
 
 _IN_PROGRESS = ".predictions"  # in the output folder during a call: one file per scan
 
