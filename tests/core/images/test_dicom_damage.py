@@ -112,3 +112,22 @@ def test_whatever_bytes_are_changed_only_an_input_error_comes_out(tmp_path: Path
         mutant.write_bytes(changed)
         with suppress(InputError):
             read(mutant)
+
+
+def test_a_damaged_report_beside_the_images_does_not_spoil_them(tmp_path: Path) -> None:
+    folder = tmp_path / "scan"
+    write_series(folder, numbers())
+    whole = read_scan([folder])
+    report = pydicom.Dataset()
+    report.SOPClassUID = pydicom.uid.BasicTextSRStorage
+    report.SOPInstanceUID = generate_uid()
+    report.Modality = "SR"
+    report.TextValue = "no new lesion " * 40
+    report.file_meta = pydicom.dataset.FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    report.save_as(folder / "report.dcm", enforce_file_format=True)
+    data = (folder / "report.dcm").read_bytes()
+    (folder / "report.dcm").write_bytes(data[:-100])
+    beside = read_scan([folder])
+    np.testing.assert_array_equal(beside.array, whole.array)
+    np.testing.assert_allclose(beside.affine, whole.affine)

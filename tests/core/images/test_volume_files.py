@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from metaseg_cli.core.images import itk_decoder, read_image, write_mask
+from metaseg_cli.core.images import itk_decoder, read_image, read_mask, write_mask
 from metaseg_cli.core.images.nrrd import _dtype
 from metaseg_cli.errors import InputError
 
@@ -554,3 +554,13 @@ def test_axis_mins_and_maxs_of_an_nrrd_give_its_voxel_size(tmp_path: Path) -> No
 def test_bzip2_is_read_in_nrrd(tmp_path: Path) -> None:
     volume = read_image(plain_nrrd(tmp_path / "a.nrrd", "spacings: 1 3 2", "bzip2"))
     np.testing.assert_array_equal(volume.array.ravel(), np.arange(60))
+
+
+def test_label_255_beside_small_labels_of_a_volume_is_kept_and_said(tmp_path: Path) -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 1, 1], labels[2, 2, 2], labels[3, 3, 3] = 1, 2, 255
+    mask = read_mask(nifti(tmp_path / "m.nii.gz", labels))
+    assert sorted(np.unique(mask.array).tolist()) == [0, 1, 2, 255]
+    assert any("'ignore'" in note for note in mask.notes)
+    plain = read_mask(nifti(tmp_path / "p.nii.gz", np.where(labels == 255, 3, labels).astype(np.uint8)))
+    assert plain.notes == ()
