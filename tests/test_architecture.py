@@ -15,8 +15,10 @@ ROOT = "metaseg_cli"
 
 # Leaves that anyone may import: they import nothing of the package but one another.
 LEAVES = {"errors", "config", "config_file"}
-LEAVES |= {f"core.{name}" for name in ("atomic", "choices", "csv_text", "dicom", "words", "digests", "intensity")}
-LEAVES |= {f"core.{name}" for name in ("memory", "paths", "progress", "typed_json")}
+LEAVES |= {
+    f"core.{name}" for name in ("atomic", "choices", "csv_text", "dicom", "words", "digests", "formats", "intensity")
+}
+LEAVES |= {f"core.{name}" for name in ("formats", "intensity", "memory", "paths", "progress", "typed_json")}
 
 ALLOWED = {
     "cli": {"commands", "outputs", "reports", "options", "terminal", "config", "config_file"},

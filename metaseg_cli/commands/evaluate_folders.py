@@ -17,12 +17,12 @@ from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.datasets.mask_pairs import MaskFolder, mask_folders, pair_masks, share_a_name, the_mask
 from metaseg_cli.core.datasets.naming import patients_of
 from metaseg_cli.core.executor import default_workers, map_cases
+from metaseg_cli.core.formats import is_image_file
 from metaseg_cli.core.images import (
     Volume,
     describe_difference,
     inverted_mask,
     is_dicom,
-    is_image_file,
     on_grid_of,
     padding_value,
     read_mask,

@@ -18,16 +18,15 @@ from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
 from metaseg_cli.core.follow_up import Course, Finding, follow
+from metaseg_cli.core.formats import is_picture, stem_of
 from metaseg_cli.core.images import (
     Volume,
     align_rigidly,
     dicom_files,
-    is_picture,
     read_mask,
     read_scan,
     reorient,
     same_grid,
-    stem_of,
     to_canonical,
 )
 from metaseg_cli.core.measurements import measure

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Model, Threshold
+from metaseg_cli.core.choices import BACKENDS, FUSIONS, MASK_FORMATS
 from metaseg_cli.errors import ConfigError
 
 
@@ -36,7 +37,7 @@ class PredictConfig:
         str,
         Setting(
             help="One answer of several networks or mirror images; max keeps a lesion that only one of them sees.",
-            choices=("mean", "max", "vote"),
+            choices=FUSIONS,
         ),
     ] = "mean"
     probabilities: Annotated[bool, Setting(help="Write the calibrated probabilities too.")] = False
@@ -48,7 +49,7 @@ class PredictConfig:
         str,
         Setting(
             help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and, with highdicom, SEG.",
-            choices=("auto", "nifti", "nrrd", "mha", "png", "dicom-seg", "rtstruct"),
+            choices=("auto", *MASK_FORMATS),
         ),
     ] = "auto"
     per_lesion: Annotated[
@@ -73,7 +74,7 @@ class PredictConfig:
         str,
         Setting(
             help="What runs the network on a processor; auto: the fastest that is installed and agrees with torch.",
-            choices=("auto", "torch", "onnx", "openvino"),
+            choices=("auto", *BACKENDS),
         ),
     ] = "auto"
     device: Device = "auto"

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Structures, label_values, named_regions, structure_names
+from metaseg_cli.core.choices import LAYOUTS
 from metaseg_cli.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ class PrepareConfig:
         str,
         Setting(
             help="How the folder is laid out; auto finds out.",
-            choices=("auto", "nnunet", "decathlon", "bids", "brats", "dicom", "pairs"),
+            choices=("auto", *LAYOUTS),
         ),
     ] = "auto"
     manifest: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from metaseg_cli.config.setting import Setting
+from metaseg_cli.core.choices import DEVICES
 from metaseg_cli.errors import ConfigError
 
 Cluster = Annotated[
@@ -14,7 +15,7 @@ Cluster = Annotated[
         shown_default="this computer",
     ),
 ]
-Device = Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, Setting(help=f"Where the network runs: {', '.join(DEVICES)}.")]
 Model = Annotated[
     str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
 ]

@@ -116,3 +116,85 @@ SCHEDULES = ("poly", "cosine", "constant")
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MEMORY_FORMATS = ("auto", "channels-last", "contiguous")
+
+# Prediction ----------------------------------------------------------------------------------------------------------
+
+# How several networks and mirror images make one prediction: ``inference.tta``.
+FUSIONS = ("mean", "max", "vote")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendChoice:
+    """A program that runs a network on a CPU."""
+
+    packages: tuple[str, ...] = ()
+    conversion_seconds: float = 0.0  # measured, about; decides whether a conversion pays
+    implementation: str = ""  # "module:function" that converts a network; none for torch, which needs no conversion
+
+
+BACKENDS = {
+    "torch": BackendChoice(),
+    "onnx": BackendChoice(
+        packages=("onnxruntime", "onnxscript"),
+        conversion_seconds=12.0,
+        implementation="metaseg_cli.core.inference.onnx_backend:convert",
+    ),
+    "openvino": BackendChoice(
+        packages=("openvino",),
+        conversion_seconds=0.7,
+        implementation="metaseg_cli.core.inference.openvino_backend:convert",
+    ),
+}
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # examples: any device of torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFormat:
+    """A format that masks are written in. ``writer`` is "module:function" of an ``images.mask_formats.MaskWriter``."""
+
+    suffix: str
+    writer: str = "metaseg_cli.core.images.mask_formats:write_image_file"
+    one_slice: bool = False  # a volume does not fit
+    of_series: str = ""  # the standard's name of what only a DICOM series can have
+
+
+MASK_FORMATS = {
+    "nifti": MaskFormat(suffix=".nii.gz"),
+    "nrrd": MaskFormat(suffix=".nrrd"),
+    "mha": MaskFormat(suffix=".mha"),
+    "png": MaskFormat(suffix=".png", one_slice=True),
+    "dicom-seg": MaskFormat(
+        suffix=".dcm", writer="metaseg_cli.core.images.mask_formats:write_dicom_seg", of_series="DICOM SEG"
+    ),
+    "rtstruct": MaskFormat(
+        suffix=".dcm", writer="metaseg_cli.core.images.mask_formats:write_dicom_rtstruct", of_series="RTSTRUCT"
+    ),
+}
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutChoice:
+    """A layout of a folder of cases. ``module`` has ``looks_like`` and ``find``; ``example`` shows it to the user."""
+
+    module: str
+    example: str
+
+
+# The more specific ones first: "auto" takes the first that fits.
+LAYOUTS = {
+    "nnunet": LayoutChoice(
+        module="metaseg_cli.core.datasets.nnunet", example="imagesTr with labelsTr (nnU-Net, Decathlon)"
+    ),
+    "decathlon": LayoutChoice(module="metaseg_cli.core.datasets.decathlon", example=""),  # the same folders
+    "bids": LayoutChoice(module="metaseg_cli.core.datasets.bids", example="sub-01/anat (BIDS)"),
+    "brats": LayoutChoice(
+        module="metaseg_cli.core.datasets.brats", example="case7-t1c.nii.gz beside case7-seg.nii.gz (BraTS)"
+    ),
+    "dicom": LayoutChoice(module="metaseg_cli.core.datasets.dicom", example="folders of DICOM files"),
+    "pairs": LayoutChoice(
+        module="metaseg_cli.core.datasets.pairs",
+        example="images/case7.png beside masks/case7.png, patient3/slice_07.png beside patient3/slice_07_mask.png",
+    ),
+}

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from metaseg_cli.core.formats import ALL_READ
 from metaseg_cli.errors import InputError, Problem
 
 _KINDS = {
@@ -29,11 +30,6 @@ _REASONS = {
     errno.ELOOP: ("a link that leads in a circle", "name the file itself"),
     errno.EACCES: ("no permission to read it", "change its permissions"),
 }
-# Of every kind of image that is read.
-IMAGE_ENDINGS = (
-    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img", ".zip", ".dcm", ".dicom"),
-    *(".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
-)
 _SYSTEM_FILES = ("icon\r",)  # of macOS, in a folder with an icon of its own
 _MOST_BYTES = 160  # of a name that endings such as _probability_ET.nii.gz are added to; file systems take 255
 
@@ -99,7 +95,7 @@ def unusable_below(folder: Path) -> list[Problem]:
     problems = []
     for path in _entries(folder):
         name = path.name.lower()
-        if name in _SYSTEM_FILES or (not name.endswith(IMAGE_ENDINGS) and "." in name.strip(".")):
+        if name in _SYSTEM_FILES or (not name.endswith(ALL_READ) and "." in name.strip(".")):
             continue
         problem = unusable(path)
         reason = None if problem else odd_name_below(path, folder)

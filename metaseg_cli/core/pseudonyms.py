@@ -17,8 +17,9 @@ from pathlib import Path
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.csv_text import safe_cell
 from metaseg_cli.core.datasets import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import IMAGE_FOLDERS, MASK_FOLDERS, split_of, suffix
+from metaseg_cli.core.datasets.naming import IMAGE_FOLDERS, MASK_FOLDERS, split_of
 from metaseg_cli.core.datasets.sequence_names import known_sequence
+from metaseg_cli.core.formats import image_suffix
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import Problem, decoding
 
@@ -110,7 +111,8 @@ def file_aliases(source: CaseSource) -> dict[Path, Path]:
     """What the files of a pseudonymised case are called: ``case-1f3a/file2.nii.gz``."""
     aliases = {source.first_file: Path(source.case) / "files"}  # it may be a folder
     return aliases | {
-        path: Path(source.case) / f"file{number}{suffix(path)}" for number, path in enumerate(source.files, start=1)
+        path: Path(source.case) / f"file{number}{image_suffix(path)}"
+        for number, path in enumerate(source.files, start=1)
     }
 
 
@@ -155,7 +157,7 @@ def masked(problem: Problem, alias: str | Path, mask: Mask) -> Problem:
 def _names_in(places: Iterable[tuple[str, ...]]) -> set[str]:
     """Names of files and folders that may tell whose they are, with and without suffix."""
     parts = {part for place in places for part in place}
-    stems = {part[: -len(ending)] for part in parts if (ending := suffix(Path(part)))}
+    stems = {part[: -len(ending)] for part in parts if (ending := image_suffix(Path(part)))}
     return {name for name in parts | stems if _tells(name)}
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metaseg_cli.core.images import Volume, is_picture, reorient, to_canonical
+from metaseg_cli.core.formats import is_picture
+from metaseg_cli.core.images import Volume, reorient, to_canonical
 from metaseg_cli.core.inference.predictor import Prediction
 from metaseg_cli.reports import figures
 

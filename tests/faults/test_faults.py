@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaseg_cli.core.images import Volume, is_picture, read_mask, write_mask
+from metaseg_cli.core.formats import is_picture
+from metaseg_cli.core.images import Volume, read_mask, write_mask
 from metaseg_cli.errors import InputError
 from tests.faults.calls import CALLS, make_inputs
 from tests.faults.disturb import Undisturbed, disturb, draw, undisturbed

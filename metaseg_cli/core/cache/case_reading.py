@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.cache.records import CacheSettings
 from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.formats import is_image_file
 from metaseg_cli.core.images import (
     Volume,
     as_grey,
@@ -21,7 +22,6 @@ from metaseg_cli.core.images import (
     inverted_mask,
     is_constant,
     is_dicom,
-    is_image_file,
     on_grid_of,
     padding_value,
     read_image,

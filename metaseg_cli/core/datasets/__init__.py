@@ -1,7 +1,7 @@
 """Find the cases of a folder, whatever its layout, by names and headers alone; and split patients into folds."""
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.find import LAYOUTS, find_cases, unread
+from metaseg_cli.core.datasets.find import find_cases, unread
 from metaseg_cli.core.datasets.folds import split_folds
 from metaseg_cli.core.datasets.manifest import read_manifest, template
 from metaseg_cli.core.datasets.scans import scan_of, scans_under
@@ -10,7 +10,6 @@ from metaseg_cli.core.datasets.sequence_names import GENERIC, KNOWN, in_order, s
 __all__ = [
     "GENERIC",
     "KNOWN",
-    "LAYOUTS",
     "CaseSource",
     "FoundCases",
     "find_cases",

@@ -7,8 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import PICTURES, image_files, is_predicted, matched, split_of, stem, suffix
+from metaseg_cli.core.datasets.naming import image_files, is_predicted, matched, split_of, stem
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence, in_order
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem
 
@@ -74,7 +75,7 @@ def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], 
     others = []
     for path in image_files(root):
         name = stem(path)
-        if suffix(path) in PICTURES or is_predicted(name, masks=False):
+        if is_picture(path) or is_predicted(name, masks=False):
             continue
         folder = same_form(path.parent.name)
         if mask := _MASK.match(name):

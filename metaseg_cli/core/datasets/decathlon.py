@@ -7,8 +7,9 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.naming import PICTURES, find_file, image_files, matched, stem, suffix
+from metaseg_cli.core.datasets.naming import find_file, image_files, matched, stem
 from metaseg_cli.core.datasets.nnunet import channel_names
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.paths import is_there, unusable
 from metaseg_cli.errors import Problem
 
@@ -56,7 +57,7 @@ def find(root: Path) -> FoundCases:
                 sequences={only: (image,)},
                 masks=(label,),
                 channels=channels,
-                slices=suffix(image) in PICTURES,
+                slices=is_picture(image),
             )
         )
     return FoundCases(layout="decathlon", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import image_files, mask_key, stem, suffix
+from metaseg_cli.core.datasets.naming import image_files, mask_key, stem
 from metaseg_cli.core.datasets.sequence_names import KNOWN, from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import (
     ImageHeader,
@@ -24,6 +24,7 @@ from metaseg_cli.core.dicom import (
     text_of,
     without_copies,
 )
+from metaseg_cli.core.formats import image_suffix
 from metaseg_cli.errors import InputError, Problem, decoding
 
 _TAGS = [
@@ -102,7 +103,7 @@ def find(root: Path) -> FoundCases:
 
 def _candidates(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        if not is_skipped(path, root) and not suffix(path) and is_dicom(path):
+        if not is_skipped(path, root) and not image_suffix(path) and is_dicom(path):
             yield path
 
 

@@ -1,34 +1,40 @@
-"""Which layout a folder has. Each layout is one module with ``looks_like`` and ``find``."""
+"""Which layout a folder has. Each layout is one module with ``looks_like`` and ``find``, and a row of ``LAYOUTS``."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+from typing import Any, Protocol
 
-from metaseg_cli.core.datasets import bids, brats, decathlon, dicom, nnunet, pairs
+from metaseg_cli.core.choices import LAYOUTS
 from metaseg_cli.core.datasets.case_source import FoundCases
 from metaseg_cli.core.datasets.naming import distinct, unread_images
 from metaseg_cli.core.paths import unusable_below
 from metaseg_cli.errors import ConfigError, InputError, Problem
 
-# The more particular ones first: the first that fits is taken.
-LAYOUTS: dict[str, ModuleType] = {
-    "nnunet": nnunet,
-    "decathlon": decathlon,
-    "bids": bids,
-    "brats": brats,
-    "dicom": dicom,
-    "pairs": pairs,
-}
-
 _EXPECTED = (
     "lay it out as one of these, or list the files in a table (--write-manifest cases.csv makes one to complete, "
-    "--manifest cases.csv reads it): images/case7.png beside masks/case7.png, patient3/slice_07.png beside "
-    "patient3/slice_07_mask.png, case7-t1c.nii.gz beside case7-seg.nii.gz (BraTS), imagesTr with labelsTr (nnU-Net, "
-    "Decathlon), sub-01/anat (BIDS), folders of DICOM files"
+    f"--manifest cases.csv reads it): {', '.join(each.example for each in reversed(LAYOUTS.values()) if each.example)}"
 )
+
+
+class Layout(Protocol):
+    """What the module of a layout offers."""
+
+    def looks_like(self, root: Path) -> str | None:
+        """Return why *root* has this layout, or None."""
+
+    def find(self, root: Path) -> FoundCases:
+        """Return the cases under *root*."""
+
+
+def layout_of(name: str) -> Layout:
+    """Import the module of the layout *name*."""
+    module: Any = importlib.import_module(LAYOUTS[name].module)
+    layout: Layout = module
+    return layout
 
 
 def find_cases(root: Path, layout: str = "auto") -> FoundCases:
@@ -41,9 +47,9 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
         raise ConfigError(f"unknown layout {layout!r}", remedy=f"take auto or one of {', '.join(LAYOUTS)}")
     name, why = layout, "chosen with --layout"
     if layout == "auto":
-        reasons = ((name, module.looks_like(root)) for name, module in LAYOUTS.items())
+        reasons = ((name, layout_of(name).looks_like(root)) for name in LAYOUTS)
         name, why = next(((name, reason) for name, reason in reasons if reason), ("", ""))
-    found = LAYOUTS[name].find(root) if name else None
+    found = layout_of(name).find(root) if name else None
     if found is None or not found.cases:
         raise _nothing(root, found)
     names = distinct([case.case for case in found.cases])

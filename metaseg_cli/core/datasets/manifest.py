@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import PICTURES, distinct, find_file, image_files, mask_key, stem, suffix
+from metaseg_cli.core.datasets.naming import distinct, find_file, image_files, mask_key, stem
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import is_dicom
-from metaseg_cli.core.paths import IMAGE_ENDINGS, check_openable, unusable
+from metaseg_cli.core.formats import ALL_READ, is_picture
+from metaseg_cli.core.paths import check_openable, unusable
 from metaseg_cli.errors import InputError, Problem, decoding
 
 _MASK_COLUMNS = ("mask", "label", "seg", "segmentation")
@@ -78,7 +79,7 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
                 patient=row.get("patient") or case,
                 sequences={s: files[s] for s in in_order(set(files))},
                 masks=masks,
-                slices=suffix(first) in PICTURES,
+                slices=is_picture(first),
                 split=_SPLITS[split],
             )
         )
@@ -119,7 +120,7 @@ def _found(cell: str, root: Path, beside: Path) -> Path | None:
 def _not_an_image(path: Path) -> Problem | None:
     """Why a cell names no image: there is no such file, it is nothing to open, or one of another kind."""
     wrong = unusable(path)
-    if wrong is not None or path.is_dir() or path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom(path):
+    if wrong is not None or path.is_dir() or path.name.lower().endswith(ALL_READ) or is_dicom(path):
         return wrong
     return Problem(file=path, reason="not an image that metaseg reads", remedy="convert it to NIfTI, DICOM or PNG")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metaseg_cli.core.datasets.naming import (
-    PICTURES,
     are_parts,
     is_bare_mask_name,
     is_predicted,
@@ -19,9 +18,9 @@ from metaseg_cli.core.datasets.naming import (
     natural,
     numbered_mask,
     stem,
-    suffix,
 )
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.words import same_form
 
 _PREDICTION_END = re.compile(r"^(.+?)[ _.\-]+(?:preds?|predictions?|predicted)$", re.IGNORECASE)
@@ -100,7 +99,7 @@ def _case_of(file: Path) -> str:
 
 
 def _case_if_scan(file: Path) -> str | None:
-    found = None if suffix(file) in PICTURES else case_and_sequence(stem(file))
+    found = None if is_picture(file) else case_and_sequence(stem(file))
     return found[0].casefold() if found and not _says_mask(stem(file)) else None
 
 

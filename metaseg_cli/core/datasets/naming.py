@@ -12,16 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metaseg_cli.core.formats import NOT_READ, image_suffix, is_picture
 from metaseg_cli.core.paths import is_there, odd_name_below
 from metaseg_cli.core.words import same_form
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", *PICTURES)
-# Images, or arrays of them, that metaseg does not read: named wherever a folder is searched for images.
-_UNREAD = {
-    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".exr", ".tga", ".ico", ".dng",
-    ".pgm", ".ppm", ".pbm", ".pnm", ".npy", ".npz", ".czi", ".lif", ".nd2", ".vtk", ".vti", ".mnc",
-}  # fmt: skip
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
 MASK_FOLDERS = {
     "masks", "mask", "labels", "label", "gt", "groundtruth", "annotations", "annotation",
@@ -66,25 +60,21 @@ def is_predicted(name: str, *, masks: bool = True) -> bool:
     return match is not None and (masks or match["mask"] is None)
 
 
-def suffix(path: Path) -> str:
-    """The suffix in lower case; ``.nii.gz`` counts as one. Empty for what is no image."""
-    return next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
-
-
 def stem(path: Path) -> str:
-    """The name without ``suffix``, in one Unicode form."""
-    return same_form(path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem)
+    """Return the name without ``image_suffix``, in one Unicode form."""
+    ending = image_suffix(path)
+    return same_form(path.name[: len(path.name) - len(ending)] if ending else path.stem)
 
 
 def unread_images(folder: Path) -> list[Path]:
     """Files under *folder* whose names say that they are images of a kind that is not read, in natural order."""
-    files = [p for p in folder.rglob("*") if p.suffix.lower() in _UNREAD and p.is_file()]
+    files = [p for p in folder.rglob("*") if p.suffix.lower() in NOT_READ and p.is_file()]
     return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
 
 
 def image_files(folder: Path) -> list[Path]:
     """Image files under *folder* in natural order; hidden files and archive droppings left out."""
-    files = [p for p in folder.rglob("*") if suffix(p) and p.is_file()]
+    files = [p for p in folder.rglob("*") if image_suffix(p) and p.is_file()]
     return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
 
 
@@ -273,7 +263,7 @@ def patients_of(files: Sequence[Path], root: Path) -> dict[Path, str]:
     if patient_folders(places.values()):
         return {file: place[-1] for file, place in places.items()}
     bare = {file: ended.group(1) if (ended := _MASK_END.match(stem(file))) else stem(file) for file in files}
-    found = {file: numbered(name) if suffix(file) in PICTURES else None for file, name in bare.items()}
+    found = {file: numbered(name) if is_picture(file) else None for file, name in bare.items()}
     return {file: known[0] if known else bare[file] for file, known in found.items()}
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.naming import PICTURES, image_files, matched, stem, suffix
+from metaseg_cli.core.datasets.naming import image_files, matched, stem
 from metaseg_cli.core.datasets.sequence_names import sequence_name
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.errors import InputError, Problem
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
@@ -55,7 +56,7 @@ def find(root: Path) -> FoundCases:
                 problems.append(Problem(file=file, reason="no label of this name", remedy="add it, or remove it"))
                 continue
             mask = masks.pop(label_of[case])
-            slices = suffix(mask) in PICTURES
+            slices = is_picture(mask)
             sequences: dict[str, tuple[Path, ...]] = {names.get(n, "image"): (channels[n],) for n in sorted(channels)}
             cases.append(
                 CaseSource(case=case, patient=case, sequences=sequences, masks=(mask,), slices=slices, split=split)

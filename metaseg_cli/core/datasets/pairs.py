@@ -11,7 +11,6 @@ from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.naming import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
-    PICTURES,
     are_parts,
     distinct,
     image_files,
@@ -26,8 +25,8 @@ from metaseg_cli.core.datasets.naming import (
     patient_folders,
     split_of,
     stem,
-    suffix,
 )
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem
 
@@ -59,7 +58,7 @@ def find(root: Path) -> FoundCases:
         found = numbered(stem(pair.image))
         if in_folders:
             patient = pair.place[-1]
-        elif found and suffix(pair.image) in PICTURES:
+        elif found and is_picture(pair.image):
             patient = found[0]
             from_names += 1
         else:
@@ -67,7 +66,7 @@ def find(root: Path) -> FoundCases:
             unknown += 1
         by_patient[pair.place, patient or stem(pair.image), pair.split].append(pair)
     for (_, patient, _), group in by_patient.items():
-        pictures = all(suffix(p.image) in PICTURES for p in group)
+        pictures = all(is_picture(p.image) for p in group)
         group.sort(key=lambda p: (last_number(stem(p.image)), natural(stem(p.image))))
         if pictures and len(group) > 1 and (in_folders or _consecutive(group)):
             cases.append(_case(patient, patient, group))
@@ -93,7 +92,7 @@ def _case(name: str, patient: str, pairs: list[_Pair]) -> CaseSource:
         sequences={"image": tuple(p.image for p in pairs)},
         masks=tuple(p.masks[0] for p in pairs),
         extra_masks={i: p.masks[1:] for i, p in enumerate(pairs) if len(p.masks) > 1},
-        slices=suffix(pairs[0].image) in PICTURES,
+        slices=is_picture(pairs[0].image),
         split=pairs[0].split,
     )
 

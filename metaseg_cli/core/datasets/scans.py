@@ -8,21 +8,17 @@ from pathlib import Path
 from metaseg_cli.core.datasets import bids, brats, dicom, nnunet
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.naming import PICTURES, scans_in, stem, suffix
+from metaseg_cli.core.datasets.naming import scans_in, stem
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence
+from metaseg_cli.core.formats import ARCHIVES, image_suffix, is_picture
 
 
 def scan_of(path: Path) -> CaseSource:
     """One file as a case; its sequence is what its name ends in, or ``image``."""
-    name = stem(path) if suffix(path) or path.suffix in (".zip", ".dcm") else path.name
+    name = stem(path) if image_suffix(path) or path.suffix in (*ARCHIVES, ".dcm") else path.name
     known = None if is_picture(path) else case_and_sequence(name)
     sequence = known[1] if known else "image"
     return CaseSource(case=name, patient=name, sequences={sequence: (path,)}, slices=is_picture(path))
-
-
-def is_picture(path: Path) -> bool:
-    """Whether the name is that of a picture."""
-    return suffix(path) in PICTURES
 
 
 def scans_under(folder: Path) -> FoundCases:

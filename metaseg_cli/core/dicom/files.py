@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from metaseg_cli.core.dicom.structure import DEFLATED, BrokenStructure, Tag, check_structure, looks_like_dicom
+from metaseg_cli.core.formats import DICOM
 from metaseg_cli.core.paths import odd_name_below
 from metaseg_cli.errors import InputError, decoding
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
 _HEAD = 4096
 _LOCK = threading.RLock()  # of the process's warning filters
 
@@ -23,7 +23,7 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its suffix or, for other and missing suffixes, by its first bytes."""
     if not path.is_file():
         return False
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in DICOM:
         return True
     try:
         with path.open("rb") as file:

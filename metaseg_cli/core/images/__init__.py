@@ -6,7 +6,6 @@ from metaseg_cli.core.images.archive import unpacked
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
-from metaseg_cli.core.images.formats import is_image_file, is_picture, stem_of, suffix_of
 from metaseg_cli.core.images.geometry import (
     Reorientation,
     describe_difference,
@@ -19,12 +18,14 @@ from metaseg_cli.core.images.geometry import (
     to_canonical,
 )
 from metaseg_cli.core.images.mask_checks import inverted_mask, turned_like_image
+from metaseg_cli.core.images.mask_formats import MaskToWrite, mask_writer, own_suffix
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
 from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
 from metaseg_cli.core.images.volume import Volume, is_constant, shown_channel
 
 __all__ = [
+    "MaskToWrite",
     "Reorientation",
     "Volume",
     "align_rigidly",
@@ -36,9 +37,9 @@ __all__ = [
     "inverted_mask",
     "is_constant",
     "is_dicom",
-    "is_image_file",
-    "is_picture",
+    "mask_writer",
     "on_grid_of",
+    "own_suffix",
     "padding_value",
     "read_geometry",
     "read_image",
@@ -50,8 +51,6 @@ __all__ = [
     "shown_channel",
     "size_text",
     "spacing_text",
-    "stem_of",
-    "suffix_of",
     "to_canonical",
     "turned_like_image",
     "unpacked",

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write, temporary_folder, translate_write_errors
 from metaseg_cli.core.dicom import is_dicom
+from metaseg_cli.core.formats import LOSSY, TWO_FILES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
-from metaseg_cli.core.images.formats import is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import decode_picture, save_picture
 from metaseg_cli.core.images.reading import read_image
 from metaseg_cli.core.images.seg_nrrd import lesion_layers, segments_of
@@ -28,8 +28,6 @@ _LARGEST_LABEL = 2**31
 _FEW = 8
 _FEW_COLOURS = 16  # a picture of more has edges between colours, or noise
 _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
-_LOSSY = (".jpg", ".jpeg")
-_TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")  # a header that names its voxels
 
 
 def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:
@@ -211,7 +209,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], like: Volume) -> None:
     """
     if is_picture(path):
         shown = mask * np.uint8(255) if mask.max(initial=0) <= 1 else mask
-        if mask.max(initial=0) > 1 and suffix_of(path) in _LOSSY:
+        if mask.max(initial=0) > 1 and suffix_of(path) in LOSSY:
             raise InputError("JPEG cannot hold several labels", where=path, remedy="use PNG images")
         atomic_write(path, lambda to: save_picture(to, list(shown), like.exif_orientation))
     else:
@@ -231,7 +229,7 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
 
 def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
     """Whole or not at all; of formats in two files, a header and its voxels, the header last."""
-    if suffix_of(path) not in _TWO_FILES:
+    if suffix_of(path) not in TWO_FILES:
         atomic_write(path, lambda to: save_volume(to, array, like))
         return
     # The header names its companion, so both are written under their final names, elsewhere. An older header goes

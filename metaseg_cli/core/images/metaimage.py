@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images.formats import suffix_of
+from metaseg_cli.core.formats import suffix_of
 from metaseg_cli.core.images.volume_headers import (
     AGAIN,
     VolumeHeader,

@@ -13,15 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.formats import MGH, suffix_of
 from metaseg_cli.core.images.axes import grid_of
-from metaseg_cli.core.images.formats import suffix_of
 from metaseg_cli.core.images.streams import inflated, read_exactly
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.memory import check_fits
 from metaseg_cli.errors import InputError, decoding
 
-NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
-MGH = (".mgz", ".mgh")
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MOST_DIMENSIONS = 5
 _SIZES = {348: "Nifti1", 540: "Nifti2"}

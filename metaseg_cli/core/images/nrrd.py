@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images.formats import suffix_of
+from metaseg_cli.core.formats import suffix_of
 from metaseg_cli.core.images.volume_headers import (
     AGAIN,
     MOST_HEADER,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg_cli.core.dicom import dicom_files, is_dicom
+from metaseg_cli.core.formats import ARCHIVES, PICTURES, VOLUMES, is_picture, suffix_of
 from metaseg_cli.core.images.archive import unpacked
 from metaseg_cli.core.images.dicom import read_dicom
-from metaseg_cli.core.images.formats import PICTURES, VOLUMES, is_picture, suffix_of
 from metaseg_cli.core.images.pictures import read_picture
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import read_volume, read_volume_geometry
@@ -34,7 +34,7 @@ def read_image(path: Path) -> Volume:
         return read_picture(path)
     if suffix_of(path) in (*VOLUMES, ".img"):
         return read_volume(path)
-    if suffix_of(path) == ".zip":
+    if suffix_of(path) in ARCHIVES:
         return _read_zip(path)
     if is_dicom(path):
         return read_dicom([path])

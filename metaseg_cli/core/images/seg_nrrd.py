@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images.formats import suffix_of
+from metaseg_cli.core.formats import NRRD, suffix_of
 from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.errors import InputError, decoding
 
@@ -34,7 +34,7 @@ def segments_of(path: Path) -> list[Segment]:
 
     The header tells, not the name: a ``.seg.nrrd`` may have been renamed.
     """
-    if suffix_of(path) not in (".nrrd", ".nhdr"):
+    if suffix_of(path) not in NRRD:
         return []
     with decoding(path), path.open("rb") as file:
         head = file.read(_LONGEST_HEADER).split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0]

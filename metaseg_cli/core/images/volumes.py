@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.formats import MGH, NIFTI, NRRD, suffix_of
 from metaseg_cli.core.images.axes import grid_of
-from metaseg_cli.core.images.formats import suffix_of
 from metaseg_cli.core.images.geometry import as_itk
 from metaseg_cli.core.images.itk_decoder import decode
 from metaseg_cli.core.images.metaimage import metaimage_header
-from metaseg_cli.core.images.nifti import MGH, NIFTI, read_nifti, read_nifti_geometry, save_nifti
+from metaseg_cli.core.images.nifti import read_nifti, read_nifti_geometry, save_nifti
 from metaseg_cli.core.images.nrrd import nrrd_header
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volume_headers import read_voxels
@@ -37,7 +37,7 @@ def read_volume_geometry(path: Path) -> Volume:
 def _read_text_headed(path: Path, *, voxels: bool) -> Volume:
     """NRRD or MetaImage; their voxels are not read by ITK, which gives uninitialised memory where a header is odd."""
     with decoding(path):
-        header = nrrd_header(path) if suffix_of(path) in (".nrrd", ".nhdr") else metaimage_header(path)
+        header = nrrd_header(path) if suffix_of(path) in NRRD else metaimage_header(path)
         spacing, origin, direction, notes = grid_of(header.affine, header.shape[1:], path)
         array = read_voxels(header, path) if voxels else np.broadcast_to(np.uint8(0), header.shape)
     return Volume(

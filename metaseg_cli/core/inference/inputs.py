@@ -10,7 +10,8 @@ from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
 from metaseg_cli.core.datasets.naming import distinct
-from metaseg_cli.core.images import is_dicom, is_image_file, stem_of, suffix_of, unpacked
+from metaseg_cli.core.formats import is_image_file, stem_of, suffix_of
+from metaseg_cli.core.images import is_dicom, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
 from metaseg_cli.core.words import same_form

@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.choices import MASK_FORMATS
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.datasets.naming import PREDICTED_MAPS, PREDICTED_MASK, predicted_name
+from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
+    MaskToWrite,
     Volume,
     can_write_seg,
     dicom_files,
     is_dicom,
-    is_image_file,
-    is_picture,
-    suffix_of,
+    mask_writer,
+    own_suffix,
     unpacked,
     write_mask,
-    write_rtstruct,
-    write_seg,
     write_volume,
 )
 from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
@@ -39,9 +39,6 @@ from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.results import LesionRow, ScanResult
 from metaseg_cli.errors import InputError, Problem, attempt
 
-_SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
-_AS_PNG = (".jpg", ".jpeg", ".webp", ".gif")  # a scan of such a format gets its mask as PNG: theirs changes labels
-_OF_SERIES = {"dicom-seg": "DICOM SEG", "rtstruct": "RTSTRUCT"}
 Result = TypeVar("Result")
 # Draws the overlay, and the overview of a volume; this package draws nothing itself.
 DrawPictures = Callable[[Prediction, Path, Path | None], None]
@@ -210,19 +207,26 @@ def _output_files(job: ScanJob, *, is_series: bool) -> OutputFiles:
     """A picture or volume comes back in its own format; a DICOM series as NIfTI and as SEG."""
     config, first = job.config, job.source.first_file
     inner = next(iter(job.source.sequences.values()))[0]
-    if config.format in _OF_SERIES and not is_series:
+    chosen = MASK_FORMATS.get(config.format)  # None: auto
+    of_series = chosen is not None and bool(chosen.of_series)
+    if of_series and not is_series:
         raise InputError("not a DICOM series", where=first, remedy="choose another --format")
-    suffix = _SUFFIXES.get(config.format) or (suffix_of(inner) if is_image_file(inner) else ".nii.gz")
-    suffix = ".png" if suffix in _AS_PNG else suffix
-    if suffix == ".png" and not is_picture(inner):
+    if chosen is not None and chosen.one_slice and not is_picture(inner):
         raise InputError("a volume does not fit into a PNG", where=first, remedy="choose --format nifti")
+    suffix = own_suffix(inner) if chosen is None or of_series else chosen.suffix
     stem = predicted_name(job.name, PREDICTED_MASK)
-    dicom = config.out / f"{stem}.dcm"
+    dicom = config.out / f"{stem}{MASK_FORMATS[_series_format(config)].suffix}"
     return OutputFiles(
-        mask=dicom if config.format in _OF_SERIES else config.out / f"{stem}{suffix}",
-        segmentation=dicom if is_series and config.format in ("auto", *_OF_SERIES) else None,
+        mask=dicom if of_series else config.out / f"{stem}{suffix}",
+        segmentation=dicom if is_series and (chosen is None or of_series) else None,
         suffix=suffix,
     )
+
+
+def _series_format(config: PredictConfig) -> str:
+    """Return the format of the DICOM object that a series gets: the chosen one, else SEG."""
+    chosen = MASK_FORMATS.get(config.format)
+    return config.format if chosen is not None and chosen.of_series else "dicom-seg"
 
 
 def _opened(scan: ScanFiles, archive: Path | None, stack: ExitStack) -> Path | dict[str, Sequence[Path]]:
@@ -236,7 +240,7 @@ def _opened(scan: ScanFiles, archive: Path | None, stack: ExitStack) -> Path | d
         return scan
     found: dict[str, Sequence[Path]] = {}
     for name, files in scan.items():
-        packed = len(files) == 1 and suffix_of(files[0]) == ".zip"
+        packed = len(files) == 1 and suffix_of(files[0]) in ARCHIVES
         found[name] = (packed and dicom_files(stack.enter_context(unpacked(files[0])))) or files
     return found
 
@@ -341,17 +345,20 @@ def _save_segmentation(scan: PreparedScan, prediction: Prediction) -> tuple[Path
     if path is None:
         return None, []
     notes: list[str] = []
-    if config.format in _OF_SERIES or can_write_seg():
-        segments = _segments(prediction, scan.model.card.regions, per_lesion=config.per_lesion)
+    name = _series_format(config)
+    if config.format == name or can_write_seg():
+        to_write = MaskToWrite(
+            label=prediction.mask,
+            structures=_segments(prediction, scan.model.card.regions, per_lesion=config.per_lesion),
+            image=prediction.source,
+            series=scan.series,
+        )
         try:
-            if config.format == "rtstruct":
-                write_rtstruct(path, segments, scan.series, prediction.source)
-            else:
-                write_seg(path, segments, scan.series)
+            mask_writer(name)(path, to_write)
         except InputError as error:
-            if config.format in _OF_SERIES:
+            if config.format == name:
                 raise
-            notes.append(f"no DICOM SEG: {error.what}")
+            notes.append(f"no {MASK_FORMATS[name].of_series}: {error.what}")
     return path if path.exists() else None, notes
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaseg_cli.core.images import Volume, is_picture, to_canonical
+from metaseg_cli.core.formats import is_picture
+from metaseg_cli.core.images import Volume, to_canonical
 from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out

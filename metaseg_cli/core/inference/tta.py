@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from metaseg_cli.core.choices import FUSIONS
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.errors import ConfigError
 
@@ -33,8 +34,8 @@ class TestTimeAugmentation:
     std: bool = False
 
     def __post_init__(self) -> None:
-        if self.fusion not in ("mean", "max", "vote"):
-            raise ConfigError(f"there is no fusion {self.fusion!r}", remedy="take mean, max or vote")
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"there is no fusion {self.fusion!r}", remedy=f"take one of {', '.join(FUSIONS)}")
 
     def n_passes(self, dims: int, members: int) -> int:
         """Return the number of passes that are fused: *members* of an ensemble times mirror images."""

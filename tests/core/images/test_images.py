@@ -11,17 +11,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image, ImageOps
 
-from metaseg_cli.core.images import (
-    Volume,
-    as_grey,
-    channels_are_equal,
-    read_image,
-    read_mask,
-    stem_of,
-    suffix_of,
-    write_mask,
-    write_volume,
-)
+from metaseg_cli.core.formats import stem_of, suffix_of
+from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, read_image, read_mask, write_mask, write_volume
 from metaseg_cli.errors import InputError
 
 DISC = (np.hypot(*np.mgrid[-10:10, -15:15]) < 6).astype(np.uint8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metaseg_cli.core.choices import NETWORKS
+from metaseg_cli.core.choices import BACKENDS, NETWORKS, BackendChoice
 from metaseg_cli.core.inference import backends
 from metaseg_cli.core.inference.backends import Accelerated, accelerated, agree
 from metaseg_cli.core.inference.predictor import load_model
@@ -58,14 +60,20 @@ class Slow(nn.Module):
         return x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
+def fake_backend(monkeypatch: pytest.MonkeyPatch, seconds: float, convert: Callable[..., object]) -> None:
+    """Make *convert* the only backend beside torch; it takes *seconds*."""
+    fake = BackendChoice(packages=("torch",), conversion_seconds=seconds, implementation="tests:fake")
+    monkeypatch.setattr(backends, "BACKENDS", {"fake": fake})
+    monkeypatch.setattr(backends, "_converter", lambda _: convert)
+
+
 @pytest.mark.parametrize(
     ("follows", "error", "used"), [(10_000, 0.0, "fake"), (10_000, 3.0, "torch"), (10, 0.0, "torch")]
 )
 def test_auto_takes_what_is_faster_and_agrees_where_it_repays(
     monkeypatch: pytest.MonkeyPatch, follows: int, error: float, used: str
 ) -> None:
-    quick = backends._Backend("torch", 1.0, lambda *_: lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) + error)
-    monkeypatch.setattr(backends, "_BACKENDS", {"fake": quick})
+    fake_backend(monkeypatch, 1.0, lambda *_: lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) + error)
     network = Accelerated(Slow(), small_card(), "auto", "fp32")
     x = torch.randn(1, 2, 16, 16)
     network.expect(follows * 16 * 16)
@@ -78,7 +86,7 @@ def test_what_another_program_raises_leaves_auto_with_torch(monkeypatch: pytest.
     def fails(*_: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(backends, "_BACKENDS", {"fake": backends._Backend("torch", 0.0, fails)})
+    fake_backend(monkeypatch, 0.0, fails)
     network = Accelerated(Slow(), small_card(), "auto", "fp32")
     network.expect(1e9)
     network(torch.randn(1, 2, 16, 16))
@@ -100,7 +108,8 @@ def test_masks_must_agree_and_not_only_most_voxels() -> None:
 def test_a_backend_that_cannot_be_is_named(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="auto, torch, onnx, openvino"):
         load_model(trained / "model.safetensors", backend="tensorrt")
-    monkeypatch.setitem(backends._BACKENDS, "openvino", backends._Backend("not_there", 1.0, backends._openvino))
+    missing = dataclasses.replace(BACKENDS["openvino"], packages=("not_there",))
+    monkeypatch.setitem(BACKENDS, "openvino", missing)
     with pytest.raises(ConfigError, match="not_there"):
         load_model(trained / "model.safetensors", backend="openvino")
     load_model(trained / "model.safetensors")
