@@ -27,9 +27,13 @@ def safe_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = printable(value)
-    return _QUOTE + shown if shown.lstrip(" ").startswith(_FORMULA) else shown
+    return _QUOTE + shown if _is_formula(shown.lstrip(_QUOTE)) else shown
 
 
 def plain_cell(text: str) -> str:
     """The inverse of ``safe_cell`` for a table that was written by it."""
-    return text[1:] if text.startswith(_QUOTE) and text[1:].lstrip(" ").startswith(_FORMULA) else text
+    return text[1:] if text.startswith(_QUOTE) and _is_formula(text.lstrip(_QUOTE)) else text
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip(" ").startswith(_FORMULA)
