@@ -42,7 +42,7 @@ ALLOWED = {
     "core.synthesis": {"core.images"},
     "core.executor": set(),
     "core.pseudonyms": {"core.datasets"},
-    "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms"},
+    "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms", "core.executor"},
     "core.sampling": {"core.cache"},
     "core.model_file": {"core.models", "core.postprocessing"},
     "core.inference": {

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaseg_cli.commands.prepare import PrepareResult, prepare
+from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
-from metaseg_cli.core.cache import exclusive_cache_writer, open_prepared, region_masks
+from metaseg_cli.core.cache import PrepareResult, exclusive_cache_writer, open_prepared, region_masks
 from metaseg_cli.core.images import read_image, read_mask
 from metaseg_cli.core.intensity import head_mask, normalise
 from metaseg_cli.core.progress import Silent

@@ -23,11 +23,11 @@ import SimpleITK as sitk
 
 from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.commands.predict import PredictResult, predict
-from metaseg_cli.commands.prepare import PrepareResult, prepare
+from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.commands.train import train
 from metaseg_cli.config import EvaluateConfig, PredictConfig, PrepareConfig
 from metaseg_cli.core import augmentation
-from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.cache import PrepareResult, open_prepared
 from metaseg_cli.core.images import on_grid_of, read_mask
 from metaseg_cli.core.postprocessing import to_label_map
 from metaseg_cli.core.progress import Silent

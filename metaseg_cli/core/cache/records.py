@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
@@ -57,3 +59,26 @@ class WrittenCase:
     record: CaseRecord | None
     problems: tuple[Problem, ...] = field(default=())
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareResult:
+    """What ``metaseg prepare`` read (``cases``), excluded or doubts (``problems``), and assumed (``notes``).
+
+    ``found`` are the cases before they were read; ``out`` is None where nothing was written.
+    """
+
+    out: Path | None
+    layout: str
+    why: str
+    cases: tuple[CaseRecord, ...]
+    found: tuple[CaseSource, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    sequences: tuple[str, ...]
+    regions: dict[str, tuple[int, ...]]
+    folds: int
+    reused: int
+    spacing_mm: tuple[float, float, float] | None = None
+    manifest: Path | None = None
+    key: Path | None = None  # of a pseudonymised folder

@@ -1,11 +1,10 @@
-"""How cases and files are called in everything that ``prepare`` writes and says: by their names, or by random ones."""
+"""What cases and files are called in all that ``prepare`` writes and prints: by their own names, or by random ones."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.atomic import make_folder
@@ -17,9 +16,9 @@ _RAW = "raw"  # instead of the raw folder's name
 
 
 class ShownNames:
-    """``found`` is what goes on from here; with --pseudonymise its cases have random names, and ``key`` tells whose.
+    """``found`` are the cases under the names to show; with --pseudonymise, ``key`` is the file that explains them.
 
-    The key is written before anything else, so that no name is ever given that it does not explain.
+    The key is written before anything else, so that no random name exists that it does not explain.
     """
 
     def __init__(self, found: FoundCases, config: PrepareConfig) -> None:
@@ -47,11 +46,11 @@ class ShownNames:
         (config.out / ERROR_LOG).unlink(missing_ok=True)
 
     def problems(self, problems: Sequence[Problem]) -> list[Problem]:
-        """As they may be shown. Names that they give to further files stand in the key after ``save``."""
+        """Return *problems* as they may be shown; ``save`` writes the names given to further files into the key."""
         return list(problems) if self.key is None else [masked(p, self._alias(p.file), self._mask) for p in problems]
 
     def notes(self, notes: Sequence[str]) -> list[str]:
-        """As they may be shown."""
+        """Return *notes* as they may be shown."""
         return list(notes) if self.key is None else [self._mask.text(note) for note in notes]
 
     def save(self) -> None:
@@ -67,17 +66,3 @@ class ShownNames:
             return self._names.name("file", str(path))
         self._names.note("file", alias, str(self._originals[alias]))
         return alias
-
-
-def settings_record(config: PrepareConfig) -> dict[str, Any]:
-    """For dataset.json; without paths, which may name patients, where names are hidden."""
-    plain = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if not config.pseudonymise:
-        return plain
-    return plain | dict.fromkeys(("raw", "out", "manifest", "cluster"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,74 @@
+"""The report of ``metaseg prepare``: a contact sheet and a page on what was read and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metaseg_cli.core.cache import CaseRecord, Prepared
+from metaseg_cli.core.datasets import FoundCases
+from metaseg_cli.core.images import spacing_text
+from metaseg_cli.errors import Problem
+from metaseg_cli.reports import figures, pages
+
+_TILES = 40  # cases on the contact sheet, spread over the folder
+
+
+def write_prepare_report(
+    prepared: Prepared, found: FoundCases, problems: Sequence[Problem], notes: Sequence[str]
+) -> None:
+    """Write ``contact_sheet.png`` and ``report.html`` into the prepared folder."""
+    sheet = prepared.folder / "contact_sheet.png"
+    figures.save_contact_sheet(sheet, [_tile(prepared, record) for record in _spread(prepared.cases)])
+    pages.write_prepare_report(
+        prepared.folder / "report.html",
+        title=f"Prepared: {prepared.folder.resolve().name}",
+        facts=_facts(prepared, found),
+        notes=list(notes),
+        problems=[(str(p.file), p.reason, p.remedy, p.left_out) for p in problems],
+        cases=[_row(record) for record in prepared.cases],
+        pictures=[sheet],
+    )
+
+
+def _spread(records: Sequence[CaseRecord]) -> list[CaseRecord]:
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(_TILES, len(records))).astype(int))
+    return [records[i] for i in chosen]
+
+
+def _tile(prepared: Prepared, record: CaseRecord) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return title, image ``(C, Y, X)`` and mask ``(Y, X)`` of the slice with most lesion, or of the middle one."""
+    label = prepared.label(record)
+    z = int(label.reshape(len(label), -1).astype(bool).sum(axis=1).argmax()) if label.any() else len(label) // 2
+    image = prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0].astype(np.float32)
+    title = record.case if len(label) == 1 else f"{record.case} · {z + 1}/{len(label)}"
+    return title, prepared.shown(record, image), label[z] > 0
+
+
+def _facts(prepared: Prepared, found: FoundCases) -> list[tuple[str, str]]:
+    regions = (f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in prepared.regions.items())
+    facts = [
+        *((name, str(prepared.fingerprint[name])) for name in ("cases", "patients", "slices", "lesions")),
+        ("layout", f"{found.layout}: {found.why}"),
+        ("sequences", ", ".join(prepared.sequences)),
+        ("regions", ", ".join(regions)),
+        ("folds", str(prepared.folds)),
+    ]
+    if prepared.kind == "volumes":
+        spacing = prepared.preprocessing.spacing_mm
+        facts.append(("voxel size", f"{spacing_text(spacing)} mm" if spacing else "every case's own"))
+    return facts
+
+
+def _row(record: CaseRecord) -> dict[str, str]:
+    return {
+        "case": record.case,
+        "patient": record.patient,
+        "size": "×".join(map(str, reversed(record.shape))),
+        "spacing (mm)": spacing_text(record.spacing_mm) if record.spacing_mm else "unknown",
+        "sequences": ", ".join(record.sequences),
+        "lesions": str(len(record.lesion_voxels)) if record.labelled else "no mask",
+        "fold": "–" if record.fold is None else str(record.fold),
+        "split": record.split or "",
+    }
