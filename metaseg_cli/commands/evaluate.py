@@ -87,9 +87,9 @@ def _of_folder(predictions: Path, config: EvaluateConfig, protocol: Protocol, ou
 def unseen_by(named: str, config: EvaluateConfig) -> frozenset[str]:
     """The prepared cases that this model may be scored on."""
     from metaseg_cli.commands.evaluate_model import unseen_cases
-    from metaseg_cli.commands.runs import find_model
     from metaseg_cli.core.cache import open_prepared
     from metaseg_cli.core.model_file import read_card
+    from metaseg_cli.core.run_folder import find_model
 
     path = find_model(named)
     return frozenset(
@@ -101,9 +101,9 @@ def _of_model(
     named: str | None, config: EvaluateConfig, protocol: Protocol, progress: Progress, only: frozenset[str] | None
 ) -> _System:
     from metaseg_cli.commands.evaluate_model import score_with_model, unseen_cases
-    from metaseg_cli.commands.runs import find_model
     from metaseg_cli.core.cache import open_prepared
     from metaseg_cli.core.model_file import read_card
+    from metaseg_cli.core.run_folder import find_model
 
     path = find_model(named)
     card = read_card(path)

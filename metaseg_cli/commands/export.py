@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import ExportConfig
 from metaseg_cli.core.atomic import make_folder, temporary_folder, translate_write_errors
 from metaseg_cli.core.images import read_scan
@@ -18,6 +17,7 @@ from metaseg_cli.core.intensity import normalise
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom
 from metaseg_cli.errors import InputError
 

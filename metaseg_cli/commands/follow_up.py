@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metaseg_cli
-from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
@@ -33,6 +32,7 @@ from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.reports import charts
 

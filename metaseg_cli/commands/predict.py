@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.atomic import exclusive_writer, make_folder
 from metaseg_cli.core.executor import map_cases, map_stages
@@ -18,6 +17,7 @@ from metaseg_cli.core.inference.predictor import resolve_postprocessing
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import Predictions, problem_rows
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import Problem
 from metaseg_cli.outputs.predictions import write_predictions
 from metaseg_cli.reports.scan_pictures import save_pictures

@@ -1,4 +1,4 @@
-"""Which patch next: by lesion and not by voxel, small ones as often as large ones; mistakes again; the rest anywhere.
+"""Which patch next: around a lesion (small ones as often as large ones), at a hard negative, or anywhere.
 
 Every batch follows from the seed and its number alone. So batches can be read ahead in any order, a resumed run
 draws what an undisturbed one would, and several processes share out one global batch.
@@ -37,7 +37,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchCentre:
     """A voxel of a training case: its number among the cases, and z, y, x."""
 
     case: int
@@ -47,9 +47,9 @@ class Place:
 class PatchSampler:
     """Draws batches of patches from the cases of a prepared folder, reading nothing but the patches.
 
-    *patch* is ``(Z, Y, X)``, Z = 1 for 2D. ``lesion_share`` of a batch lies around lesions, and ``hard_share`` at
-    ``mistakes`` once there are any. A patch reaches beyond the image only where the image is smaller; the edge is
-    repeated there.
+    *patch* is ``(Z, Y, X)``, Z = 1 for 2D. *foreground_fraction* of a batch lies around lesions,
+    *hard_negative_fraction* at ``hard_negatives`` once there are any. A patch reaches beyond the
+    image only where the image is smaller; the edge is repeated there.
     """
 
     def __init__(
@@ -59,16 +59,17 @@ class PatchSampler:
         patch: tuple[int, int, int],
         *,
         seed: int,
-        lesion_share: float = 0.5,
-        hard_share: float = 0.0,
+        foreground_fraction: float = 0.5,
+        hard_negative_fraction: float = 0.0,
         context: int = 0,
     ) -> None:
         self.prepared = prepared
         self.cases = tuple(cases)
         self.patch = patch
         self.seed = seed
-        self.lesion_share, self.hard_share, self.context = lesion_share, hard_share, context
-        self.mistakes: tuple[Place, ...] = ()
+        self.foreground_fraction, self.hard_negative_fraction = foreground_fraction, hard_negative_fraction
+        self.context = context
+        self.hard_negatives: tuple[PatchCentre, ...] = ()
         slices = np.array([case.shape[0] for case in self.cases], dtype=float)
         self._anywhere = slices / slices.sum()
         self._lesions = [(i, n) for i, case in enumerate(self.cases) for n in range(len(case.lesion_voxels))]
@@ -84,8 +85,8 @@ class PatchSampler:
     def batch(self, number: int, size: int, part: slice = slice(None)) -> Batch:
         """Batch *number* of *size* patches, or the *part* of it that one of several processes takes."""
         rng = np.random.default_rng([self.seed, number])
-        around = round(self.lesion_share * size) if self._lesions else 0
-        hard = min(round(self.hard_share * size), size - around) if self.mistakes else 0
+        around = round(self.foreground_fraction * size) if self._lesions else 0
+        hard = min(round(self.hard_negative_fraction * size), size - around) if self.hard_negatives else 0
         # The kinds are spread over the batch, so that every process's part has some of each.
         kinds = rng.permutation([0] * around + [1] * hard + [2] * (size - around - hard))
         seeds = rng.integers(2**63, size=size)
@@ -99,7 +100,7 @@ class PatchSampler:
         return Batch(torch.from_numpy(image), torch.from_numpy(target), torch.from_numpy(present), cases)
 
     def _patch(self, kind: int, rng: np.random.Generator) -> tuple[int, NDArray[np.float16], NDArray[np.bool_]]:
-        if kind == 2 or (kind == 1 and not self.mistakes):
+        if kind == 2 or (kind == 1 and not self.hard_negatives):
             for attempt in range(3):
                 case = int(rng.choice(len(self.cases), p=self._anywhere))
                 image, target = self._read(self.cases[case], rng.integers(0, self.cases[case].shape))
@@ -112,8 +113,8 @@ class PatchSampler:
         if kind == 0:
             case, centre = self._around_lesion(rng)
         else:
-            place = self.mistakes[rng.integers(len(self.mistakes))]
-            case, centre = place.case, np.array(place.centre)
+            chosen = self.hard_negatives[rng.integers(len(self.hard_negatives))]
+            case, centre = chosen.case, np.array(chosen.centre)
         # Off centre by up to a third of the patch: a network must not learn that lesions sit in the middle.
         reach = np.array(self.patch) // 3
         return case, *self._read(self.cases[case], centre + rng.integers(-reach, reach + 1))
@@ -169,7 +170,7 @@ class ReadAhead:
         return self._waiting.pop(0).result()
 
     def restart(self, first: int) -> None:
-        """Forget what was read ahead and go on with batch *first*: after the mistakes have changed."""
+        """Forget what was read ahead and continue with batch *first*, after the hard negatives have changed."""
         for future in self._waiting:
             future.cancel()
         self._waiting.clear()

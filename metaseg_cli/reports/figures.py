@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def save_worst_cases(
     _save(path, _grid(tiles, columns=4 if len(tiles) > 2 else 2))
 
 
-def save_curves(path: Path, history: dict[str, Sequence[float]]) -> None:
+def save_curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
     """Loss and validation scores by epoch; the best epoch (by ``score``) is marked."""
     import matplotlib
 

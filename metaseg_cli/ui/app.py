@@ -11,13 +11,13 @@ from pathlib import Path
 import streamlit as st
 
 from metaseg_cli.commands.predict import PredictResult, predict
-from metaseg_cli.commands.runs import MODEL_FILE, finished_runs
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import write_mask
 from metaseg_cli.core.inference.pipeline import at_threshold, lesion_rows
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.run_folder import MODEL_FILE, finished_runs
 from metaseg_cli.errors import MetasegError, printable
 from metaseg_cli.outputs.documents import cells
 from metaseg_cli.ui.login import logged_in

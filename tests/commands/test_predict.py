@@ -15,7 +15,6 @@ from PIL import Image
 
 import metaseg_cli
 from metaseg_cli.commands.predict import PredictResult, predict
-from metaseg_cli.commands.runs import find_model
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.images import read_mask
@@ -26,6 +25,7 @@ from metaseg_cli.core.inference.windows import LARGEST
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.results import ScanResult
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.core.typed_json import build
 from metaseg_cli.errors import ConfigError, InputError
 

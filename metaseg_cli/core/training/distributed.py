@@ -1,4 +1,4 @@
-"""Several processes that train one model together, as ``torchrun`` starts them; alone, everything here does nothing."""
+"""Several processes that train one model together, as ``torchrun`` starts them; for one process these are no-ops."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metaseg_cli.errors import ConfigError, InputError, MetasegError
 
-_PATIENCE = timedelta(minutes=30)  # a validation of many cases on one of the processes may take this long
+# Validation of a large volume on one process, while the others wait for it, may take this long.
+_TIMEOUT = timedelta(minutes=30)
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """This process among its fellows. Rank 0 writes and speaks; the others only compute."""
+class ProcessGroup:
+    """Rank and size of this process. Rank 0 writes files and logs; the others only compute."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """*model* with gradients averaged over the group."""
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
+        """Return *model* with gradients averaged over the group."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every ``size``-th of *items*, this process's part."""
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return every ``size``-th of *items*, this process's part."""
         return items[self.rank :: self.size]
 
-    def together(self, mine: Sequence[Item]) -> list[Item]:
-        """The items of all processes, in the order ``share`` took them from."""
+    def all_gather(self, mine: Sequence[Item]) -> list[Item]:
+        """Return the items of all processes, in the order from which ``shard`` took them."""
         if self.size == 1:
             return list(mine)
         parts: list[Sequence[Item]] = [[] for _ in range(self.size)]
@@ -51,24 +52,24 @@ class Group:
         longest = max(len(part) for part in parts)
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
-    def most(self, values: Sequence[float]) -> list[float]:
-        """The largest of each value over the group, so that all decide alike."""
+    def all_reduce_max(self, values: Sequence[float]) -> list[float]:
+        """Return the maximum of each value over the group, so that all processes decide alike."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return [float(v) for v in tensor.tolist()]
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """The sum of each value over the group."""
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """Return the sum of each value over the group."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(tensor)
         return [float(v) for v in tensor.tolist()]
 
-    def led(self, value: Item) -> Item:
-        """What rank 0 has."""
+    def broadcast(self, value: Item) -> Item:
+        """Return the value of rank 0."""
         if self.size == 1:
             return value
         box = [value]
@@ -81,11 +82,11 @@ class Group:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
-    """The group that ``torchrun`` made this process a member of, or a group of one. Raises ConfigError."""
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the group that ``torchrun`` made this process a member of, or a group of one. Raises ConfigError."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
-        yield Group()
+        yield ProcessGroup()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpus = torch.cuda.is_available() and device in ("auto", "cuda")
@@ -96,14 +97,14 @@ def joined(device: str) -> Iterator[Group]:
         )
     if gpus:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=_TIMEOUT)
     try:
-        yield Group(rank=int(os.environ["RANK"]), size=size, local_rank=local_rank)
+        yield ProcessGroup(rank=int(os.environ["RANK"]), size=size, local_rank=local_rank)
     except MetasegError as error:
         error.reported = not _first_to_fail()
         raise
     except RuntimeError as error:
-        # Exchanges fail when another process is gone; as a rule that one has said why.
+        # Collectives fail when another process is gone; as a rule that one has reported why.
         first = _first_to_fail()
         if first and "onnection" not in str(error) and not isinstance(error, dist.DistBackendError):
             raise
@@ -118,7 +119,7 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def _first_to_fail() -> bool:
-    """Whether no other process of the group has failed before; also when nobody can be asked any more."""
+    """Return whether no other process of the group has failed before; False when the store no longer answers."""
     with contextlib.suppress(RuntimeError):
         store = dist.distributed_c10d._get_default_store()
         return bool(store.add("metaseg/failed", 1) == 1)

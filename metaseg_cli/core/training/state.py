@@ -1,4 +1,4 @@
-"""Where a training stands, epoch by epoch, and what it ends with."""
+"""Where a training is, epoch by epoch, and what it ends with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metaseg_cli.core.training.budget import Budget
-from metaseg_cli.core.training.numerics import Numerics
-from metaseg_cli.core.training.tuning import Tuned
-from metaseg_cli.core.training.validation import CaseFindings
+from metaseg_cli.core.training.precision import ComputeFormat
+from metaseg_cli.core.training.select_postprocessing import SelectedPostprocessing
 from metaseg_cli.core.typed_json import parsed
 
 
@@ -17,8 +16,8 @@ from metaseg_cli.core.typed_json import parsed
 class EpochRecord:
     """One row of ``history.csv``.
 
-    Scores are of the averaged weights on the validation fold, with the threshold and smallest lesion that suit this
-    epoch best: what the epoch would give as the final model.
+    Scores are those of the EMA model on the validation fold, with the threshold and minimum size that suit this epoch
+    best: what the epoch would give as the final model.
     """
 
     epoch: int
@@ -34,44 +33,45 @@ class EpochRecord:
 
 
 @dataclass
-class State:
-    """Where a run stands."""
+class TrainingState:
+    """Counts of a run; ``loss_sum`` and ``loss_count`` are of the steps since the last validation."""
 
     step: int = 0
     epoch: int = 0
-    seconds: float = 0.0
-    reserved: float = 0.0  # seconds that the last validations need
     best_score: float = -1.0
     best_epoch: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
     history: list[EpochRecord] = field(default_factory=list)
 
-    def as_json(self, budget: Budget) -> str:
-        """As the checkpoint keeps it, with what *budget* has counted."""
-        return json.dumps({**asdict(self), "seconds": budget.elapsed(), "reserved": budget.reserved})
+    def to_json(self, budget: Budget) -> str:
+        """Return it as the checkpoint keeps it, with the times of *budget*."""
+        times = {"seconds": budget.elapsed(), "reserved": budget.validation_reserve}
+        return json.dumps({**asdict(self), **times})
 
     @classmethod
-    def from_json(cls, text: str) -> State:
-        """The inverse of ``as_json``."""
+    def from_json(cls, text: str, budget: Budget) -> TrainingState:
+        """Read what ``to_json`` wrote; *budget* continues where that session ended. Raises ValueError and KeyError."""
         values: dict[str, Any] = parsed(text)
         history = [EpochRecord(**_numbers(row)) for row in values.pop("history")]
-        return cls(**_numbers(values), history=history)
+        seconds, reserved = float(values.pop("seconds")), float(values.pop("reserved"))
+        state = cls(**_numbers(values), history=history)
+        budget.previous_sessions, budget.validation_reserve = seconds, reserved
+        return state
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """Whole numbers and others; scores are NaN where nothing validates, so they are converted and not checked."""
+    """Convert counts to int and the rest to float; scores are NaN where nothing validates, so none is checked."""
     whole = ("step", "epoch", "best_epoch", "loss_count")
     return {name: int(value) if name in whole else float(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class FitResult:
     """A finished training: its last state, and what was chosen on the validation cases."""
 
-    state: State
-    tuned: Tuned
-    findings: tuple[CaseFindings, ...]
-    milliseconds: dict[str, float]
-    numerics: Numerics
+    state: TrainingState
+    selected: SelectedPostprocessing
+    milliseconds_per_step: dict[str, float]
+    compute: ComputeFormat
     stopped: str

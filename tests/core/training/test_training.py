@@ -23,16 +23,16 @@ from metaseg_cli.core.inference.sliding_window import with_neighbours
 from metaseg_cli.core.model_file import load_model_file, read_card
 from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
 from metaseg_cli.core.progress import Silent
-from metaseg_cli.core.sampling import PatchSampler, Place, ReadAhead
-from metaseg_cli.core.training.averaging import AveragedModel
+from metaseg_cli.core.sampling import PatchCentre, PatchSampler, ReadAhead
 from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
-from metaseg_cli.core.training.mistakes import false_places
-from metaseg_cli.core.training.plan import Machine, Plan, Wishes, make_plan
-from metaseg_cli.core.training.schedule import learning_rate_factor
-from metaseg_cli.core.training.state import State
-from metaseg_cli.core.training.tuning import choose_postprocessing, choose_temperature
-from metaseg_cli.core.training.validation import findings, score_by_size, score_cases
+from metaseg_cli.core.training.detections import detect, score_by_size, score_cases
+from metaseg_cli.core.training.ema import EmaModel
+from metaseg_cli.core.training.hard_negatives import false_positive_centres
+from metaseg_cli.core.training.lr_schedule import learning_rate_factor
+from metaseg_cli.core.training.plan import DeviceInfo, Plan, PlanOverrides, make_plan
+from metaseg_cli.core.training.select_postprocessing import choose_temperature, search_postprocessing
+from metaseg_cli.core.training.state import TrainingState
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, ModelFileError
 from tests.common import history, tiny_training
 
@@ -186,17 +186,18 @@ def test_time_ends_a_run_and_the_learning_rate_follows_the_clock(prepared: Path,
 def test_a_resumed_run_goes_on_counting_and_keeps_time_for_the_last_validations() -> None:
     now = [100.0]
     budget = Budget(1.0, lambda: now[0])
-    budget.reserved = 20.0
+    budget.validation_reserve = 20.0
     now[0] += 30.0
-    saved = State.from_json(State(step=7).as_json(budget))
-    assert (saved.step, saved.seconds, saved.reserved) == (7, 30.0, 20.0)
+    written = TrainingState(step=7).to_json(budget)
+    assert (json.loads(written)["seconds"], json.loads(written)["reserved"]) == (30.0, 20.0)
     later = Budget(1.0, lambda: now[0])
-    later.earlier, later.reserved = saved.seconds, saved.reserved
-    assert (later.elapsed(), later.left(), later.share()) == (30.0, 30.0, 0.75)
-    assert not later.trained_out(39.0)
-    assert later.trained_out(40.0)
+    assert TrainingState.from_json(written, later).step == 7
+    assert (later.previous_sessions, later.validation_reserve) == (30.0, 20.0)
+    assert (later.elapsed(), later.remaining(), later.fraction()) == (30.0, 30.0, 0.75)
+    assert not later.is_spent(39.0)
+    assert later.is_spent(40.0)
     endless = Budget(None, lambda: now[0])
-    assert (endless.left(), endless.share(), endless.trained_out(1e9)) == (None, 0.0, False)
+    assert (endless.remaining(), endless.fraction(), endless.is_spent(1e9)) == (None, 0.0, False)
 
 
 def test_patience_ends_a_run(prepared: Path, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_after_ten(
             said.append(text)
 
     monkeypatch.setattr(
-        "metaseg_cli.core.training.stepping.deep_supervision_loss",
+        "metaseg_cli.core.training.step.deep_supervision_loss",
         lambda outputs, *_: sum(o.sum() for o in outputs) * float("nan"),
     )
     with pytest.raises(InputError, match="learning-rate"):
@@ -275,7 +276,7 @@ def test_volumes_train_in_three_dimensions(tmp_path: Path) -> None:
 
 def sampler(prepared: Path, patch: tuple[int, int, int] = (1, 32, 32), share: float = 0.5) -> PatchSampler:
     folder = open_prepared(prepared)
-    return PatchSampler(folder, folder.in_fold(0)[0], patch, lesion_share=share, seed=0)
+    return PatchSampler(folder, folder.in_fold(0)[0], patch, foreground_fraction=share, seed=0)
 
 
 def test_batches_hold_patches_and_the_promised_share_of_lesions(prepared: Path) -> None:
@@ -318,8 +319,8 @@ def test_batches_read_ahead_are_those_asked_for(prepared: Path) -> None:
 def test_mistakes_are_met_again(prepared: Path) -> None:
     folder = open_prepared(prepared)
     cases = folder.in_fold(0)[0]
-    draw = PatchSampler(folder, cases, (1, 16, 16), seed=0, lesion_share=0.0, hard_share=1.0)
-    draw.mistakes = (Place(1, (0, 30, 30)),)
+    draw = PatchSampler(folder, cases, (1, 16, 16), seed=0, foreground_fraction=0.0, hard_negative_fraction=1.0)
+    draw.hard_negatives = (PatchCentre(1, (0, 30, 30)),)
     assert set(draw.batch(0, 8).cases) == {cases[1].case}
 
 
@@ -342,7 +343,7 @@ def test_false_lesions_are_found_and_true_ones_are_not() -> None:
     reference = np.zeros((1, 1, 30, 30), bool)
     reference[0, 0, 2:8, 2:8] = True
     probability[0, 0, 5:10, 5:10], probability[0, 0, 20:23, 20:23] = 0.9, 0.8
-    assert false_places(3, probability, reference) == [Place(3, (0, 21, 21))]
+    assert false_positive_centres(3, probability, reference) == [PatchCentre(3, (0, 21, 21))]
 
 
 def test_small_lesions_are_drawn_as_often_as_large_ones() -> None:
@@ -423,7 +424,7 @@ def test_the_schedule_warms_up_and_decays() -> None:
 
 def test_the_average_follows_slowly_and_first_quickly() -> None:
     model = torch.nn.Linear(2, 2)
-    averaged = AveragedModel(model, decay=0.9)
+    averaged = EmaModel(model, decay=0.9)
     start = averaged.model.weight.clone()
     with torch.no_grad():
         model.weight += 1
@@ -440,7 +441,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Pa
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:700])
     state: dict[str, object] = {}
-    note = load_checkpoint(tmp_path, state.update)
+    _, note = load_checkpoint(tmp_path, state.update)
     assert state["x"].sum() == 1000
     assert "checkpoint.pt cannot be read" in note
     (tmp_path / "checkpoint.before.pt").write_bytes(b"")
@@ -517,9 +518,9 @@ def test_the_filter_never_reaches_the_size_of_small_training_lesions() -> None:
     probability[reference] = 0.9
     for i in range(4):
         probability[0, 0, 25, 5 + 5 * i] = 0.9
-    cases = [findings("c", "p", None, probability, reference)]
-    assert choose_postprocessing(cases, [100] * 20)[0][0].smallest_lesion >= 2
-    assert choose_postprocessing(cases, [1, 2, 3])[0][0].smallest_lesion == 0
+    cases = [detect("c", "p", None, probability, reference)]
+    assert search_postprocessing(cases, [100] * 20)[0][0].smallest_lesion >= 2
+    assert search_postprocessing(cases, [1, 2, 3])[0][0].smallest_lesion == 0
 
 
 @pytest.mark.parametrize(
@@ -535,7 +536,7 @@ def test_validation_scores_equal_those_of_the_masks(settings: Postprocessing) ->
 
     rng = np.random.default_rng(0)
     pairs = [(rng.random((1, 4, 16, 16)).astype(np.float32), rng.random((1, 4, 16, 16)) > 0.93) for _ in range(4)]
-    cases = [findings(f"c{i}", f"p{i % 2}", None, *pair) for i, pair in enumerate(pairs)]
+    cases = [detect(f"c{i}", f"p{i % 2}", None, *pair) for i, pair in enumerate(pairs)]
     masks = [to_mask(p[0], settings) for p, _ in pairs]
     matches = [match_lesions(r[0], m) for (_, r), m in zip(pairs, masks, strict=True)]
     lesions = lesion_scores(*(sum(getattr(m, k) for m in matches) for k in ("lesion_tp", "lesion_fp", "lesion_fn")))
@@ -553,26 +554,28 @@ def test_the_temperature_undoes_overconfidence() -> None:
     logit = rng.normal(0, 2, (1, 8, 64, 64))
     reference = rng.random(logit.shape) < 1 / (1 + np.exp(-logit))
     overconfident = 1 / (1 + np.exp(-2.5 * logit))
-    assert choose_temperature([findings("c", "p", None, overconfident, reference)]) == pytest.approx(2.5, rel=0.05)
+    assert choose_temperature([detect("c", "p", None, overconfident, reference)]) == pytest.approx(2.5, rel=0.05)
 
 
 def test_the_plan_is_explained_and_can_be_overridden(prepared: Path) -> None:
     folder = open_prepared(prepared)
-    plan = make_plan(folder, folder.cases, model="attention-unet", wishes=Wishes())
+    plan = make_plan(folder, folder.cases, model="attention-unet", overrides=PlanOverrides())
     assert plan.dims == 2
     assert plan.patch == (1, 64, 64)
     assert len(plan.reasons) >= 4
-    wishes = Wishes(patch=(32,), batch_size=3, widths=(4, 8), context=2, foreground_prior=0.1)
-    other = make_plan(folder, folder.cases, model="unet++", wishes=wishes)
+    overrides = PlanOverrides(patch=(32,), batch_size=3, widths=(4, 8), context=2, foreground_prior=0.1)
+    other = make_plan(folder, folder.cases, model="unet++", overrides=overrides)
     assert (other.patch, other.batch_size, other.widths) == ((1, 32, 32), 3, (4, 8))
     assert (other.context, other.foreground_prior) == (2, 0.1)
     nested = [
-        make_plan(folder, folder.cases, model="unet++", machine=Machine(gpu=gpu), wishes=Wishes())
+        make_plan(folder, folder.cases, model="unet++", device=DeviceInfo(gpu=gpu), overrides=PlanOverrides())
         for gpu in (False, True)
     ]
     assert [each.widths[0] for each in nested] == [16, 32]
     assert any("nested-unet on a processor" in reason for reason in nested[0].reasons)
-    small = make_plan(folder, folder.cases, model="unet++", machine=Machine(memory_bytes=10_000_000), wishes=Wishes())
+    small = make_plan(
+        folder, folder.cases, model="unet++", device=DeviceInfo(memory_bytes=10_000_000), overrides=PlanOverrides()
+    )
     assert small.batch_size < plan.batch_size
     assert any("would not fit" in reason for reason in small.reasons)
 
@@ -584,7 +587,7 @@ def test_small_lesions_in_3d_get_small_patches_and_a_narrow_network(prepared: Pa
         case = dataclasses.replace(
             folder.cases[0], shape=(80, 160, 160), spacing_mm=(1.0, 1.0, 1.0), lesion_voxels=lesions
         )
-        return make_plan(folder, [case], model="attention-unet", machine=Machine(gpu=gpu), wishes=Wishes())
+        return make_plan(folder, [case], model="attention-unet", device=DeviceInfo(gpu=gpu), overrides=PlanOverrides())
 
     small = plan(4, 14, 60, 200)
     assert (small.patch, small.batch_size, small.widths[0]) == ((32, 32, 32), 4, 16)
@@ -599,7 +602,7 @@ def test_a_coarse_axis_is_pooled_last(prepared: Path) -> None:
 
     def plan(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Plan:
         case = dataclasses.replace(folder.cases[0], shape=shape, spacing_mm=spacing)
-        return make_plan(folder, [case], model="attention-unet", wishes=Wishes())
+        return make_plan(folder, [case], model="attention-unet", overrides=PlanOverrides())
 
     thick = plan((40, 256, 256), (2.5, 1.0, 1.0))
     assert thick.dims == 3

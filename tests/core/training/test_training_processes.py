@@ -171,24 +171,26 @@ def test_the_plan_alone_trains_nothing(prepared: Path, tmp_path: Path) -> None:
 def test_too_little_memory_splits_the_batch_and_says_so(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metaseg_cli.core.training.stepping import Stepper
+    from metaseg_cli.core.training.step import TrainStep
 
     said: list[str] = []
-    forward = Stepper._forward
+    forward = TrainStep._forward
 
     class Listening(Silent):
         def say(self, text: str) -> None:
             said.append(text)
 
-    def full(self: Stepper, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+    def full(self: TrainStep, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         if len(x) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return forward(self, x)
 
-    monkeypatch.setattr(Stepper, "_forward", full)
+    monkeypatch.setattr(TrainStep, "_forward", full)
     train(tiny_training(prepared, tmp_path, epochs=1, batch_size=4), Listening())
-    assert [line for line in said if "out of memory" in line][-1].endswith("4 pieces")
-    monkeypatch.setattr(Stepper, "_forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    assert [line for line in said if "out of memory" in line][-1].endswith("4 micro-batches")
+    monkeypatch.setattr(
+        TrainStep, "_forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+    )
     with pytest.raises(InputError, match="--patch"):
         train(tiny_training(prepared, tmp_path / "b", epochs=1), Silent())
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from metaseg_cli.core.models.network import Network
 
 
-class AveragedModel:
-    """A copy of a model that follows it slowly; running statistics of norms are averaged alike.
+class EmaModel:
+    """A copy of a network that follows it slowly, running statistics of its norms included.
 
-    The first steps are followed faster (decay (1 + n)/(10 + n)), so that the fresh weights are soon forgotten.
+    The first steps are followed faster, with the decay (1 + n)/(10 + n) of TensorFlow's ``ExponentialMovingAverage``,
+    so that the initial weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Network) -> None:
         """Take one step towards *model*."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))

@@ -1,7 +1,7 @@
-"""How good a network is on whole cases it does not learn from.
+"""What a network detects in full volumes, and how good that is under any post-processing.
 
-Whole volumes of probabilities are never kept: each case is reduced to its findings, which are small, can be sent
-between processes, and are enough to try every threshold and smallest size.
+Full volumes of probabilities are never kept: each case is reduced to its detections, which are small, can be sent
+between processes, and are enough to try every threshold and minimum size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metaseg_cli.core.metrics import equivalent_diameter, label_lesions, lesion_
 from metaseg_cli.core.postprocessing import Components, Postprocessing, components_of, voxel_size
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-MIDDLE = 0.5
+DEFAULT_THRESHOLD = 0.5
 # Upper ends of the size classes in mm (pixels where there is no spacing).
 SIZE_CLASSES = (3.0, 5.0, 10.0, np.inf)
 LOGIT_EDGES = np.linspace(-16, 16, 321)
@@ -40,32 +40,32 @@ class ValidationScore:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class ThresholdedRegion:
     """The predicted components of one region of one case at one threshold."""
 
     components: Components
     hits: NDArray[np.int64]  # of their voxels, on the reference
-    touching: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
+    overlaps: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
 
 
 @dataclass(frozen=True)
-class RegionFindings:
+class RegionDetections:
     """One region of one case."""
 
     lesion_voxels: NDArray[np.int64]  # of each reference lesion
-    at: dict[float, Candidates]  # by threshold
+    at: dict[float, ThresholdedRegion]  # by threshold
     logits: NDArray[np.int64]  # (2, bins): how many background and foreground voxels have which logit
 
 
 @dataclass(frozen=True)
-class CaseFindings:
-    """What a network found in one case. *voxel* is its volume in mm³ (2D: area in mm²; 1 without spacing)."""
+class CaseDetections:
+    """What a network detects in one case. *voxel* is its volume in mm³ (2D: area in mm²; 1 without spacing)."""
 
     case: str
     patient: str
     voxel: float
     flat: bool
-    regions: tuple[RegionFindings, ...]
+    regions: tuple[RegionDetections, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,106 +77,106 @@ class SizeClassScore:
     found: int
 
 
-def findings(
+def detect(
     case: str,
     patient: str,
     spacing_mm: tuple[float, float, float] | None,
     probabilities: NDArray[np.floating[Any]],
     reference: NDArray[np.bool_],
-) -> CaseFindings:
+) -> CaseDetections:
     """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs."""
     flat = reference.shape[1] == 1
-    return CaseFindings(
+    return CaseDetections(
         case=case,
         patient=patient,
         voxel=voxel_size(spacing_mm, flat=flat),
         flat=flat,
-        regions=tuple(_region(p, r) for p, r in zip(probabilities, reference, strict=True)),
+        regions=tuple(_detect_region(p, r) for p, r in zip(probabilities, reference, strict=True)),
     )
 
 
-def _region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]) -> RegionFindings:
+def _detect_region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]) -> RegionDetections:
     truth, lesions = label_lesions(reference)
     at = {}
     for threshold in THRESHOLDS:
         predicted, count = label_lesions(probability >= threshold)
         inside = predicted > 0
         p, r = predicted[inside], truth[inside]
-        at[threshold] = Candidates(
+        at[threshold] = ThresholdedRegion(
             components=components_of(predicted, count, probability),
             hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
-            touching=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
+            overlaps=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
         )
     sizes = np.bincount(truth[truth > 0], minlength=lesions + 1)[1:]
-    return RegionFindings(sizes, at, _histograms(probability, truth > 0))
+    return RegionDetections(sizes, at, _logit_histograms(probability, truth > 0))
 
 
-def _histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _logit_histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
     clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
     logit = np.log(clipped) - np.log1p(-clipped)
     return np.stack([np.histogram(logit[where], LOGIT_EDGES)[0] for where in (~foreground, foreground)])
 
 
-class Pool:
+class DetectionTable:
     """All components of one region at one threshold, of all cases; thousands of settings are tried on it."""
 
-    def __init__(self, cases: Sequence[CaseFindings], region: int, threshold: float) -> None:
+    def __init__(self, cases: Sequence[CaseDetections], region: int, threshold: float) -> None:
         patients = {patient: number for number, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
         regions = [case.regions[region] for case in cases]
         at = [each.at[threshold] for each in regions]
         first = np.cumsum([0, *(len(each.hits) for each in at)])
         first_lesion = np.cumsum([0, *(len(each.lesion_voxels) for each in regions)])
-        self.voxels = _joined([each.components.voxels for each in at])
-        self.peak = _joined([each.components.peak for each in at])
-        self.confidence = _joined([each.components.confidence for each in at])
-        self.hits = _joined([each.hits for each in at])
-        self.size = _joined([each.components.voxels * case.voxel for each, case in zip(at, cases, strict=True)])
+        self.voxels = _concatenated([each.components.voxels for each in at])
+        self.peak = _concatenated([each.components.peak for each in at])
+        self.confidence = _concatenated([each.components.confidence for each in at])
+        self.hits = _concatenated([each.hits for each in at])
+        self.size = _concatenated([each.components.voxels * case.voxel for each, case in zip(at, cases, strict=True)])
         owner = np.array([patients[case.patient] for case in cases])
         self.patient = np.repeat(owner, np.diff(first))
         shifts = np.column_stack([first, first_lesion])
-        self.pairs = _joined([each.touching + shift for each, shift in zip(at, shifts, strict=False)])
+        self.overlaps = _concatenated([each.overlaps + shift for each, shift in zip(at, shifts, strict=False)])
         self.lesions = int(first_lesion[-1])
         self.reference = np.bincount(
             owner, weights=[each.lesion_voxels.sum() for each in regions], minlength=len(patients)
         )
 
     def kept(self, settings: Postprocessing) -> NDArray[np.bool_]:
-        """Which components *settings* leave."""
+        """Return which components *settings* keep."""
         return settings.keeps(self.size, self.peak, self.confidence)
 
-    def hit(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which reference lesions the *kept* components touch."""
-        hit = np.zeros(self.lesions, bool)
-        hit[self.pairs[kept[self.pairs[:, 0]], 1]] = True
-        return hit
+    def found(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which reference lesions the *kept* components touch."""
+        found = np.zeros(self.lesions, bool)
+        found[self.overlaps[kept[self.overlaps[:, 0]], 1]] = True
+        return found
 
     def counts(self, kept: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int, int, int]:
-        """Dice of each patient, then true positive, false positive and missed lesions."""
+        """Return Dice of each patient, then true-positive, false-positive and missed lesions."""
         own = self.patient[kept]
         patients = len(self.reference)
         hits = np.bincount(own, weights=self.hits[kept], minlength=patients)
         both = np.bincount(own, weights=self.voxels[kept], minlength=patients) + self.reference
         dice = np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0)
-        tp = int(self.hit(kept).sum())
-        true = len(np.unique(self.pairs[kept[self.pairs[:, 0]], 0]))
+        tp = int(self.found(kept).sum())
+        true = len(np.unique(self.overlaps[kept[self.overlaps[:, 0]], 0]))
         return dice, tp, int(kept.sum()) - true, self.lesions - tp
 
 
-def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _concatenated(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def score_cases(cases: Sequence[CaseFindings], settings: Sequence[Postprocessing]) -> ValidationScore:
-    """Scores of the masks that *settings*, one for each region, make; regions and patients count alike.
+def score_cases(cases: Sequence[CaseDetections], settings: Sequence[Postprocessing]) -> ValidationScore:
+    """Score the masks that *settings*, one for each region, make; regions and patients count alike.
 
     Their thresholds must be among ``THRESHOLDS``.
     """
-    pools = [Pool(cases, region, each.threshold) for region, each in enumerate(settings)]
-    return combined([pool.counts(pool.kept(each)) for pool, each in zip(pools, settings, strict=True)], len(cases))
+    tables = [DetectionTable(cases, region, each.threshold) for region, each in enumerate(settings)]
+    return pooled_score([table.counts(table.kept(s)) for table, s in zip(tables, settings, strict=True)], len(cases))
 
 
-def combined(regions: Sequence[tuple[NDArray[np.float64], int, int, int]], cases: int) -> ValidationScore:
-    """One score of what ``Pool.counts`` says of each region."""
+def pooled_score(regions: Sequence[tuple[NDArray[np.float64], int, int, int]], cases: int) -> ValidationScore:
+    """Return one score of what ``DetectionTable.counts`` says of each region."""
     tp, fp, fn = (sum(int(region[i]) for region in regions) for i in (1, 2, 3))
     lesions = lesion_scores(tp, fp, fn)
     return ValidationScore(
@@ -188,13 +188,13 @@ def combined(regions: Sequence[tuple[NDArray[np.float64], int, int, int]], cases
     )
 
 
-def score_by_size(cases: Sequence[CaseFindings], settings: Sequence[Postprocessing]) -> list[SizeClassScore]:
-    """Lesions and found ones by the equivalent diameter of the reference lesion."""
+def score_by_size(cases: Sequence[CaseDetections], settings: Sequence[Postprocessing]) -> list[SizeClassScore]:
+    """Return how many lesions were found, by the equivalent diameter of the reference lesion."""
     counts = np.zeros((len(SIZE_CLASSES), 2), int)
     for case in cases:
         for number, (region, each) in enumerate(zip(case.regions, settings, strict=True)):
-            pool = Pool([case], number, each.threshold)
-            for voxels, found in zip(region.lesion_voxels, pool.hit(pool.kept(each)), strict=True):
+            table = DetectionTable([case], number, each.threshold)
+            for voxels, found in zip(region.lesion_voxels, table.found(table.kept(each)), strict=True):
                 diameter = equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
                 which = int(np.searchsorted(SIZE_CLASSES, diameter, side="left"))
                 counts[which] += (1, int(found))

@@ -1,0 +1,182 @@
+"""A model for each fold, then their ensemble, whose post-processing is selected on out-of-fold predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
+
+from metaseg_cli.config import TrainConfig
+from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
+from metaseg_cli.core.cache import Prepared, open_prepared, region_masks
+from metaseg_cli.core.choices import network_name
+from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file, save_model
+from metaseg_cli.core.run_folder import (
+    CONFIG_FILE,
+    DATA_FILE,
+    MODEL_FILE,
+    OUT_OF_FOLD_FILE,
+    RESULT_FILE,
+    fold_folder,
+    has_checkpoint,
+    new_run,
+)
+from metaseg_cli.core.training.detections import CaseDetections, detect
+from metaseg_cli.core.training.fold import Caller, resumed_config, train_fold
+from metaseg_cli.core.training.result import TrainResult, write_result
+from metaseg_cli.core.training.select_postprocessing import (
+    SelectedPostprocessing,
+    lesion_sizes,
+    select_postprocessing,
+)
+from metaseg_cli.core.typed_json import read_json
+from metaseg_cli.errors import InputError, decoding
+
+
+def cross_validate(config: TrainConfig, caller: Caller) -> TrainResult:
+    """Train every fold that is not finished, in ``fold0``, ``fold1``, … of one run, and make their ensemble.
+
+    The same call again continues the newest run of the same settings on the same data; finished folds stay. Raises
+    InputError when the cases changed in between.
+    """
+    if config.resume is not None:
+        config = resumed_config(config)
+    group = caller.group
+    prepared = open_prepared(config.data)
+    run = group.broadcast(
+        (config.resume or _unfinished(config, prepared) or _begin(config, prepared)) if group.is_main else None
+    )
+    assert run is not None
+    config = dataclasses.replace(config, resume=None)
+    with exclusive_writer(run, "metaseg train") if group.is_main else nullcontext():
+        _check_data(run, prepared)
+        began = caller.clock()
+        results = [_train_or_skip(run, fold, config, prepared, caller) for fold in range(prepared.folds)]
+        result = _combine(run, prepared, results, (caller.clock() - began) / 60)
+        if group.is_main:
+            write_result(result)
+        return result
+
+
+def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared, caller: Caller) -> dict[str, Any]:
+    """Train *fold* unless it is finished; return its ``result.json``."""
+    folder = fold_folder(run, fold)
+    if (folder / RESULT_FILE).exists():
+        caller.progress.say(f"fold {fold} is finished: {folder}")
+    else:
+        caller.progress.say(f"fold {fold} of {prepared.folds}")
+        # A fold that was begun has a checkpoint from its first step on.
+        resume = folder if has_checkpoint(folder) else None
+        if caller.group.is_main:
+            folder.mkdir(exist_ok=True)
+        train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, run=folder)
+    return read_json(folder / RESULT_FILE, remedy="remove it, and run the same command again")
+
+
+def _begin(config: TrainConfig, prepared: Prepared) -> Path:
+    run = new_run(config.out, network_name(config.model))
+    atomic_write_text(run / CONFIG_FILE, _as_written(config))
+    atomic_write_text(run / DATA_FILE, json.dumps({"id": prepared.dataset_id, "cases": _contents(prepared)}))
+    return run
+
+
+def _unfinished(config: TrainConfig, prepared: Prepared) -> Path | None:
+    """Return the newest run that these very settings began on this very data."""
+    candidates = sorted(config.out.glob(f"*/{DATA_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in candidates:
+        settings = path.parent / CONFIG_FILE
+        same = settings.exists() and settings.read_text(encoding="utf-8") == _as_written(config)
+        if same and _cases_of(path) == _contents(prepared):
+            return path.parent
+    return None
+
+
+def _as_written(config: TrainConfig) -> str:
+    return dump_yaml(dataclasses.replace(config, resume=None))
+
+
+def _contents(prepared: Prepared) -> list[list[object]]:
+    return [[case.case, case.fold, case.content] for case in prepared.cases]
+
+
+def _cases_of(path: Path) -> object:
+    return read_json(path, remedy="start a new run without --resume").get("cases")
+
+
+def _check_data(run: Path, prepared: Prepared) -> None:
+    if _cases_of(run / DATA_FILE) != _contents(prepared):
+        raise InputError(
+            "the prepared folder is not the one this run began with",
+            where=prepared.folder,
+            remedy="start a new run without --resume",
+        )
+
+
+def _combine(run: Path, prepared: Prepared, results: Sequence[dict[str, Any]], minutes: float) -> TrainResult:
+    """Write the ensemble file, its post-processing and temperature selected on out-of-fold predictions."""
+    folds = tuple(fold_folder(run, fold) for fold in range(prepared.folds))
+    cases = [each for fold in folds for each in _out_of_fold(fold, prepared)]
+    selected = select_postprocessing(cases, lesion_sizes(prepared.cases), prepared.regions)
+    assert selected.score is not None
+    members = [load_model_file(fold / MODEL_FILE) for fold in folds]
+    card = _ensemble_card([card for _, card in members], selected)
+    save_model(run / MODEL_FILE, Ensemble([network for network, _ in members]), card)
+    return TrainResult(
+        run=run,
+        model=run / MODEL_FILE,
+        epochs=sum(int(each["epochs"]) for each in results),
+        best_epoch=0,
+        steps=sum(int(each["steps"]) for each in results),
+        stopped=f"{len(members)} folds",
+        scores=dataclasses.asdict(selected.score),
+        by_size=selected.by_size,
+        unit=str(results[0]["unit"]),
+        postprocessing=selected.postprocessing,
+        temperature=selected.temperature,
+        minutes=minutes,
+        images_per_second=sum(float(each["images_per_second"]) for each in results) / len(results),
+        milliseconds_per_step={},
+        precision=str(results[0]["precision"]),
+        validation_cases=len(cases),
+        folds=folds,
+    )
+
+
+def _ensemble_card(cards: Sequence[ModelCard], selected: SelectedPostprocessing) -> ModelCard:
+    assert selected.score is not None
+    return dataclasses.replace(
+        cards[0],
+        members=len(cards),
+        postprocessing=selected.postprocessing,
+        temperature=selected.temperature,
+        depths={},  # those of the cards are of one fold each
+        validation={"dice": selected.score.dice, "lesion_f1": selected.score.lesion_f1},
+        trained_on=tuple(sorted({content for card in cards for content in card.trained_on})),
+        patients=tuple(sorted({patient for card in cards for patient in card.patients})),
+        validated_on=(),
+    )
+
+
+def _out_of_fold(folder: Path, prepared: Prepared) -> list[CaseDetections]:
+    """Return what the fold's model detected in its validation cases."""
+    records = {record.case: record for record in prepared.cases}
+    path = folder / OUT_OF_FOLD_FILE
+    remedy = f"remove {folder / RESULT_FILE}, and run the same command again"
+    with decoding(path, remedy=remedy), h5py.File(path, "r") as file:
+        return [
+            detect(
+                case,
+                records[case].patient,
+                records[case].spacing_mm,
+                file[case][:],
+                region_masks(prepared.label(records[case]), prepared.regions),
+            )
+            for case in file
+        ]

@@ -1,0 +1,41 @@
+"""What ``metaseg train`` returns, and ``result.json`` holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaseg_cli.core.atomic import atomic_write_text
+from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.run_folder import RESULT_FILE
+from metaseg_cli.core.training.detections import SizeClassScore
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Where the run is and how good its best model is on the validation fold."""
+
+    run: Path
+    model: Path
+    epochs: int
+    best_epoch: int
+    steps: int
+    stopped: str
+    scores: dict[str, float]
+    by_size: tuple[SizeClassScore, ...]
+    unit: str  # of the size classes: mm or px
+    postprocessing: dict[str, Postprocessing]
+    temperature: float
+    minutes: float
+    images_per_second: float
+    milliseconds_per_step: dict[str, float]
+    precision: str
+    validation_cases: int
+    folds: tuple[Path, ...] = ()  # the runs whose models the ensemble holds
+
+
+def write_result(result: TrainResult) -> None:
+    """Write ``result.json``, whose presence marks the run as finished."""
+    atomic_write_text(result.run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))

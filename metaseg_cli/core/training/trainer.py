@@ -1,0 +1,397 @@
+"""The training loop. Its state is what a checkpoint holds, so that stopping anywhere loses nothing.
+
+Random generators are not part of it: batch and augmentation follow from the seed and the number of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metaseg_cli.core import augmentation
+from metaseg_cli.core.model_file import Pruned, save_model
+from metaseg_cli.core.models.network import Network, Prunable, can_be_pruned
+from metaseg_cli.core.models.presence import with_presence
+from metaseg_cli.core.run_folder import MODEL_FILE
+from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
+from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
+from metaseg_cli.core.training.detections import ValidationScore
+from metaseg_cli.core.training.ema import EmaModel
+from metaseg_cli.core.training.experiment import Experiment, RunFiles, Session
+from metaseg_cli.core.training.full_volume import CasePredictor, PreviewSlice
+from metaseg_cli.core.training.hard_negatives import HardNegatives
+from metaseg_cli.core.training.lr_schedule import learning_rate_factor
+from metaseg_cli.core.training.optimizer import base_learning_rate
+from metaseg_cli.core.training.precision import ComputeFormat
+from metaseg_cli.core.training.select_postprocessing import (
+    lesion_sizes,
+    search_postprocessing,
+    select_postprocessing,
+)
+from metaseg_cli.core.training.state import EpochRecord, FitResult, TrainingState
+from metaseg_cli.core.training.step import TrainStep
+from metaseg_cli.errors import InputError, Interrupted
+
+# In half precision a gradient overflows now and then and the scale is halved; ten halvings are a factor of a thousand,
+# after which the cause is another one.
+_MAX_BAD_STEPS = 10
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Score (None without validation cases) and slices of one epoch."""
+
+    score: ValidationScore | None
+    previews: list[PreviewSlice]
+
+
+class Trainer:
+    """Trains *model* for *experiment*, keeping best and last weights in the run's folder."""
+
+    def __init__(
+        self, experiment: Experiment, session: Session, files: RunFiles, model: Network, compute: ComputeFormat
+    ) -> None:
+        config, data, plan, card = experiment.config, experiment.data, experiment.plan, experiment.card
+        self.experiment, self.config, self.data, self.plan, self.card = experiment, config, data, plan, card
+        self.session, self.group, self.progress, self.files = session, session.group, session.progress, files
+        self.model, self.ema, self.compute = model, EmaModel(model, config.ema), compute
+        for network in (self.model, self.ema.model):
+            network.to(memory_format=compute.memory_format(plan.dims))  # type: ignore[call-overload]
+        self.train_step = TrainStep(model, config, compute, self.group, self.progress.say)
+        self.sampler = PatchSampler(
+            data.prepared,
+            data.training,
+            plan.patch,
+            seed=config.seed,
+            foreground_fraction=config.lesion_share,
+            hard_negative_fraction=config.hard_share,
+            context=plan.context,
+        )
+        self.batches = ReadAhead(self.sampler, 0, plan.batch_size, slice(self.group.rank, None, self.group.size))
+        self.augmentation = augmentation.Augmentation(
+            flip_axes=(-1, -2) if plan.dims == 2 else (-1,), drop_sequence=config.drop_sequence, paste=config.paste
+        )
+        self.predictor = CasePredictor(
+            data.prepared, card, device=session.device, precision=compute.precision, group=self.group
+        )
+        self.hard_negatives = HardNegatives(len(data.training), len(data.validation))
+        self.best: dict[str, Tensor] = {}
+        self.state = TrainingState()
+        self._bad_steps = 0
+        self._time_is_up = False
+
+    @classmethod
+    def from_checkpoint(
+        cls, experiment: Experiment, session: Session, files: RunFiles, model: Network
+    ) -> tuple[Trainer, str]:
+        """Return a trainer that continues the run, and a note for the user. Raises InputError when none can."""
+
+        def restored(saved: dict[str, Any]) -> Trainer:
+            setting = json.loads(saved["setting"])
+            micro_batches = setting.pop("pieces")
+            trainer = cls(experiment, session, files, model, ComputeFormat(**setting))
+            trainer.train_step.micro_batches = micro_batches
+            trainer._load_state_dict(saved)
+            return trainer
+
+        return load_checkpoint(files.folder, restored)
+
+    @property
+    def eval_model(self) -> Network:
+        """The network that is validated and kept: the EMA model, unless it is switched off."""
+        return self.ema.model if self.config.ema else self.model
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> FitResult:
+        """Train to the end of epochs, minutes or patience.
+
+        Raises Interrupted when a stop is requested, with the checkpoint saved.
+        """
+        self._begin()
+        try:
+            while not (reason := self._reason_to_stop()):
+                seconds, patches = self._train_epoch()
+                began = self.session.budget.clock()
+                validation = self._validate()
+                better = self._record(validation, seconds, patches)
+                if better:
+                    self._keep_best(validation)
+                self._mine_hard_negatives()
+                self._save_checkpoint()
+                self._report(better=better)
+                self._reserve_time_for_validation(self.session.budget.clock() - began)
+            return self._finish(reason)
+        finally:
+            self.batches.close()
+
+    def _begin(self) -> None:
+        if self.state.step == 0:
+            self._save_checkpoint()  # so that even a run that is killed at once can be resumed
+        elif self.state.history and self.group.is_main:
+            self.files.history(self.state.history)  # it may have been killed between its checkpoint and its curves
+        self.progress.start("training", self.experiment.steps, self.session.budget.remaining())
+        self.progress.advance(self.state.step)
+
+    def _reason_to_stop(self) -> str:
+        """Return what ends the training, or an empty text; asked before each epoch, as a run is resumed anywhere."""
+        state, config = self.state, self.config
+        if self._time_is_up:
+            return f"{config.max_minutes:g} minutes"
+        if config.patience and state.epoch - state.best_epoch >= config.patience:
+            return f"no better score for {config.patience} epochs"
+        if state.step >= self.experiment.steps and not self._validation_is_due():
+            return f"{config.epochs} epochs"
+        return ""
+
+    def _validation_is_due(self) -> bool:
+        """Return whether a stop came after the last step of an epoch, before its validation."""
+        return self.state.loss_count > 0 and self.state.step % self.plan.steps_per_epoch == 0
+
+    def _train_epoch(self) -> tuple[float, int]:
+        """Take the steps that are left of this epoch, fewer when the time is up; return seconds and patches.
+
+        Raises Interrupted.
+        """
+        began, patches = self.session.budget.clock(), 0
+        left = self.plan.steps_per_epoch - self.state.step % self.plan.steps_per_epoch
+        if self._validation_is_due():
+            left = 0
+            self._check_time_and_stop()
+        for _ in range(left):
+            self._step()
+            patches += self.plan.batch_size
+            self._check_time_and_stop()
+            if self._time_is_up:
+                break
+        return self.session.budget.clock() - began, patches
+
+    def _check_time_and_stop(self) -> None:
+        """Decide alike in all processes whether the time is up. Raises Interrupted when any was asked to stop."""
+        budget, stop = self.session.budget, self.session.stop
+        elapsed, stopped = self.group.all_reduce_max([budget.elapsed(), float(stop.requested)])
+        if stopped:
+            self._save_checkpoint()
+            raise Interrupted(
+                f"stopped in epoch {self.state.epoch + 1} of {self.config.epochs}; everything is saved",
+                where=self.files.folder,
+                remedy=f"resume with: metaseg train --resume {self.files.folder}",
+            )
+        self._time_is_up = budget.is_spent(elapsed)
+
+    # A step ----------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Take one step with the next batch."""
+        state, timer = self.state, self.train_step.timer
+        self.train_step.set_learning_rate(self._learning_rate())
+        timer.next_step()
+        with timer.phase("loading"):
+            batch = self.batches.take()
+            image, target = (tensor.to(self.session.device).float() for tensor in (batch.image, batch.target))
+            present = batch.present.to(self.session.device)
+        with timer.phase("augmentation"):
+            image, target = self._augmented(image, target, present)
+        loss, finite = self.train_step(image, target)
+        if finite:
+            with timer.phase("backward"):
+                self.ema.update(self.model)
+            state.loss_sum += loss
+            state.loss_count += 1
+            self._bad_steps = 0
+        else:
+            self._skip(batch)
+        state.step += 1
+        self.progress.advance(1, self._progress_note(loss))
+
+    def _learning_rate(self) -> float:
+        by_steps = self.state.step / self.experiment.steps
+        progress = self.group.all_reduce_max([max(by_steps, self.session.budget.fraction())])[0]
+        factor = learning_rate_factor(
+            progress, self.state.step, schedule=self.config.schedule, warmup_steps=self.config.warmup_steps
+        )
+        return base_learning_rate(self.config) * factor
+
+    def _augmented(self, image: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.augment:
+            rng = np.random.default_rng([self.config.seed, 2, self.state.step, self.group.rank])
+            shape = (len(image), present.shape[1], *image.shape[2:])
+            parameters = augmentation.draw(self.augmentation, shape, rng)
+            image, target = augmentation.apply(image, target, parameters)
+            if self.card.presence:
+                image, present = augmentation.drop_sequences(image, present, parameters)
+            else:
+                image = augmentation.repeat_channels(image, parameters)
+        if self.card.presence:
+            image = with_presence(image, present)
+        return image, target
+
+    def _skip(self, batch: Batch) -> None:
+        """Say that a step had no finite loss. Raises InputError when that does not end."""
+        self._bad_steps += 1
+        cases = ", ".join(dict.fromkeys(batch.cases))
+        self.progress.say(f"step {self.state.step}: the loss is not finite (cases {cases}); step skipped")
+        if self._bad_steps >= _MAX_BAD_STEPS:
+            raise InputError(
+                f"the loss was not finite in {_MAX_BAD_STEPS} steps in a row",
+                where=self.files.folder,
+                remedy="lower --learning-rate, or try --precision fp32",
+            )
+
+    def _progress_note(self, loss: float) -> str:
+        if not self.state.history or not self.data.validation:
+            return f"loss {loss:.3f}"
+        last = self.state.history[-1]
+        best = self.state.history[self.state.best_epoch - 1]
+        return f"loss {loss:.3f}  Dice {last.dice:.3f}  best {best.dice:.3f} (epoch {best.epoch})"
+
+    # After an epoch --------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> _Validation:
+        """Predict all validation cases and score them with the threshold and minimum size that suit this epoch best."""
+        previews: list[PreviewSlice] = []
+        cases = self.predictor.detections(self.eval_model, self.data.validation, previews=previews)
+        if not cases:
+            return _Validation(None, previews)
+        # What a thorough search removes in the end must not choose the epoch.
+        _, score = search_postprocessing(cases, lesion_sizes(self.data.training), thorough=False)
+        return _Validation(score, previews)
+
+    def _record(self, validation: _Validation, seconds: float, patches: int) -> bool:
+        """Add the epoch to the history; return whether it is the best so far."""
+        state, score = self.state, validation.score
+        loss_sum, loss_count = self.group.all_reduce_sum([state.loss_sum, state.loss_count])
+        state.loss_sum, state.loss_count = 0.0, 0
+        state.epoch += 1
+        nan = float("nan")
+        state.history.append(
+            EpochRecord(
+                epoch=state.epoch,
+                loss=loss_sum / max(1, loss_count),
+                dice=score.dice if score else nan,
+                lesion_recall=score.lesion_recall if score else nan,
+                lesion_precision=score.lesion_precision if score else nan,
+                lesion_f1=score.lesion_f1 if score else nan,
+                score=score.score if score else nan,
+                learning_rate=self.train_step.learning_rate,
+                seconds=seconds,
+                images_per_second=patches / max(1e-9, seconds),
+            )
+        )
+        return score is None or score.score > state.best_score
+
+    def _keep_best(self, validation: _Validation) -> None:
+        self.state.best_score = validation.score.score if validation.score else -1.0
+        self.state.best_epoch = self.state.epoch
+        self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.eval_model.state_dict().items()}
+        if self.group.is_main:
+            save_model(self.files.folder / MODEL_FILE, self.eval_model, self.card)
+            if validation.previews:
+                self.files.previews(validation.previews)
+
+    def _mine_hard_negatives(self) -> None:
+        """Predict a few training cases, a different few after each epoch, and feed their false positives back."""
+        last = self._time_is_up or self.state.step >= self.experiment.steps
+        if last or not self.config.hard_share or not self.data.validation:
+            return
+        searched = self.hard_negatives.cases_to_search()
+        cases = [(number, self.data.training[number]) for number in searched]
+        self.hard_negatives.update(searched, self.predictor.false_positives(self.eval_model, cases))
+        self.sampler.hard_negatives = self.hard_negatives.centres
+        self.batches.restart(self.state.step)
+
+    def _report(self, *, better: bool) -> None:
+        if self.group.is_main:
+            self.files.history(self.state.history)
+        record = self.state.history[-1]
+        validated = bool(self.data.validation)
+        scores = f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}" if validated else "not validated"
+        self.progress.say(
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  {scores}  {record.images_per_second:.1f} images/s"
+            + ("  best so far" if better and validated else "")
+        )
+
+    def _reserve_time_for_validation(self, seconds: float) -> None:
+        self.session.reserve_for_validation(self.experiment.final_validations * seconds)
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    def _finish(self, stopped: str) -> FitResult:
+        """Choose post-processing and temperature for the best weights and write the final model file."""
+        model, training_lesions = self.eval_model, lesion_sizes(self.data.training)
+        model.load_state_dict(self.best)
+        cases = self.predictor.detections(model, self.data.validation, keep=self.files.out_of_fold)
+        selected = select_postprocessing(cases, training_lesions, self.card.regions)
+        card = dataclasses.replace(
+            self.card,
+            postprocessing=selected.postprocessing,
+            temperature=selected.temperature,
+            depths=self._score_depths(model) if cases else {},
+            validation={"dice": selected.score.dice, "lesion_f1": selected.score.lesion_f1} if selected.score else {},
+        )
+        if self.group.is_main:
+            save_model(self.files.folder / MODEL_FILE, model, card)
+        return FitResult(
+            state=self.state,
+            selected=selected,
+            milliseconds_per_step=self.train_step.timer.milliseconds_per_step(),
+            compute=self.compute,
+            stopped=stopped,
+        )
+
+    def _score_depths(self, model: Network) -> dict[int, Pruned]:
+        """Score a prunable network at each depth below its full one."""
+        if not isinstance(model, Prunable) or not can_be_pruned(model):
+            return {}
+        scored = {}
+        for depth in range(1, model.depth):
+            cases = self.predictor.detections(model.pruned(depth), self.data.validation)
+            selected = select_postprocessing(cases, lesion_sizes(self.data.training), self.card.regions)
+            assert selected.score is not None
+            scored[depth] = Pruned(
+                score=selected.score.score, temperature=selected.temperature, postprocessing=selected.postprocessing
+            )
+        return scored
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        if self.group.is_main:
+            save_checkpoint(self.files.folder, self._state_dict())
+
+    def _state_dict(self) -> dict[str, Any]:
+        step = self.train_step
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self.ema.model.state_dict(),
+            "averaged_updates": self.ema.updates,
+            "best": self.best,
+            "optimizer": step.optimizer.state_dict(),
+            "scaler": step.scaler.state_dict(),
+            "setting": json.dumps({**dataclasses.asdict(self.compute), "pieces": step.micro_batches}),
+            "mistakes": self.hard_negatives.to_json(),
+            "state": self.state.to_json(self.session.budget),
+        }
+
+    def _load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue where *saved* was. Raises whatever comes of a damaged one."""
+        state = TrainingState.from_json(saved["state"], self.session.budget)
+        if state.epoch > self.config.epochs + 10**6 or state.step < 0 or state.best_epoch > state.epoch:
+            raise ValueError("its counts do not fit together")
+        if saved["best"].keys() - self.model.state_dict().keys():
+            raise ValueError("the best weights are those of another network")
+        self.model.load_state_dict(saved["model"])
+        self.ema.model.load_state_dict(saved["averaged"])
+        self.ema.updates = saved["averaged_updates"]
+        self.train_step.optimizer.load_state_dict(saved["optimizer"])
+        self.train_step.scaler.load_state_dict(saved["scaler"])
+        self.best = saved["best"]
+        self.hard_negatives.load_json(saved["mistakes"])
+        self.sampler.hard_negatives = self.hard_negatives.centres
+        self.batches.restart(state.step)
+        self.state = state
