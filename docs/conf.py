@@ -15,6 +15,5 @@ html_static_path: list[str] = []
 myst_heading_anchors = 3
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
 # Links to files of the repository outside docs/ (LICENSE, tests/…) are checked by tests/test_docs.py.
 suppress_warnings = ["myst.xref_missing"]
