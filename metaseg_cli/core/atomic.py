@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from metaseg_cli.errors import InputError, MetasegError, disk_error, first_line
 
 _TEMPORARY = re.compile(r"^\.?metaseg-([0-9a-f]{8})-(\d+)-")
+_LOCK = ".lock"
 _LONGEST_NAME = 255  # bytes
 _ABANDONED = 86400.0  # seconds after which another computer's temporary file is nobody's
 _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exceeded")
@@ -190,7 +191,7 @@ def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
 
     Raises InputError with the other one's process number when it is busy.
     """
-    path = folder / ".lock"
+    path = folder / _LOCK
     handle = _locked(path, command)
     with handle:
         with contextlib.suppress(OSError):  # a full disk must not stop what may write elsewhere
@@ -202,6 +203,14 @@ def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def clear_abandoned(folders: Iterable[Path]) -> None:
+    """Remove what killed writers left in *folders*, also their lock files, but not in a folder that is being written."""
+    for folder in folders:
+        if (folder / _LOCK).exists():
+            with contextlib.suppress(InputError, OSError), exclusive_writer(folder, "program"):
+                pass  # the lock goes with its holder
 
 
 def _locked(path: Path, command: str) -> TextIO:

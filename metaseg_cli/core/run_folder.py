@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from metaseg_cli.core.atomic import clear_abandoned
 from metaseg_cli.core.choices import is_network_name, network_name
 from metaseg_cli.core.paths import is_there
 from metaseg_cli.errors import InputError, disk_error
@@ -29,6 +30,7 @@ _RUNS_PER_SECOND = 100
 
 def new_run(out: Path, network: str) -> Path:
     """Make a folder in *out*, named after the network and the time. Raises InputError when it cannot be made."""
+    clear_abandoned(out.glob("*/"))  # a run that was killed before its first checkpoint is never resumed
     name = f"{network}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, _RUNS_PER_SECOND):
         run = out / (name if number == 1 else f"{name}-{number}")

@@ -27,6 +27,7 @@ from metaseg_cli.core.atomic import (
     temporary_folder,
 )
 from metaseg_cli.core.images import Volume, read_mask, write_mask
+from metaseg_cli.core.run_folder import new_run
 from metaseg_cli.errors import InputError
 
 
@@ -47,6 +48,15 @@ def test_two_writers_of_a_folder_are_one_too_many(tmp_path: Path) -> None:
     with exclusive_writer(tmp_path, "metaseg train"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_run_clears_the_locks_of_runs_that_were_killed(tmp_path: Path) -> None:
+    killed, alive = new_run(tmp_path, "attention-unet"), new_run(tmp_path, "attention-unet")
+    (killed / ".lock").write_text(str(dead()))
+    with exclusive_writer(alive, "metaseg train"):
+        new_run(tmp_path, "attention-unet")
+        assert (alive / ".lock").exists()
+    assert not list(killed.iterdir())
 
 
 def test_a_disk_without_locks_is_not_taken_for_a_busy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
