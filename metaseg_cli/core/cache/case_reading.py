@@ -206,8 +206,7 @@ def _named_channels(scan: Volume, name: str, source: CaseSource, settings: Cache
     parts = {}
     for number, each in enumerate(names):
         if each in settings.sequences:
-            fields = {**vars(scan), "array": scan.array[number : number + 1]}
-            parts[each] = Volume(**fields)
+            parts[each] = dataclasses.replace(scan, array=scan.array[number : number + 1])
     return parts
 
 

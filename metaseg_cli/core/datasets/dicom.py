@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -259,10 +260,7 @@ def _evenly_named(cases: list[CaseSource]) -> list[CaseSource]:
     names = {next(iter(c.sequences)) for c in cases if len(c.sequences) == 1}
     if len(names) < 2 or len(names & set(KNOWN)) > 1 or any(len(c.sequences) > 1 for c in cases):
         return cases
-    return [
-        CaseSource(case=c.case, patient=c.patient, sequences={"image": next(iter(c.sequences.values()))}, masks=c.masks)
-        for c in cases
-    ]
+    return [dataclasses.replace(c, sequences={"image": next(iter(c.sequences.values()))}) for c in cases]
 
 
 def _top(folder: Path, root: Path) -> str:

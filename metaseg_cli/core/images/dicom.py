@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,14 @@ from metaseg_cli.core.dicom import (
     without_copies,
 )
 from metaseg_cli.core.images.dicom_pixels import looked_up, rescaled, stored_frames
-from metaseg_cli.core.images.dicom_planes import Planes, arrange_planes, frame_groups, frame_planes, frame_value
+from metaseg_cli.core.images.dicom_planes import (
+    PlaneHeaders,
+    Planes,
+    arrange_planes,
+    frame_groups,
+    frame_planes,
+    frame_value,
+)
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
 
@@ -177,14 +185,15 @@ def _planes_of(series: Series) -> Planes:
     """Where single images lie, by their headers."""
     if any(i.in_plane is None for i in series.images):
         raise InputError("its images have no pixel spacing", where=series.where, remedy="export the original series")
-    return arrange_planes(
-        [i.position for i in series.images if i.position],
-        [i.orientation for i in series.images if i.orientation],
-        [i.in_plane for i in series.images if i.in_plane],
-        series.first.spacing_between or series.first.thickness,
-        [i.path.name for i in series.images],
-        series.where,
+    headers = PlaneHeaders(
+        positions=[i.position for i in series.images if i.position],
+        orientations=[i.orientation for i in series.images if i.orientation],
+        in_plane=[i.in_plane for i in series.images if i.in_plane],
+        step_mm=series.first.spacing_between or series.first.thickness,
+        names=[i.path.name for i in series.images],
+        where=series.where,
     )
+    return arrange_planes(headers)
 
 
 def _placed(array: NDArray[Any], planes: Planes, series: Series, notes: Sequence[str] = ()) -> Volume:
@@ -288,7 +297,7 @@ def _read_multi_frame(series: Series, loaded: Any | None) -> Volume:
         ]
     values = rescaled(frames, [slope for slope, _, _ in each], [intercept for _, intercept, _ in each])
     order = sorted(range(len(tags)), key=lambda i: tags[i])
-    planes_in_order = Planes(**{**vars(planes), "slots": planes.slots[order]})
+    planes_in_order = dataclasses.replace(planes, slots=planes.slots[order])
     array, notes = _stacked([values[i] for i in order], planes_in_order, path, [tags[i] for i in order])
     doubts = dict.fromkeys(note for _, _, more in each for note in more)
     return _placed(array, planes, series, (*notes, *doubts))

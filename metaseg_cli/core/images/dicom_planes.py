@@ -17,8 +17,10 @@ from metaseg_cli.core.dicom import quiet
 from metaseg_cli.errors import InputError, decoding
 
 _UNEVEN = 0.05  # of a step: what rounding of positions explains
+_SAME_SLICE_MM = 0.01  # planes nearer than this are one slice
 _ROUNDING = 1e-3  # of direction cosines; of pixel spacings, relative to them
-_MOST_SLICES, _MOST_MM = 5_000, 2_500  # beyond these, positions are damaged
+_DRIFT_MM, _DRIFT = 0.2, 0.02  # shift across the normal that rounding explains: in mm, and of a step
+_MOST_SLICES, _MOST_MM = 5_000, 2_500  # beyond these, positions are damaged: no patient is longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,71 +38,88 @@ class Planes:
     direction: tuple[float, ...]
 
 
-def arrange_planes(
-    positions: Sequence[Sequence[float]],
-    orientations: Sequence[Sequence[float]],
-    in_plane: Sequence[Sequence[float]],
-    step_mm: float | None,
-    names: Sequence[str],
-    where: Path,
-    *,
-    gaps_allowed: bool = False,
-) -> Planes:
+@dataclass(frozen=True, kw_only=True)
+class PlaneHeaders:
+    """What the headers of N planes say, in the patient's coordinates (mm).
+
+    *step_mm* is the file's own statement on the distance of slices, used where it cannot be measured. *names* and
+    *where* are for messages.
+    """
+
+    positions: Sequence[Sequence[float]]  # (N, 3)
+    orientations: Sequence[Sequence[float]]  # (N, 6)
+    in_plane: Sequence[Sequence[float]]  # (N, 2): pixel spacing of rows and columns
+    step_mm: float | None
+    names: Sequence[str]
+    where: Path
+
+
+def arrange_planes(headers: PlaneHeaders, *, gaps_allowed: bool = False) -> Planes:
     """Sort planes along their normal; several planes may share one position.
 
-    *in_plane* are their pixel spacings (row, column). *step_mm* is the file's own word on the distance of slices,
-    taken where it cannot be measured. A gap is an error that names its neighbours, unless *gaps_allowed* (a sparse
-    SEG). Raises InputError.
+    A gap is an error that names its neighbours, unless *gaps_allowed* (a sparse SEG). Raises InputError.
     """
-    spacing = _one_spacing(in_plane, names, where)
-    row, column = _axes(np.array(orientations, dtype=float), where)
+    spacing = _one_spacing(headers)
+    row, column = _axes(headers)
     normal = np.cross(row, column)
-    points = np.array(positions, dtype=float)
+    points = np.array(headers.positions, dtype=float)
     along = points @ normal
-    order = np.argsort(along, kind="stable")
-    # Planes nearer than a hundredth of a millimetre are one slice.
-    new = np.concatenate([[True], np.diff(along[order]) > 0.01])
-    levels = along[order][new]
-    step, counts = float(step_mm or 1.0), np.zeros(0)
-    if len(levels) > 1:
-        firsts = [names[i] for i in order[new]]
-        step, counts = _steps(levels, step_mm if gaps_allowed else None, firsts, where, gaps_allowed=gaps_allowed)
-    slot_of_level = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    slots = np.empty(len(points), np.int64)
-    slots[order] = slot_of_level[np.cumsum(new) - 1]
-    origin = points[order[0]]
-    drift = points - origin - np.outer(along - along[order[0]], normal)
-    if np.abs(drift).max() > 0.2 + 0.02 * step:
-        raise InputError(
-            f"its slices are shifted against one another by up to {np.abs(drift).max():.1f} mm (gantry tilt)",
-            where=where,
-            remedy="resample it to a straight grid first",
-        )
+    step, slots = _slots(along, headers, gaps_allowed=gaps_allowed)
+    origin = points[np.argmin(along)]
+    _check_drift(points - origin, normal, step, headers.where)
     return Planes(
         slots=slots,
-        slices=int(slot_of_level[-1]) + 1,
+        slices=int(slots.max()) + 1,
         spacing_mm=(step, *spacing),
         origin=(float(origin[0]), float(origin[1]), float(origin[2])),
         direction=tuple(float(v) for v in np.column_stack([row, column, normal]).ravel()),
     )
 
 
-def _one_spacing(in_plane: Sequence[Sequence[float]], names: Sequence[str], where: Path) -> tuple[float, float]:
-    spacings = np.array(in_plane, dtype=float)
+def _slots(along: NDArray[np.float64], headers: PlaneHeaders, *, gaps_allowed: bool) -> tuple[float, NDArray[np.int64]]:
+    """Return the distance of slices, and the slice of each plane, by the planes' positions *along* the normal."""
+    order = np.argsort(along, kind="stable")
+    new = np.concatenate([[True], np.diff(along[order]) > _SAME_SLICE_MM])
+    levels = along[order][new]
+    step, counts = float(headers.step_mm or 1.0), np.zeros(0)
+    if len(levels) > 1:
+        firsts = [headers.names[i] for i in order[new]]
+        known = headers.step_mm if gaps_allowed else None
+        step, counts = _steps(levels, known, firsts, headers.where, gaps_allowed=gaps_allowed)
+    slot_of_level = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    slots = np.empty(len(along), np.int64)
+    slots[order] = slot_of_level[np.cumsum(new) - 1]
+    return step, slots
+
+
+def _check_drift(offsets: NDArray[np.float64], normal: NDArray[np.float64], step: float, where: Path) -> None:
+    """Raise InputError where slices are shifted against one another across the normal."""
+    drift = np.abs(offsets - np.outer(offsets @ normal, normal)).max()
+    if drift > _DRIFT_MM + _DRIFT * step:
+        raise InputError(
+            f"its slices are shifted against one another by up to {drift:.1f} mm (gantry tilt)",
+            where=where,
+            remedy="resample it to a straight grid first",
+        )
+
+
+def _one_spacing(headers: PlaneHeaders) -> tuple[float, float]:
+    spacings, names = np.array(headers.in_plane, dtype=float), headers.names
     other = np.abs(spacings - spacings[0]).max(axis=1) > _ROUNDING * spacings[0].min()
     if other.any():
         i = int(np.argmax(other))
         raise InputError(
             f"its pixel spacing differs: {spacings[0, 0]:g}×{spacings[0, 1]:g} mm in {names[0]}, "
             f"{spacings[i, 0]:g}×{spacings[i, 1]:g} mm in {names[i]}",
-            where=where,
+            where=headers.where,
             remedy="give each spacing its own folder, or export the series again",
         )
     return float(spacings[0, 0]), float(spacings[0, 1])
 
 
-def _axes(facing: NDArray[np.float64], where: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The unit vectors along rows and columns of pixels, which all planes share."""
+def _axes(headers: PlaneHeaders) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the unit vectors along rows and columns of pixels, which all planes share."""
+    facing, where = np.array(headers.orientations, dtype=float), headers.where
     if np.abs(facing - facing[0]).max() > _ROUNDING:
         count = len(np.unique(np.round(facing, 2), axis=0))
         how = f"{count} orientations" if count > 1 else "slightly different orientations"
@@ -108,7 +127,7 @@ def _axes(facing: NDArray[np.float64], where: Path) -> tuple[NDArray[np.float64]
     row, column = facing[0, :3], facing[0, 3:]
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
     if abs(float(row @ column)) > 1e-2 or np.abs(lengths - 1).max() > 0.1:
-        raise InputError("its orientation is no pair of perpendicular axes", where=where, remedy="export it again")
+        raise InputError("its orientation is not a pair of perpendicular axes", where=where, remedy="export it again")
     row, column = row / lengths[0], column / lengths[1]
     return row, column
 
@@ -116,7 +135,7 @@ def _axes(facing: NDArray[np.float64], where: Path) -> tuple[NDArray[np.float64]
 def _steps(
     levels: NDArray[np.float64], step_mm: float | None, firsts: Sequence[str], where: Path, *, gaps_allowed: bool
 ) -> tuple[float, NDArray[np.float64]]:
-    """The distance of slices, and how many of it lie between each level and the next."""
+    """Return the distance of slices, and how many of them lie between each level and the next."""
     distances = np.diff(levels)
     step = step_mm or float(np.median(distances))
     counts = np.round(distances / step)
@@ -149,14 +168,14 @@ def _steps(
 
 
 def frame_groups(data: Any) -> list[list[Any]]:
-    """For each frame its functional groups: its own, then those that all frames share (PS3.3 C.7.6.16)."""
+    """Return for each frame its functional groups: its own, then the shared ones (PS3.3 C.7.6.16)."""
     shared = list(data.get("SharedFunctionalGroupsSequence") or [])[:1]
     own = list(data.get("PerFrameFunctionalGroupsSequence") or [])
     return [[group, *shared] for group in own]
 
 
 def frame_value(groups: list[Any], sequence: str, keyword: str) -> Any:
-    """The attribute *keyword* of a frame's *sequence*, or None."""
+    """Return the attribute *keyword* of a frame's *sequence*, or None."""
     for group in groups:
         items = group.get(sequence)
         if items and items[0].get(keyword) is not None:
@@ -165,7 +184,7 @@ def frame_value(groups: list[Any], sequence: str, keyword: str) -> Any:
 
 
 def frame_planes(data: Any, path: Path, *, gaps_allowed: bool) -> Planes:
-    """How the frames of a multi-frame object are arranged. Raises InputError."""
+    """Return how the frames of a multi-frame object are arranged. Raises InputError."""
     with decoding(path, "its frames are described wrongly"), quiet():
         groups, frames = frame_groups(data), int(data.get("NumberOfFrames") or 1)
         if len(groups) != frames:
@@ -187,19 +206,19 @@ def frame_planes(data: Any, path: Path, *, gaps_allowed: bool) -> Planes:
             remedy="export the original series",
         )
     names = [f"frame {i + 1}" for i in range(len(groups))]
-    return arrange_planes(
-        [p for p in positions if p],
-        [o for o in orientations if o],
-        [s for s in in_plane if s],
-        step,
-        names,
-        path,
-        gaps_allowed=gaps_allowed,
+    headers = PlaneHeaders(
+        positions=[p for p in positions if p],
+        orientations=[o for o in orientations if o],
+        in_plane=[s for s in in_plane if s],
+        step_mm=step,
+        names=names,
+        where=path,
     )
+    return arrange_planes(headers, gaps_allowed=gaps_allowed)
 
 
 def _numbers(groups: list[Any], sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
-    """*count* finite numbers (positive ones of a spacing); None for anything else."""
+    """Return *count* finite numbers (of a spacing: positive ones); None for anything else."""
     value = frame_value(groups, sequence, keyword)
     numbers = tuple(float(v) for v in value) if value is not None and not isinstance(value, (str, float)) else ()
     sound = len(numbers) == count and all(abs(v) < 1e6 for v in numbers)
