@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from metaseg_cli.core.images import (
+    Reorientation,
     Volume,
     describe_difference,
     on_grid_of,
@@ -58,6 +60,34 @@ def test_every_orientation_turns_to_canonical_and_back(order: tuple[int, ...], s
     np.testing.assert_allclose(np.reshape(after.direction, (3, 3)), np.eye(3), atol=1e-12)
     assert world(after) == world(before)
     np.testing.assert_array_equal(turn.invert(after.array), before.array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 5)] * 3),
+    spacing=st.tuples(*[st.floats(0.2, 9)] * 3),
+    origin=st.tuples(*[st.floats(-300, 300)] * 3),
+    angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
+    mirrored=st.booleans(),
+)
+def test_oblique_grids_keep_every_voxel_in_place_when_reoriented(
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    origin: tuple[float, float, float],
+    angles: tuple[float, float, float],
+    mirrored: bool,
+) -> None:
+    rotation = Rotation.from_euler("xyz", angles).as_matrix() * (np.array([-1, 1, 1]) if mirrored else 1)
+    before = volume(shape, rotation, spacing_mm=spacing, origin_mm=origin)
+    reorientation = to_canonical(before)
+    after = reorient(before, reorientation)
+    assert to_canonical(after) == Reorientation(axes=(0, 1, 2), flipped=())
+    index = np.indices(shape)
+    moved = reorientation.apply(index)  # the old (z, y, x) of every new voxel
+    old = np.concatenate([moved[::-1].reshape(3, -1), np.ones((1, moved[0].size))])
+    new = np.concatenate([np.indices(after.shape)[::-1].reshape(3, -1), np.ones((1, moved[0].size))])
+    np.testing.assert_allclose(after.affine @ new, before.affine @ old, atol=1e-6)
+    np.testing.assert_array_equal(reorientation.invert(after.array), before.array)
 
 
 @pytest.mark.parametrize("suffix", [f for f in FORMATS if f != ".nii.gz"])  # as .nii

@@ -6,10 +6,12 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
-from metaseg_cli.core.inference.windows import LARGEST, largest_window, tile
+from metaseg_cli.core.inference.windows import LARGEST, Tiling, largest_window, tile
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.core.models import build_model
 from metaseg_cli.errors import ConfigError
@@ -157,3 +159,53 @@ def test_windows_cover_the_image_and_share_half_a_patch(size: tuple[int, int, in
 )
 def test_windows_stay_patches_where_statistics_come_from_them(norm: str, expected: int | None) -> None:
     assert largest_window(norm) == expected
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> Tiling:
+    dims = draw(st.sampled_from([2, 3]))
+    size = draw(st.tuples(*[st.integers(1, 70)] * dims))
+    patch = draw(st.tuples(*[st.integers(1, 24)] * dims))
+    return tile(size, patch, draw(st.sampled_from([None, 500, 20_000])))
+
+
+@settings(max_examples=150, deadline=None)
+@given(tilings())
+def test_windows_lie_inside_and_reach_every_voxel(tiling: Tiling) -> None:
+    covered = torch.zeros(tiling.size, dtype=torch.bool)
+    for box in tiling.boxes():
+        assert all(0 <= s.start < s.stop <= n for s, n in zip(box, tiling.size, strict=True))
+        covered[box] = True
+    assert covered.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tilings(), st.integers(0, 2**16))
+def test_weighted_windows_of_what_a_network_answers_everywhere_are_that_answer(tiling: Tiling, seed: int) -> None:
+    """The weights of each voxel sum to 1 after division, so windows of one image give the image back."""
+    torch.manual_seed(seed)
+    answer = torch.randn(tiling.size)
+    total, weights = torch.zeros(tiling.size), torch.zeros(tiling.size)
+    for box in tiling.boxes():
+        total[box] += answer[box] * tiling.weight
+        weights[box] += tiling.weight
+    assert (weights > 0).all()
+    torch.testing.assert_close(total / weights, answer)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 40)] * 3),
+    patch=st.tuples(*[st.integers(1, 16)] * 3),
+    largest=st.sampled_from([None, 4_000]),
+)
+def test_a_pointwise_network_gives_the_same_through_any_windows(
+    size: tuple[int, int, int], patch: tuple[int, int, int], largest: int | None
+) -> None:
+    torch.manual_seed(0)
+    pointwise = torch.nn.Conv3d(1, 2, 1)
+    image = torch.rand(1, *size)
+    found = predict_probabilities(pointwise, image, dims=3, patch=patch, regions=2, largest=largest)
+    whole = torch.sigmoid(pointwise(image[None])[0]).detach()
+    shown = found > 0  # a window that varies less than 2 % of the range is background
+    torch.testing.assert_close(found[shown], whole[shown])
