@@ -25,7 +25,7 @@ COLOUR_16 = COLOUR.astype(np.uint16) * 201 + 7
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [9, 9, 70], [70, 80, 90]], np.uint8)
 
 
-def as_channels(picture: NDArray) -> NDArray:
+def as_channels(picture: NDArray[Any]) -> NDArray[Any]:
     """``(Y, X)`` or ``(Y, X, samples)`` → ``(C, 1, Y, X)``."""
     return np.moveaxis(np.atleast_3d(picture), -1, 0)[:, None]
 
@@ -36,14 +36,14 @@ def palette_image(index: NDArray[np.uint8], colours: NDArray[np.uint8] = PALETTE
     return image
 
 
-def by_pillow(picture: NDArray | Image.Image, kind: str, **options: Any) -> bytes:
+def by_pillow(picture: NDArray[Any] | Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def by_tifffile(*arrays: NDArray, **options: Any) -> bytes:
+def by_tifffile(*arrays: NDArray[Any], **options: Any) -> bytes:
     """Several arrays are appended one by one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tif"
@@ -59,7 +59,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
-def png(samples: NDArray, depth: int, colour: int, *, interlaced: bool = False, extra: bytes = b"") -> bytes:
+def png(samples: NDArray[Any], depth: int, colour: int, *, interlaced: bool = False, extra: bytes = b"") -> bytes:
     """A PNG by its specification, of kinds that Pillow does not write; ``samples`` ``(Y, X[, samples])``."""
     samples = np.atleast_3d(samples)
     height, width = samples.shape[:2]
@@ -73,7 +73,7 @@ def png(samples: NDArray, depth: int, colour: int, *, interlaced: bool = False, 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + pixels + chunk(b"IEND", b"")
 
 
-def _packed(row: NDArray, depth: int) -> bytes:
+def _packed(row: NDArray[Any], depth: int) -> bytes:
     if depth >= 8:
         return row.astype(">u2" if depth == 16 else np.uint8).tobytes()
     bits = (row[:, None] >> np.arange(depth - 1, -1, -1)) & 1
@@ -101,7 +101,7 @@ def tiff(tags: dict[int, int | tuple[int, ...]], data: bytes) -> bytes:
 _RAMP = tuple(10 * 257 * i for i in range(16))
 
 
-def _kinds() -> dict[str, tuple[bytes, NDArray | None]]:
+def _kinds() -> dict[str, tuple[bytes, NDArray[Any] | None]]:
     """Name → the file, and ``(C, Z, Y, X)`` that it shows; None for what loses detail: there Pillow's word counts."""
     index = GREY % 5
     colours = as_channels(PALETTE[index])
@@ -210,7 +210,7 @@ def _kinds() -> dict[str, tuple[bytes, NDArray | None]]:
     }
 
 
-def _by_pillow(data: bytes) -> NDArray:
+def _by_pillow(data: bytes) -> NDArray[Any]:
     with Image.open(io.BytesIO(data)) as picture:
         return as_channels(np.asarray(picture))
 

@@ -149,7 +149,7 @@ def test_a_damaged_key_is_refused_rather_than_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"dry_run": True}, {"write_manifest": Path("cases.csv")}])
-def test_what_shows_names_excludes_hiding_them(other: dict[str, object]) -> None:
+def test_what_shows_names_excludes_hiding_them(other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
         PrepareConfig(raw=Path("raw"), pseudonymise=True, **other)
 

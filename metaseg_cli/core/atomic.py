@@ -206,7 +206,7 @@ def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
 
 
 def clear_abandoned(folders: Iterable[Path]) -> None:
-    """Remove what killed writers left in *folders*, also their lock files, but not in a folder that is being written."""
+    """Remove what killed writers left in *folders*, lock files too, but nothing of a folder that is being written."""
     for folder in folders:
         if (folder / _LOCK).exists():
             with contextlib.suppress(InputError, OSError), exclusive_writer(folder, "program"):

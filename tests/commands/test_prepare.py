@@ -232,7 +232,7 @@ def test_regions_name_label_values() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"region": ("ET",)}, {"labels": "a"}, {"region": ("ET=0",)}, {"folds": 1}])
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         PrepareConfig(raw=Path("x"), **wrong)
 

@@ -80,7 +80,7 @@ def test_a_flipped_bit_in_weights_or_card_is_noticed(model: Path) -> None:
     ],
     ids=str,
 )
-def test_a_card_that_no_training_writes_is_refused_at_once(model: Path, values: dict[str, object]) -> None:
+def test_a_card_that_no_training_writes_is_refused_at_once(model: Path, values: dict[str, Any]) -> None:
     began = time.monotonic()
     with pytest.raises(MetasegError) as caught:
         load_model_file(changed(model, **values))
@@ -143,7 +143,7 @@ def test_settings_that_are_none_are_refused_at_once(text: str, tmp_path: Path) -
     ids=str,
 )
 def test_a_listing_that_prepare_does_not_write_is_refused(
-    values: dict[str, object], prepared: Path, tmp_path: Path
+    values: dict[str, Any], prepared: Path, tmp_path: Path
 ) -> None:
     listing = json.loads((prepared / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**listing, **values}))

@@ -158,7 +158,7 @@ def test_true_colour_is_not_taken_for_grey_whatever_its_range(tmp_path: Path) ->
     ],
 )
 def test_pictures_of_every_format_are_seen_upright(
-    tmp_path: Path, orientation: int, kind: str, options: dict[str, object]
+    tmp_path: Path, orientation: int, kind: str, options: dict[str, Any]
 ) -> None:
     path = written(tmp_path / "a", by_pillow(COLOUR, kind, exif=_exif(orientation), **options))
     image = read_image(path.rename(tmp_path / f"a.{kind.lower()}"))

@@ -120,7 +120,7 @@ def test_an_unknown_model_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"widths": (8,)}, {"norm": "layer"}, {"dims": 4}, {"in_channels": 0}])
-def test_numbers_that_make_no_network_are_refused(wrong: dict[str, object]) -> None:
+def test_numbers_that_make_no_network_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         tiny("attention-unet", **wrong)
 

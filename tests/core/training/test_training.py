@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings", [{"model": "nested_unet"}, {"loss": "tversky-focal", "optimizer": "sgd"}, {"ema": 0.0}]
 )
-def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     result = train(tiny_training(prepared, tmp_path, epochs=1, **settings), Silent())
     assert result.epochs == 1
     assert np.isfinite(float(history(result.run)[0]["loss"]))
@@ -440,7 +441,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Pa
     save_checkpoint(tmp_path, {"x": torch.zeros(1000)})
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:700])
-    state: dict[str, object] = {}
+    state: dict[str, Any] = {}
     _, note = load_checkpoint(tmp_path, state.update)
     assert state["x"].sum() == 1000
     assert "checkpoint.pt cannot be read" in note
