@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from highdicom.sr.coding import Code
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
 
 from metaseg_cli.core.images import Volume
 
@@ -137,7 +137,7 @@ def write_rtstruct(path: Path, scan: Volume, study: str, series: str, rois: dict
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     data.Modality, data.PatientID, data.StudyInstanceUID, data.SeriesInstanceUID = (
         "RTSTRUCT",
@@ -168,7 +168,7 @@ def write_rtstruct(path: Path, scan: Volume, study: str, series: str, rois: dict
     data.save_as(path, enforce_file_format=True)
 
 
-def square(low: float, high: float, z: int) -> np.ndarray:
+def square(low: float, high: float, z: float) -> np.ndarray:
     return np.array([(low, low, z), (high, low, z), (high, high, z), (low, high, z)], dtype=float)
 
 

@@ -110,7 +110,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             exists = {n for n in names if (PACKAGE.parent / Path(*n.split("."))).with_suffix(".py").exists()}
-            found |= exists or ({node.module} if node.module != ROOT else set())
+            found |= exists or ({node.module} if node.module and node.module != ROOT else set())
     return found
 
 

@@ -78,9 +78,7 @@ def _work(number: int) -> int:
 
 @pytest.mark.parametrize("count", [6, 12])
 def test_a_worker_that_dies_costs_the_item_it_worked_on(count: int, tmp_path: Path) -> None:
-    results = dict(
-        map_cases(_work, range(count), 2, file_of=lambda n: Path(str(n)), log_folder=tmp_path)  # type: ignore[arg-type]
-    )
+    results = dict(map_cases(_work, range(count), 2, file_of=lambda n: Path(str(n)), log_folder=tmp_path))
     assert list(results) == list(range(count))
     problems = {n: r for n, r in results.items() if isinstance(r, Problem)}
     assert set(problems) == {3, 5}

@@ -35,7 +35,7 @@ def parameters(function: object) -> str:
 
 def found(path: str) -> object:
     """The object of a dotted path."""
-    module, names = path, []
+    module, names = path, list[str]()
     while True:
         try:
             value: object = importlib.import_module(module)

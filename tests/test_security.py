@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def mask(path: Path) -> Path:
     [read_image, read_mask, read_yaml, read_card, lambda p: read_json(p, remedy=""), lambda p: read_manifest(p, p)],
 )
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "loop", "dangling", "long"])
-def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path, kind: str, read: object) -> None:
+def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path, kind: str, read: Callable[[Path], object]) -> None:
     path = tmp_path / "x.png"
     if kind == "pipe":
         os.mkfifo(path)

@@ -27,8 +27,8 @@ from metaseg_cli.core.metrics import score
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.core.metrics.voxels import confusion
 
-np.Inf = np.inf  # type: ignore[attr-defined]  # surface-distance 0.1 is older than NumPy 2
-ndi.filters = ndi.morphology = ndi  # type: ignore[attr-defined]
+np.Inf = np.inf  # surface-distance 0.1 is older than NumPy 2
+ndi.filters = ndi.morphology = ndi
 
 Mask = np.ndarray
 SHAPE, SPACING = (155, 240, 240), (1.0, 1.0, 1.0)

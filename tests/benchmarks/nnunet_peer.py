@@ -49,13 +49,13 @@ def make_raw(kind: str, work: Path, raw: Path) -> dict[str, list[str]]:
         import SimpleITK as sitk
 
         for line in (work / "raw" / "cases.csv").read_text().splitlines()[1:]:
-            case, _, mask, image, part = line.split(",")
+            case, _, truth, image, part = line.split(",")
             if part not in splits:
                 continue
             splits[part].append(case)
             sitk.WriteImage(sitk.ReadImage(image), raw / DATASET / "imagesTr" / f"{case}_0000.nii.gz")
             sitk.WriteImage(
-                sitk.Cast(sitk.ReadImage(mask) > 0, sitk.sitkUInt8), raw / DATASET / "labelsTr" / f"{case}.nii.gz"
+                sitk.Cast(sitk.ReadImage(truth) > 0, sitk.sitkUInt8), raw / DATASET / "labelsTr" / f"{case}.nii.gz"
             )
         names, ending = ["MRI"], ".nii.gz"
     description = {

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,7 +304,11 @@ def test_the_challenges_regions_come_from_its_labels(tmp_path: Path) -> None:
         labels = np.zeros((6, 32, 32), np.uint8)
         labels[2:4, 5:10, 5:10], labels[2:4, 6:9, 6:9], labels[2:4, 7, 7] = 2, 3, 1
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / folder / "a.nii.gz"))
-    settings = {"predictions": tmp_path / "mine", "references": tmp_path / "truth", "out": tmp_path / "out"}
+    settings: dict[str, Any] = {
+        "predictions": tmp_path / "mine",
+        "references": tmp_path / "truth",
+        "out": tmp_path / "out",
+    }
     found = evaluate(EvaluateConfig(**settings, protocol="brats-mets-2023"), Silent()).evaluation
     assert set(found.summary) == {"WT", "TC", "ET"}
     assert found.cases[0].regions["ET"]["volume_ml_reference"] == pytest.approx(16 / 1000)

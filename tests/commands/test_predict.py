@@ -219,12 +219,13 @@ def test_a_folder_means_its_scans_not_its_masks(trained: Path, raw: Path, tmp_pa
 def test_probabilities_are_written_when_asked(trained: Path, scan: Path, tmp_path: Path) -> None:
     result = run(trained, tmp_path, scan, probabilities=True)
     with Image.open(tmp_path / "patient001_02_probability.png") as picture:
-        values = np.asarray(picture) / 65535
+        values: Any = np.asarray(picture) / 65535
     np.testing.assert_allclose(values, result.scans[0].prediction.probabilities[0, 0], atol=1e-4)
 
 
 def test_a_lower_threshold_finds_no_less(trained: Path, scan: Path, tmp_path: Path) -> None:
     prediction = run(trained, tmp_path, scan).scans[0].prediction
+    assert prediction is not None
     model = metaseg_cli.load_model(trained / "model.safetensors")
     sizes = [at_threshold(model, prediction, t).mask.sum() for t in (0.9, 0.5, 0.1, 0.01)]
     assert sizes == sorted(sizes)

@@ -339,7 +339,7 @@ def test_a_cluster_that_loses_a_worker_prepares_every_case_as_this_computer_does
     pytest.importorskip("distributed")
     raw = many(tmp_path / "raw", 16)
     environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "5s"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     file = tmp_path / "scheduler.json"
     start = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     scheduler = subprocess.Popen(
@@ -375,7 +375,7 @@ def test_predict_and_evaluate_on_a_cluster_find_the_same(visits: Path, run: Path
         address = cluster.scheduler_address
         far = predicted(run, tmp_path / "far", visits, cluster=address)
         scores = EvaluateConfig(models=(str(run),), data=folder, out=tmp_path / "e1", cluster=address)
-        masks = {"predictions": tmp_path / "far", "references": tmp_path / "far"}
+        masks: dict[str, Any] = {"predictions": tmp_path / "far", "references": tmp_path / "far"}
         far_scores = evaluate(scores, Silent()).evaluation.headline
         alike = evaluate(EvaluateConfig(**masks, out=tmp_path / "e2", cluster=address), Silent())
     near = predicted(run, tmp_path / "near", visits)
@@ -442,8 +442,8 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     given = f"t1c={tmp_path / 'scan'}"
     (first,) = predicted(run, tmp_path / "first", given).scans
     low = float(np.quantile(first.prediction.probabilities, 0.97))  # so that a hardly trained network finds something
-    (scan,) = predicted(run, tmp_path / "out", given, threshold=low).scans
-    found, prediction = scan.result, scan.prediction
+    (one,) = predicted(run, tmp_path / "out", given, threshold=low).scans
+    found, prediction = one.result, one.prediction
     assert found.mask.name.endswith("_mask.nii.gz")
     assert found.segmentation == found.mask.with_name(found.mask.name.replace(".nii.gz", ".dcm"))
     seg = on_grid_of(read_mask(found.segmentation), prediction.source)
@@ -454,12 +454,12 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
         run, tmp_path / "each", given, threshold=low, format="dicom-seg", per_lesion=True
     ).document.scans
     assert each.mask == each.segmentation
-    lesions = sum(map(len, prediction.lesions.values()))
-    assert lesions > 0
-    assert read_mask(each.mask).array.max() == lesions
+    counted = sum(len(one_region) for one_region in prediction.lesions.values())
+    assert counted > 0
+    assert read_mask(each.mask).array.max() == counted
     for region, measured in found.sum_of_diameters_mm.items():
         rows = [row for row in found.lesions if row.region == region and row.measurable]
-        longest = sorted((row.longest_axial_mm for row in rows), reverse=True)[:5]
+        longest = sorted((row.longest_axial_mm or 0 for row in rows), reverse=True)[:5]
         assert measured == pytest.approx(sum(longest), abs=0.05)
     (drawn,) = predicted(run, tmp_path / "rt", given, threshold=low, format="rtstruct").document.scans
     contours = on_grid_of(read_mask(drawn.mask, prediction.source), prediction.source)
@@ -468,7 +468,7 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
     other = predicted(run, tmp_path / "nrrd", given, threshold=low, format="nrrd").document.scans[0]
     np.testing.assert_array_equal(read_mask(other.mask).array, read_mask(found.mask).array)
     assert other.segmentation is None
-    masks = {"predictions": tmp_path / "out", "references": tmp_path / "nrrd"}
+    masks: dict[str, Any] = {"predictions": tmp_path / "out", "references": tmp_path / "nrrd"}
     assert evaluate(EvaluateConfig(**masks, out=tmp_path / "e"), Silent()).evaluation.headline["dice"] == 1
 
 
@@ -488,6 +488,8 @@ def test_a_zip_of_a_series_comes_back_as_its_folder_does(run: Path, tmp_path: Pa
         assert (packed.mask.name, packed.segmentation.name) == ("case_mask.nii.gz", "case_mask.dcm")
         assert packed.scan == tmp_path / "case.zip"
         assert packed.sequences == {"t1c": str(tmp_path / "case.zip")}
+        assert packed.segmentation is not None
+        assert folder.segmentation is not None
         for ours, theirs in ((packed.mask, folder.mask), (packed.segmentation, folder.segmentation)):
             np.testing.assert_array_equal(read_mask(ours).array, read_mask(theirs).array)
         assert pydicom.dcmread(packed.segmentation).StudyInstanceUID == pydicom.dcmread(paths[0]).StudyInstanceUID

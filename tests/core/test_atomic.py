@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -131,7 +132,7 @@ def test_half_a_file_that_itk_writes_in_silence_is_an_error(
 ) -> None:
     write = sitk.WriteImage
 
-    def write_half(image: sitk.Image, path: str, **options: bool) -> None:
+    def write_half(image: sitk.Image, path: str, **options: Any) -> None:
         write(image, path, **options)
         for part in Path(path).parent.glob(f"*{Path(path).stem}.*"):
             part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])

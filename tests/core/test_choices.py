@@ -63,7 +63,7 @@ def test_a_network_of_one_row_trains_and_predicts(
     assert read_card(result.model).name == "one-block"
     assert result.run.name.startswith("one-block-")
     scan = next(p for p in (raw / "test").rglob("*.png") if "mask" not in p.name)
-    config = PredictConfig(inputs=(scan,), model=str(result.model), out=tmp_path / "predictions", max_memory="8GB")
+    config = PredictConfig(inputs=(str(scan),), model=str(result.model), out=tmp_path / "predictions", max_memory="8GB")
     found = predict(config, Silent())
     assert not found.problems
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -70,12 +72,13 @@ def test_focal_in_bfloat16_keeps_value_and_gradient_at_extreme_logits() -> None:
     loss = focal_loss(logits, target)
     loss.backward()
     assert loss.item() == pytest.approx(20.0, rel=1e-3)  # two of four elements cost 40 each
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 0] > 0 > logits.grad[0, 1]
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss, focal_tversky_loss])
-def test_gradients_are_those_of_finite_differences(loss: object) -> None:
+def test_gradients_are_those_of_finite_differences(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_()
     target = (torch.rand(1, 2, 3, 4, generator=generator) > 0.5).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_what_is_written_together_is_a_chain_of_known_words() -> None:
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-def test_words_do_not_depend_on_the_unicode_form(form: str) -> None:
+def test_words_do_not_depend_on_the_unicode_form(form: Literal["NFC", "NFD", "NFKC", "NFKD"]) -> None:
     assert words(unicodedata.normalize(form, "Läsion PÓS")) == ("lasion", "pos")
 
 

@@ -162,7 +162,7 @@ def _catches(process: int, which: signal.Signals) -> bool:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return True
-    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
     return bool(caught >> (which - 1) & 1)
 
 

@@ -72,8 +72,8 @@ def content(path: Path) -> Any:
         image = nibabel.load(path)
         return _digest(np.asarray(image.dataobj)), image.header.binaryblock
     if name.endswith((".nrrd", ".mha", ".mhd")):
-        image = sitk.ReadImage(str(path))
-        return _digest(sitk.GetArrayFromImage(image)), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+        other = sitk.ReadImage(str(path))
+        return _digest(sitk.GetArrayFromImage(other)), other.GetSpacing(), other.GetOrigin(), other.GetDirection()
     readers = {
         ".png": _picture,
         ".csv": _table,

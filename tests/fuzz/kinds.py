@@ -325,7 +325,14 @@ def _checkpoint(folder: Path) -> Path:
     from metaseg_cli.config import TrainConfig
     from metaseg_cli.core.progress import Silent
 
-    tiny = {"epochs": 1, "widths": (4, 8), "patch": (32,), "batch_size": 2, "steps_per_epoch": 1, "device": "cpu"}
+    tiny: dict[str, Any] = {
+        "epochs": 1,
+        "widths": (4, 8),
+        "patch": (32,),
+        "batch_size": 2,
+        "steps_per_epoch": 1,
+        "device": "cpu",
+    }
     run = train(TrainConfig(data=_prepared(folder), out=folder / "runs", **tiny), Silent()).run
     shutil.move(run, folder / "run")
     (folder / "run" / "checkpoint.before.pt").unlink(missing_ok=True)
@@ -343,7 +350,9 @@ def _resume(path: Path) -> object:
 def _predictions(folder: Path) -> Path:
     mask = str(folder / "a_mask.png")
     nothing = dict.fromkeys(("segmentation", "overlay", "overview", "spacing_mm"))
-    empty = {key: [] for key in ("probability", "uncertainty", "disagreement", "lesions", "notes")}
+    empty: dict[str, list[str]] = {
+        key: [] for key in ("probability", "uncertainty", "disagreement", "lesions", "notes")
+    }
     tables = {"sequences": {"t1c": "a.png"}, "sum_of_diameters_mm": {"metastasis": 1.5}}
     entry = {"scan": "a.png", "name": "a", "key": "k", "mask": mask, "backend": "torch", **nothing, **empty, **tables}
     (folder / "predictions.json").write_text(json.dumps({"schema": 1, "scans": [entry], "earlier": []}))

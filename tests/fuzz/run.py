@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.fuzz.kinds import KINDS
-from tests.fuzz.runner import fuzz
+from tests.fuzz.runner import Fault, fuzz
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     names = options.kind or list(KINDS)
     each = -(-options.mutants // len(names))
     seeds = range(options.seed * 10**6, options.seed * 10**6 + each)
-    began, faults, total = time.monotonic(), [], 0
+    began, faults, total = time.monotonic(), list[Fault](), 0
     with tempfile.TemporaryDirectory(prefix="metaseg-fuzz-") as folder, ThreadPoolExecutor(options.processes) as pool:
         for tally in pool.map(lambda name: fuzz(name, seeds, Path(folder)), names):
             total += tally.read + tally.refused + len(tally.faults)

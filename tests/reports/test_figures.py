@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,13 @@ def test_an_overlay_without_lesions_is_the_picture(tmp_path: Path) -> None:
 
 def test_curves_survive_a_run_without_validation(tmp_path: Path) -> None:
     nothing = [float("nan")] * 3
-    history = {"epoch": [1, 2, 3], "loss": [3, 2, 1], "dice": nothing, "lesion_f1": nothing, "lesion_recall": nothing}
+    history: dict[str, Any] = {
+        "epoch": [1, 2, 3],
+        "loss": [3, 2, 1],
+        "dice": nothing,
+        "lesion_f1": nothing,
+        "lesion_recall": nothing,
+    }
     figures.save_curves(tmp_path / "c.png", {**history, "score": nothing})
     assert (tmp_path / "c.png").stat().st_size > 5000
 
@@ -67,7 +74,7 @@ def test_names_cannot_inject_into_the_report(tmp_path: Path) -> None:
         title=evil,
         facts=[("a", evil)],
         notes=[evil],
-        problems=[(evil, evil, evil)],
+        problems=[(evil, evil, evil, True)],
         cases=[{"case": evil}],
         pictures=[],
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from metaseg_cli.core.images import Volume, read_image, read_mask, read_scan
 from metaseg_cli.errors import InputError
@@ -36,7 +36,7 @@ def one_image(folder: Path, syntax: str | None = None) -> tuple[Path, Read]:
         if syntax == RLELossless:
             data.compress(syntax, generate_instance_uid=False)
         else:
-            data.file_meta.TransferSyntaxUID = syntax
+            data.file_meta.TransferSyntaxUID = UID(syntax)
         data.save_as(path, enforce_file_format=True)
     return path, read_image
 

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -106,11 +107,11 @@ def save_as(path: Path, syntax: str) -> None:
         data.compress(syntax, generate_instance_uid=False)
     elif syntax == ExplicitVRBigEndian:
         data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
-        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.TransferSyntaxUID = UID(syntax)
         pydicom.dcmwrite(path, data, implicit_vr=False, little_endian=False, enforce_file_format=True)
         return
     else:
-        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.TransferSyntaxUID = UID(syntax)
     data.save_as(path, enforce_file_format=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from metaseg_cli.errors import InputError
 from tests.dicom_files import SHAPE, STEP, enhanced, lesions, make_seg, numbers, write_series
 
 
-def uid_per_slice(*keywords: str) -> object:
+def uid_per_slice(*keywords: str) -> Callable[[int, Dataset], None]:
     def change(_: int, data: Dataset) -> None:
         for keyword in keywords:
             setattr(data, keyword, generate_uid())

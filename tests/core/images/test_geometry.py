@@ -36,7 +36,11 @@ ORIENTATIONS = [(p, s) for p in itertools.permutations(range(3)) for s in iterto
 
 def volume(shape: tuple[int, int, int], direction: np.ndarray, **fields: Any) -> Volume:
     array = np.random.default_rng(0).integers(0, 4, (1, *shape)).astype(np.uint8)
-    values = {"spacing_mm": (3.0, 0.9, 0.7), "origin_mm": (-11.0, 23.0, 5.5), "source": Path("made")} | fields
+    values: dict[str, Any] = {
+        "spacing_mm": (3.0, 0.9, 0.7),
+        "origin_mm": (-11.0, 23.0, 5.5),
+        "source": Path("made"),
+    } | fields
     return Volume(array=array, direction=tuple(direction.ravel()), **values)
 
 
@@ -164,7 +168,7 @@ SHEARED = A + np.array([[0, 0.003, 0, 0], [0] * 4, [0] * 4, [0] * 4])
     ],
 )
 def test_a_strange_nifti_header_is_said_and_comes_back_for_every_reader(
-    tmp_path: Path, forms: tuple[object, ...], said: str | None
+    tmp_path: Path, forms: tuple[Any, ...], said: str | None
 ) -> None:
     scan = nifti(tmp_path / "scan.nii.gz", *forms)
     image = read_image(scan)

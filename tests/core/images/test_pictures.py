@@ -89,7 +89,7 @@ def test_a_pyramid_in_sub_directories_is_one_slice(tmp_path: Path) -> None:
     [(GREY, GREY[:9]), (GREY, GREY_16), (GREY, COLOUR), (GREY, GREY, GREY, BINARY)],
     ids=["size", "type", "colour", "last"],
 )
-def test_pages_that_differ_are_refused(tmp_path: Path, pages: tuple[NDArray, ...]) -> None:
+def test_pages_that_differ_are_refused(tmp_path: Path, pages: tuple[NDArray[Any], ...]) -> None:
     with pytest.raises(InputError, match="pages differ"):
         read_image(written(tmp_path / "a.tif", by_tifffile(*pages)))
 
@@ -126,7 +126,7 @@ def test_an_ome_tiff_opens_no_other_file(tmp_path: Path) -> None:
     by_name = {"a.ome.tif": STACK, "b.ome.tif": STACK + 1}
     for name, array in by_name.items():
         tifffile.imwrite(tmp_path / name, array, photometric="minisblack", ome=True, metadata={"axes": "ZYX"})
-    text = tifffile.tiffcomment(tmp_path / "a.ome.tif").replace(
+    text = str(tifffile.tiffcomment(tmp_path / "a.ome.tif")).replace(
         "</Pixels>", '<TiffData IFD="0" FirstZ="0"><UUID FileName="b.ome.tif">urn:uuid:1</UUID></TiffData></Pixels>'
     )
     tifffile.tiffcomment(tmp_path / "a.ome.tif", text.encode())
@@ -335,7 +335,7 @@ def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(tmp_path: Pa
         assert len(mask.notes) == (1 if sideways else 0)
 
 
-def _pictures(folder: Path, masks: list[NDArray], **of_images: Any) -> Path:
+def _pictures(folder: Path, masks: list[NDArray[Any]], **of_images: Any) -> Path:
     rng = np.random.default_rng(0)
     for number, mask in enumerate(masks):
         image = rng.integers(1, 255, mask.shape, dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -152,7 +153,7 @@ def test_the_chosen_structures_reach_the_prepared_folder(tmp_path: Path) -> None
     from metaseg_cli.core.progress import Silent
 
     rtstruct(tmp_path / "raw", "Brain", "Target")
-    config = {"raw": tmp_path / "raw", "out": tmp_path / "out", "workers": 1, "spacing": "native"}
+    config: dict[str, Any] = {"raw": tmp_path / "raw", "out": tmp_path / "out", "workers": 1, "spacing": "native"}
     with pytest.raises(InputError, match="Brain, Target"):
         prepare(PrepareConfig(**config), Silent())
     result = prepare(PrepareConfig(**config, structures="target"), Silent())

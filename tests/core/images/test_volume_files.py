@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -472,7 +472,8 @@ def test_metaimage_lies_where_itk_has_it(seed: int, tmp_path: Path) -> None:
     turn, spacing, origin = random_places(seed)
     array = numbers(dtype=np.dtype(list(TYPES)[seed % 6]).type)
     matrix, place = ("TransformMatrix", "Rotation", "Orientation")[seed % 3], ("Offset", "Position", "Origin")[seed % 3]
-    packed, order = bool(seed % 2), ">" if seed % 4 > 1 else "<"
+    packed = bool(seed % 2)
+    order: Literal["<", ">"] = ">" if seed % 4 > 1 else "<"
     voxels = array.astype(array.dtype.newbyteorder(order)).tobytes()
     voxels = zlib.compress(voxels) if packed else voxels
     head = {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,11 +54,16 @@ def test_a_pruned_network_and_an_ensemble_go_through_openvino() -> None:
 class Slow(nn.Module):
     """Says the mean of what it sees, after a while."""
 
-    stride = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+    head_weights: tuple[float, ...] = (1.0,)
 
     def forward(self, x: Tensor) -> Tensor:
         backends.time.sleep(0.02)
         return x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def slow() -> Any:
+    return Slow()
 
 
 def fake_backend(monkeypatch: pytest.MonkeyPatch, seconds: float, convert: Callable[..., object]) -> None:
@@ -74,7 +80,7 @@ def test_auto_takes_what_is_faster_and_agrees_where_it_repays(
     monkeypatch: pytest.MonkeyPatch, follows: int, error: float, used: str
 ) -> None:
     fake_backend(monkeypatch, 1.0, lambda *_: lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) + error)
-    network = Accelerated(Slow(), small_card(), "auto", "fp32")
+    network = Accelerated(slow(), small_card(), "auto", "fp32")
     x = torch.randn(1, 2, 16, 16)
     network.expect(follows * 16 * 16)
     for _ in range(2):
@@ -87,12 +93,12 @@ def test_what_another_program_raises_leaves_auto_with_torch(monkeypatch: pytest.
         raise RuntimeError("no such operator")
 
     fake_backend(monkeypatch, 0.0, fails)
-    network = Accelerated(Slow(), small_card(), "auto", "fp32")
+    network = Accelerated(slow(), small_card(), "auto", "fp32")
     network.expect(1e9)
     network(torch.randn(1, 2, 16, 16))
     assert network.used == "torch"
     with pytest.raises(InputError, match="no such operator"):
-        Accelerated(Slow(), small_card(), "fake", "fp32")(torch.randn(1, 2, 16, 16))
+        Accelerated(slow(), small_card(), "fake", "fp32")(torch.randn(1, 2, 16, 16))
 
 
 def test_masks_must_agree_and_not_only_most_voxels() -> None:

@@ -70,6 +70,7 @@ def test_slab_by_slab_is_the_whole(size: tuple[int, int, int], patch: tuple[int,
 
 def test_nothing_is_found_where_there_is_no_head() -> None:
     network = torch.nn.Conv3d(1, 1, 1)
+    assert network.bias is not None
     torch.nn.init.constant_(network.bias, 9.0)  # it sees lesions everywhere
     image = torch.zeros(1, 24, 24, 80)
     image[..., 40:] = torch.randn(24, 24, 40)

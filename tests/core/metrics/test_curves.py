@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_paired_differences_find_what_is_there() -> None:
 
     rng = np.random.default_rng(2)
     base = rng.random(30)
-    values = {
+    values: dict[str, dict[str, Any]] = {
         "a": {"dice": base + 0.1, "hd95_mm": 5 - base},
         "b": {"dice": base + rng.normal(0, 0.01, 30), "hd95_mm": 5 - base},
     }
@@ -105,7 +107,7 @@ def test_paired_differences_find_what_is_there() -> None:
 
 def test_ranks_are_shares_of_resamples() -> None:
     rng = np.random.default_rng(3)
-    base = rng.random(20)
+    base: Any = rng.random(20)
     shares = rank_shares({"good": base + 0.2, "even": base, "same": base})
     assert shares["good"] == [1, 0, 0]
     assert shares["even"] == shares["same"] == [0, 1, 0]

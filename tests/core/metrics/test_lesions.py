@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,7 +183,9 @@ def test_the_protocol_of_2026_is_the_challenges(tmp_path: Path) -> None:
     if python is None:
         pytest.skip("METASEG_PANOPTICA_PYTHON names no environment with panoptica and brats-evaluation")
     pairs = [random_pair(seed) for seed in SEEDS if seed % 5 != 4]
-    arrays = {f"{name}{i}": value for i, pair in enumerate(pairs) for name, value in zip("rps", pair, strict=True)}
+    arrays: dict[str, Any] = {
+        f"{name}{i}": value for i, pair in enumerate(pairs) for name, value in zip("rps", pair, strict=True)
+    }
     np.savez(tmp_path / "pairs.npz", **arrays)
     script = ROOT / "tests" / "peers" / "panoptica_scores.py"
     files = [str(tmp_path / "pairs.npz"), str(tmp_path / "scores.json")]

@@ -206,8 +206,8 @@ def test_unknown_protocols_are_refused() -> None:
 
 def test_the_interval_resamples_patients_not_cases() -> None:
     values = np.repeat([0.0, 1.0], 100)
-    as_cases = bootstrap_mean(values, [str(i) for i in range(200)])
-    as_two_patients = bootstrap_mean(values, ["a"] * 100 + ["b"] * 100)
+    as_cases = bootstrap_mean(list(values), [str(i) for i in range(200)])
+    as_two_patients = bootstrap_mean(list(values), ["a"] * 100 + ["b"] * 100)
     assert as_cases[0] == as_two_patients[0] == 0.5
     assert as_cases[1][1] - as_cases[1][0] < 0.2
     assert as_two_patients[1] == (0.0, 1.0)
@@ -222,7 +222,7 @@ def test_one_patient_has_no_interval() -> None:
 
 def test_the_interval_is_that_of_an_independent_resampling() -> None:
     values = np.random.default_rng(0).normal(0.7, 0.1, 40)
-    _, (low, high) = bootstrap_mean(values, [str(i) for i in range(40)])
+    _, (low, high) = bootstrap_mean(list(values), [str(i) for i in range(40)])
     from scipy.stats import bootstrap
 
     other = bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
@@ -232,4 +232,4 @@ def test_the_interval_is_that_of_an_independent_resampling() -> None:
 @pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
 def test_a_value_without_a_number_is_never_dropped_from_a_mean(missing: float | None) -> None:
     with pytest.raises(ValueError, match="not finite"):
-        bootstrap_mean([0.5, missing], ["a", "b"])
+        bootstrap_mean([0.5, missing], ["a", "b"])  # type: ignore[list-item]

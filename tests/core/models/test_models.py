@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,8 +42,9 @@ def test_training_gives_one_output_per_head_at_full_size(name: str, dims: int) -
     model = tiny(name, dims).train()
     outputs = model(image(dims))
     assert [o.shape for o in outputs] == [(2, 3, *image(dims).shape[2:])] * 2
-    assert len(model.head_weights) == len(outputs)
-    assert math.isclose(sum(model.head_weights), 1)
+    weights = cast("list[float]", model.head_weights)
+    assert len(weights) == len(outputs)
+    assert math.isclose(sum(weights), 1)
 
 
 @every_model

@@ -140,7 +140,7 @@ def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(
         undisturbed = train(config, Silent())
         with pytest.raises(Interrupted, match="--resume") as caught:
             train(config, StopAt(steps))
-        stopped = caught.value.where
+        stopped = Path(str(caught.value.where))
         assert len(history(stopped)) == epochs
         resumed = train(TrainConfig(resume=stopped), Silent())
     finally:
@@ -424,7 +424,7 @@ def test_the_schedule_warms_up_and_decays() -> None:
 
 
 def test_the_average_follows_slowly_and_first_quickly() -> None:
-    model = torch.nn.Linear(2, 2)
+    model: Any = torch.nn.Linear(2, 2)
     averaged = EmaModel(model, decay=0.9)
     start = averaged.model.weight.clone()
     with torch.no_grad():
