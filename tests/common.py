@@ -60,7 +60,7 @@ def small_card(name: str = "attention-unet", dims: int = 2, norm: str = "batch")
         preprocessing={"normalisation": "case", "oriented": True, "spacing_mm": [1.0, 1.0, 1.0]},
         patch=(16, 32, 32),
         temperature=1.5,
-        postprocessing={"ET": Postprocessing(threshold=0.4, smallest_lesion=3)},
+        postprocessing={"ET": Postprocessing(threshold=0.4, min_size=3)},
     )
 
 

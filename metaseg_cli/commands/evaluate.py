@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from metaseg_cli.core.metrics import Protocol, find_protocol
 from metaseg_cli.core.metrics.cases import CaseScore, ScoredCase
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.typed_json import as_json
 from metaseg_cli.errors import InputError, Problem
 from metaseg_cli.reports import evaluation_files
 
@@ -112,7 +112,7 @@ def _of_model(
     records = [record for record in records if only is None or record.case in only]
     postprocessing = card.of_regions()
     if config.threshold is not None:
-        postprocessing = tuple(each.at(config.threshold) for each in postprocessing)
+        postprocessing = tuple(each.with_threshold(config.threshold) for each in postprocessing)
     problems: list[Problem] = []
     out = config.out or path.parent / "evaluation"
     return _System(
@@ -124,9 +124,7 @@ def _of_model(
             "model": path,
             "data": config.data,
             "split": config.split,
-            "postprocessing": {
-                name: dataclasses.asdict(each) for name, each in zip(card.regions, postprocessing, strict=True)
-            },
+            "postprocessing": {name: as_json(each) for name, each in zip(card.regions, postprocessing, strict=True)},
             "grid": "of the prepared cases",
         },
         notes=notes,

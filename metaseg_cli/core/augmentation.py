@@ -225,13 +225,13 @@ def _mean_pool(x: Tensor, size: int) -> Tensor:
     return pool(x, size, stride=1, padding=size // 2)
 
 
-def drop_sequences(image: Tensor, present: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """*image* ``(B, C·(2k + 1), *spatial)`` and *present* ``(B, C)`` without the sequences that *p* takes away.
+def drop_sequences(image: Tensor, available: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """*image* ``(B, C·(2k + 1), *spatial)`` and *available* ``(B, C)`` without the sequences that *p* takes away.
 
     Never all of them.
     """
-    stays = present & ~p.dropped.to(present.device)
-    stays = torch.where(stays.any(dim=1, keepdim=True), stays, present)
+    stays = available & ~p.dropped.to(available.device)
+    stays = torch.where(stays.any(dim=1, keepdim=True), stays, available)
     return image * _per_channel(stays.to(image), image), stays
 
 

@@ -24,7 +24,7 @@ from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import is_there, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
-from metaseg_cli.core.typed_json import build, parsed
+from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
 FORMAT = 5
@@ -152,7 +152,9 @@ def unkeyed_patient_hash(dataset_id: str, patient: str) -> str:
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write weights and *card* with checksums of both; the file appears whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)})
+    stored = as_json(card)
+    assert isinstance(stored, dict)
+    text = json.dumps({"format": FORMAT, **stored})
     metadata = {_KEY: text, _CARD_DIGEST: _digest_of(text.encode()), _WEIGHTS_DIGEST: _digest_of_weights(weights)}
     atomic_write(path, lambda to: save_file(weights, str(to), metadata=metadata))
 
@@ -245,7 +247,7 @@ def _check_plausible(card: ModelCard) -> None:
         raise ValueError(f"temperature {card.temperature}, foreground prior {card.foreground_prior}")
     every = [*card.postprocessing.values(), *(p for d in card.depths.values() for p in d.postprocessing.values())]
     for each in every:
-        if not 0 <= each.threshold <= 1 or not 0 <= each.seed <= 1 or each.smallest_lesion < 0:
+        if not 0 <= each.threshold <= 1 or not 0 <= each.high_threshold <= 1 or each.min_size < 0:
             raise ValueError(f"post-processing {each}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from metaseg_cli.core.typed_json import stored_as
 
 _NEAR = 1 - 1e-6  # a lesion of exactly the smallest size stays, whatever the rounding of its volume
 
@@ -17,28 +19,30 @@ _NEAR = 1 - 1e-6  # a lesion of exactly the smallest size stays, whatever the ro
 class Postprocessing:
     """What is done to a region's probabilities; chosen on cases that were not learnt from, kept in the model file.
 
-    A voxel counts from *threshold* on, if its component reaches *seed* somewhere (hysteresis; 0: any component). A
-    component smaller than *smallest_lesion* (mm³, in pictures mm²; voxels where there is no spacing) is dropped, unless
-    its confidence reaches *sparing* (1: never). There is no opening: it would delete small metastases.
+    A voxel counts from *threshold* on, if its component reaches *high_threshold* somewhere (hysteresis; 0: any
+    component). A component smaller than *min_size* (mm³, in pictures mm²; voxels where there is no spacing) is dropped,
+    unless its confidence reaches *keep_confidence* (1: never). There is no opening: it would delete small metastases.
+
+    Model files and documents store three of the fields under other keys.
     """
 
     threshold: float = 0.5
-    seed: float = 0.0
-    smallest_lesion: float = 0.0
-    sparing: float = 1.0
+    high_threshold: float = field(default=0.0, metadata=stored_as("seed"))
+    min_size: float = field(default=0.0, metadata=stored_as("smallest_lesion"))
+    keep_confidence: float = field(default=1.0, metadata=stored_as("sparing"))
     fill_holes: bool = False
 
-    def keeps(
+    def keep_mask(
         self, size: NDArray[np.floating], peak: NDArray[np.floating], confidence: NDArray[np.floating]
     ) -> NDArray[np.bool_]:
-        """Which components stay: their sizes as *smallest_lesion* has them, highest probability, ``confidence_of``."""
-        large = (size >= _NEAR * self.smallest_lesion) | ((confidence >= self.sparing) & (self.sparing < 1))
-        stays: NDArray[np.bool_] = large & (peak >= self.seed)
+        """Return which components stay, by size (in the unit of ``min_size``), highest probability and confidence."""
+        large = (size >= _NEAR * self.min_size) | ((confidence >= self.keep_confidence) & (self.keep_confidence < 1))
+        stays: NDArray[np.bool_] = large & (peak >= self.high_threshold)
         return stays
 
-    def at(self, threshold: float) -> Postprocessing:
-        """The same with a threshold that somebody chose: every component of it counts, whatever its highest point."""
-        return replace(self, threshold=threshold, seed=0.0)
+    def with_threshold(self, threshold: float) -> Postprocessing:
+        """Return the same with a threshold that the user chose: every component counts, whatever its highest point."""
+        return replace(self, threshold=threshold, high_threshold=0.0)
 
     def calibrated(self, temperature: float) -> Postprocessing:
         """What does the same to probabilities whose logits were divided by *temperature*."""
@@ -46,7 +50,12 @@ class Postprocessing:
         def moved(value: float) -> float:
             return _sigmoid(math.log(value / (1 - value)) / temperature) if 0 < value < 1 else value
 
-        return replace(self, threshold=moved(self.threshold), seed=moved(self.seed), sparing=moved(self.sparing))
+        return replace(
+            self,
+            threshold=moved(self.threshold),
+            high_threshold=moved(self.high_threshold),
+            keep_confidence=moved(self.keep_confidence),
+        )
 
 
 def _sigmoid(logit: float) -> float:
@@ -85,7 +94,7 @@ def to_mask(
 ) -> NDArray[np.bool_]:
     """``(Z, Y, X)`` probabilities → mask. *spacing_mm* is (z, y, x); components have 26 neighbours (one slice: 8)."""
     mask: NDArray[np.bool_] = probability >= settings.threshold
-    filtered = settings.smallest_lesion > 0 or settings.seed > settings.threshold
+    filtered = settings.min_size > 0 or settings.high_threshold > settings.threshold
     box = ndimage.find_objects(mask.view(np.uint8))[0] if mask.any() else None
     if box is None or not (filtered or settings.fill_holes):
         return mask
@@ -93,7 +102,7 @@ def to_mask(
         labels, count = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
         each = components_of(labels, count, probability[box])
         size = each.voxels * voxel_size(spacing_mm, flat=len(mask) == 1)
-        mask[box] = np.concatenate([[False], settings.keeps(size, each.peak, each.confidence)])[labels]
+        mask[box] = np.concatenate([[False], settings.keep_mask(size, each.peak, each.confidence)])[labels]
     if settings.fill_holes:
         # A slice has no inside in space: there holes are what the outline encloses.
         mask[box] = (

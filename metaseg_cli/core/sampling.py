@@ -26,13 +26,13 @@ _AHEAD = 2  # batches read before they are asked for
 class Batch:
     """``image (B, C, *patch)`` float16, as cached, and ``target (B, R, *patch)`` bool; in 2D *patch* is ``(Y, X)``.
 
-    With k neighbour slices there are C·(2k + 1) channels, the slices of a sequence side by side. ``present (B, C)``
+    With k neighbour slices there are C·(2k + 1) channels, the slices of a sequence side by side. ``available (B, C)``
     tells which sequences a case has.
     """
 
     image: Tensor
     target: Tensor
-    present: Tensor
+    available: Tensor
     cases: tuple[str, ...]
 
 
@@ -95,9 +95,9 @@ class PatchSampler:
         target = np.stack([target for _, _, target in drawn])
         if self.patch[0] == 1:
             image, target = image.reshape(len(image), -1, *self.patch[1:]), target[:, :, 0]
-        present = np.stack([self.prepared.available(self.cases[i]) for i, _, _ in drawn])
+        available = np.stack([self.prepared.available(self.cases[i]) for i, _, _ in drawn])
         cases = tuple(self.cases[i].case for i, _, _ in drawn)
-        return Batch(torch.from_numpy(image), torch.from_numpy(target), torch.from_numpy(present), cases)
+        return Batch(torch.from_numpy(image), torch.from_numpy(target), torch.from_numpy(available), cases)
 
     def _patch(self, kind: int, rng: np.random.Generator) -> tuple[int, NDArray[np.float16], NDArray[np.bool_]]:
         if kind == 2 or (kind == 1 and not self.hard_negatives):

@@ -185,12 +185,12 @@ def train_summary(result: Any) -> list[Any]:
 def _settings(chosen: Any, unit: str) -> str:
     """A ``Postprocessing`` in words."""
     text = f"{chosen.threshold:.2f}"
-    if chosen.seed > chosen.threshold:
-        text += f", {chosen.seed:.2f} somewhere in the lesion"
-    if chosen.smallest_lesion:
-        text += f", lesions from {chosen.smallest_lesion:g} {'mm³' if unit == 'mm' else 'voxels'} on"
-        if chosen.sparing < 1:
-            text += f" or of confidence {chosen.sparing:.2f}"
+    if chosen.high_threshold > chosen.threshold:
+        text += f", {chosen.high_threshold:.2f} somewhere in the lesion"
+    if chosen.min_size:
+        text += f", lesions from {chosen.min_size:g} {'mm³' if unit == 'mm' else 'voxels'} on"
+        if chosen.keep_confidence < 1:
+            text += f" or of confidence {chosen.keep_confidence:.2f}"
     return text
 
 

@@ -85,7 +85,7 @@ def without_specks(mask: np.ndarray, smallest: int) -> np.ndarray:
     """*mask* ``(Z, Y, X)``, or slices ``(N, 1, Y, X)``, without components of fewer than *smallest* voxels."""
     if mask.ndim == 4:
         return np.stack([without_specks(each, smallest) for each in mask])
-    return to_mask((mask > 0).astype(np.float32), Postprocessing(smallest_lesion=smallest))
+    return to_mask((mask > 0).astype(np.float32), Postprocessing(min_size=smallest))
 
 
 def scores(predictions: Path, references: dict[str, np.ndarray], smallest: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.intensity import CLIP_DEVIATIONS, STATISTICS_PERCENTILES
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.typed_json import read_json
+from metaseg_cli.core.typed_json import as_json, read_json
 from metaseg_cli.errors import ConfigError, InputError
 
 _KEPT = (  # of the card, as they stand
@@ -48,14 +47,13 @@ def description(card: ModelCard) -> dict[str, Any]:
     ]
     if card.presence:
         channels += [f"1 where {sequence} is there, else 0" for sequence in card.sequences]
-    values = dataclasses.asdict(card)
     low, high = STATISTICS_PERCENTILES
     return {
         "schema": 1,
         "program": f"metaseg {metaseg_cli.__version__}",
         "input": {"name": INPUT, "layout": "batch, channel, " + ", ".join("zyx"[-card.dims :]), "channels": channels},
         "output": {"name": OUTPUT, "channels": list(card.regions), "value": "logit: sigmoid gives the probability"},
-        **{name: values[name] for name in _KEPT},
+        **{name: as_json(getattr(card, name)) for name in _KEPT},
         "steps": [
             "bring the scan to the orientation and spacing of 'preprocessing' (None: as it is)",
             f"per channel: mean and deviation of the head's voxels, clipped to the percentiles {low:g} and {high:g}; "

@@ -274,9 +274,9 @@ def resolve_postprocessing(
     if not postprocess:
         usual = (Postprocessing(),) * len(usual)
     elif fusion == "vote":  # each vote was cast with the threshold and the hysteresis already
-        usual = tuple(Postprocessing(smallest_lesion=each.smallest_lesion) for each in usual)
+        usual = tuple(Postprocessing(min_size=each.min_size) for each in usual)
     if threshold is not None:
-        usual = tuple(each.at(threshold) for each in usual)
+        usual = tuple(each.with_threshold(threshold) for each in usual)
     return tuple(replace(each, fill_holes=True) for each in usual) if fill_holes else usual
 
 

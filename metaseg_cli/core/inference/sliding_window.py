@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import LARGEST, Tiling, tile
 from metaseg_cli.core.intensity import EMPTY_WINDOW_RANGE
-from metaseg_cli.core.models.presence import with_presence
+from metaseg_cli.core.models.availability import with_availability
 
 _SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
 
@@ -86,7 +86,7 @@ class _WindowInference:
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network on ``(B, C, *spatial)`` → ``(B, R, *spatial)``, as ``TestTimeAugmentation.infer`` does."""
         if self.available is not None:
-            x = with_presence(x, self.available.expand(len(x), -1))
+            x = with_availability(x, self.available.expand(len(x), -1))
         with autocast(x.device, self.precision):
             return self.tta.infer(self.model, x)
 

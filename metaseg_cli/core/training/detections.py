@@ -142,7 +142,7 @@ class DetectionTable:
 
     def kept(self, settings: Postprocessing) -> NDArray[np.bool_]:
         """Return which components *settings* keep."""
-        return settings.keeps(self.size, self.peak, self.confidence)
+        return settings.keep_mask(self.size, self.peak, self.confidence)
 
     def found(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which reference lesions the *kept* components touch."""

@@ -11,6 +11,7 @@ from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.run_folder import RESULT_FILE
 from metaseg_cli.core.training.detections import SizeClassScore
+from metaseg_cli.core.typed_json import as_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,4 +39,5 @@ class TrainResult:
 
 def write_result(result: TrainResult) -> None:
     """Write ``result.json``, whose presence marks the run as finished."""
-    atomic_write_text(result.run / RESULT_FILE, json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    document = {**dataclasses.asdict(result), "postprocessing": as_json(result.postprocessing)}
+    atomic_write_text(result.run / RESULT_FILE, json.dumps(document, indent=1, default=str))

@@ -100,7 +100,9 @@ def _grid(threshold: float, sizes: Sequence[float], *, thorough: bool) -> Iterat
     highs = [0.0, *(t for t in _HIGH_THRESHOLDS if t > threshold)] if thorough else [0.0]
     for high, size in itertools.product(highs, sizes):
         for confidence in (1.0, *(c for c in _KEEP_CONFIDENCES if thorough and size and c > threshold)):
-            settings = Postprocessing(threshold=threshold, seed=high, smallest_lesion=size, sparing=confidence)
+            settings = Postprocessing(
+                threshold=threshold, high_threshold=high, min_size=size, keep_confidence=confidence
+            )
             yield settings, ((high > 0) + (confidence < 1)) * _COMPLEXITY_PENALTY
 
 

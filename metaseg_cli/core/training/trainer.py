@@ -15,8 +15,8 @@ from torch import Tensor
 
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.model_file import Pruned, save_model
+from metaseg_cli.core.models.availability import with_availability
 from metaseg_cli.core.models.network import Network, Prunable, can_be_pruned
-from metaseg_cli.core.models.presence import with_presence
 from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -194,9 +194,9 @@ class Trainer:
         with timer.phase("loading"):
             batch = self.batches.take()
             image, target = (tensor.to(self.session.device).float() for tensor in (batch.image, batch.target))
-            present = batch.present.to(self.session.device)
+            available = batch.available.to(self.session.device)
         with timer.phase("augmentation"):
-            image, target = self._augmented(image, target, present)
+            image, target = self._augmented(image, target, available)
         loss, finite = self.train_step(image, target)
         if finite:
             with timer.phase("backward"):
@@ -217,18 +217,18 @@ class Trainer:
         )
         return base_learning_rate(self.config) * factor
 
-    def _augmented(self, image: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _augmented(self, image: Tensor, target: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.augment:
             rng = np.random.default_rng([self.config.seed, 2, self.state.step, self.group.rank])
-            shape = (len(image), present.shape[1], *image.shape[2:])
+            shape = (len(image), available.shape[1], *image.shape[2:])
             parameters = augmentation.draw(self.augmentation, shape, rng)
             image, target = augmentation.apply(image, target, parameters)
             if self.card.presence:
-                image, present = augmentation.drop_sequences(image, present, parameters)
+                image, available = augmentation.drop_sequences(image, available, parameters)
             else:
                 image = augmentation.repeat_channels(image, parameters)
         if self.card.presence:
-            image = with_presence(image, present)
+            image = with_availability(image, available)
         return image, target
 
     def _skip(self, batch: Batch) -> None:

@@ -469,14 +469,14 @@ def test_postprocessing_drops_only_what_is_small() -> None:
     probability = np.zeros((1, 20, 20), np.float32)
     probability[0, 2:6, 2:6], probability[0, 15, 15] = 0.9, 0.9
     assert to_mask(probability, Postprocessing()).sum() == 17
-    assert to_mask(probability, Postprocessing(smallest_lesion=2)).sum() == 16
+    assert to_mask(probability, Postprocessing(min_size=2)).sum() == 16
     assert to_mask(probability, Postprocessing(threshold=0.95)).sum() == 0
 
 
 def test_a_lesion_counts_where_it_is_bright_somewhere() -> None:
     probability = np.zeros((1, 20, 20), np.float32)
     probability[0, 2:6, 2:6], probability[0, 3, 3], probability[0, 12:16, 12:16] = 0.4, 0.9, 0.6
-    mask = to_mask(probability, Postprocessing(threshold=0.3, seed=0.8))
+    mask = to_mask(probability, Postprocessing(threshold=0.3, high_threshold=0.8))
     assert mask[0, 2:6, 2:6].all()
     assert mask.sum() == 16
 
@@ -484,7 +484,7 @@ def test_a_lesion_counts_where_it_is_bright_somewhere() -> None:
 def test_a_small_lesion_is_spared_when_it_is_sure() -> None:
     probability = np.zeros((4, 20, 20), np.float32)
     probability[1, 2, 2:4], probability[2, 12, 12:14] = 0.95, 0.6
-    settings = Postprocessing(smallest_lesion=4.5, sparing=0.9)
+    settings = Postprocessing(min_size=4.5, keep_confidence=0.9)
     assert to_mask(probability, settings, (1.0, 1.5, 1.5)).sum() == 4  # 2 voxels are 4.5 mm³
     assert np.argwhere(to_mask(probability, settings, (1.0, 1.0, 1.0))).tolist() == [[1, 2, 2], [1, 2, 3]]
 
@@ -500,7 +500,7 @@ def test_holes_are_filled_when_asked() -> None:
 
 def test_settings_for_calibrated_probabilities_give_the_same_mask() -> None:
     logit = np.random.default_rng(0).normal(0, 3, (6, 30, 30))
-    settings = Postprocessing(threshold=0.6, seed=0.9, smallest_lesion=3, sparing=0.8)
+    settings = Postprocessing(threshold=0.6, high_threshold=0.9, min_size=3, keep_confidence=0.8)
     raw, divided = (1 / (1 + np.exp(-logit / t)) for t in (1.0, 2.5))
     np.testing.assert_array_equal(to_mask(raw, settings), to_mask(divided, settings.calibrated(2.5)))
 
@@ -520,16 +520,16 @@ def test_the_filter_never_reaches_the_size_of_small_training_lesions() -> None:
     for i in range(4):
         probability[0, 0, 25, 5 + 5 * i] = 0.9
     cases = [detect("c", "p", None, probability, reference)]
-    assert search_postprocessing(cases, [100] * 20)[0][0].smallest_lesion >= 2
-    assert search_postprocessing(cases, [1, 2, 3])[0][0].smallest_lesion == 0
+    assert search_postprocessing(cases, [100] * 20)[0][0].min_size >= 2
+    assert search_postprocessing(cases, [1, 2, 3])[0][0].min_size == 0
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        Postprocessing(threshold=0.8, smallest_lesion=3),
-        Postprocessing(threshold=0.7, seed=0.95),
-        Postprocessing(threshold=0.8, smallest_lesion=4, sparing=0.9, seed=0.9),
+        Postprocessing(threshold=0.8, min_size=3),
+        Postprocessing(threshold=0.7, high_threshold=0.95),
+        Postprocessing(threshold=0.8, min_size=4, keep_confidence=0.9, high_threshold=0.9),
     ],
 )
 def test_validation_scores_equal_those_of_the_masks(settings: Postprocessing) -> None:
