@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 import metaseg_cli
 from metaseg_cli import config as settings
 from metaseg_cli.config_file import merge_config, read_yaml
-from metaseg_cli.errors import Interrupted, MetasegError, disk_error
+from metaseg_cli.errors import Interrupted, MetasegError, Problem, disk_error
 from metaseg_cli.options import ConfigFile, Json, NumbersMayFollow, Quiet, options_from
 from metaseg_cli.terminal import TerminalProgress
 
@@ -99,25 +100,36 @@ def evaluate(
     Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth, or metaseg evaluate RUN RUN
     """
     checked = merge_config(settings.EvaluateConfig, read_yaml(config), cli_values)
+    problems = _compare(checked, quiet, as_json) if len(checked.models) > 1 else _evaluate(checked, quiet, as_json)
+    if any(problem.left_out for problem in problems):
+        raise typer.Exit(1)
+
+
+def _evaluate(config: settings.EvaluateConfig, quiet: bool, as_json: bool) -> Sequence[Problem]:
+    from metaseg_cli.commands.evaluate import evaluate as run
+    from metaseg_cli.outputs.evaluation import metrics_document
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
-        if len(checked.models) > 1:
-            from metaseg_cli.commands.compare import compare
-
-            result: Any = compare(checked, progress)
-            document, parts = result.out / "comparison.json", tables.compare_summary(result)
-        else:
-            from metaseg_cli.commands.evaluate import evaluate as run
-
-            result = run(checked, progress)
-            document, parts = result.out / "metrics.json", tables.evaluate_summary(result)
+        result = run(config, progress)
     if as_json:
-        print(document.read_text(encoding="utf-8"))
+        _print_json(metrics_document(result))
     elif not quiet:
-        _print(*parts)
-    if any(problem.left_out for problem in result.problems):
-        raise typer.Exit(1)
+        _print(*tables.evaluate_summary(result))
+    return result.problems
+
+
+def _compare(config: settings.EvaluateConfig, quiet: bool, as_json: bool) -> Sequence[Problem]:
+    from metaseg_cli.commands.compare import compare as run
+    from metaseg_cli.reports import tables
+
+    with TerminalProgress(quiet=quiet) as progress:
+        result = run(config, progress)
+    if as_json:
+        _print_json(result.document)
+    elif not quiet:
+        _print(*tables.compare_summary(result.document, result.out, result.problems))
+    return result.problems
 
 
 @app.command()

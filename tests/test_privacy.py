@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from metaseg_cli.cli import main
-from metaseg_cli.commands.evaluate_model import unseen_cases
 from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import EvaluateConfig, PrepareConfig
 from metaseg_cli.core.cache import PrepareResult, open_prepared
+from metaseg_cli.core.evaluation.model_cases import unseen_cases
 from metaseg_cli.core.model_file import patient_hash, read_card, unkeyed_patient_hash
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError

@@ -1,4 +1,4 @@
-"""Several models, or folders of masks, on the same cases: how sure it is that one is better."""
+"""Several models, or folders of masks, on the same cases: how certain it is that one is better."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from metaseg_cli.commands.evaluate import EvaluateResult, evaluate, unseen_by
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.config import EvaluateConfig
-from metaseg_cli.core.metrics.cases import CaseScore
-from metaseg_cli.core.metrics.differences import Difference, paired_differences, rank_shares
+from metaseg_cli.core.evaluation.comparison import compare_systems
+from metaseg_cli.core.evaluation.folder_pairs import evaluate_folder
+from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.results import COMPARISON_FILE, METRICS_FILE, PairedDifference, SystemComparison
 from metaseg_cli.errors import InputError, Problem
-from metaseg_cli.reports import comparison_files
-
-_COMPARED = ("dice", "lesion_f1", "lesion_recall", "lesion_precision", "lesion_wise_dice")
-_LOWER_IS_BETTER = ("hd95", "lesion_wise_hd95")
+from metaseg_cli.outputs.documents import document_last, write_table
+from metaseg_cli.outputs.evaluation import metrics_document, write_score_tables
+from metaseg_cli.reports.comparison_page import write_comparison_page
+from metaseg_cli.reports.evaluation_page import write_evaluation_page
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareResult:
-    """One evaluation of each system, and by region: their paired differences over patients, and ranks.
-
-    ``ranks``: region → metric → system → how often it takes rank 1, 2, … when patients are drawn anew.
-    """
+    """The scores of each system, and the ``document`` that compares them."""
 
     out: Path
-    systems: tuple[EvaluateResult, ...]
-    patients: int
-    differences: dict[str, tuple[Difference, ...]]
-    ranks: dict[str, dict[str, dict[str, list[float]]]]
-    notes: tuple[str, ...] = ()
+    systems: tuple[EvaluatedSystem, ...]
+    document: SystemComparison
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Those of all systems, each once."""
+        """The problems of all systems, each once."""
         return tuple(dict.fromkeys(problem for system in self.systems for problem in system.problems))
 
 
@@ -47,81 +41,53 @@ def compare(config: EvaluateConfig, progress: Progress) -> CompareResult:
     Raises InputError when there is no such case.
     """
     out = config.out or Path("comparison")
-    notes: list[str] = []
-    only: frozenset[str] | None = None
-    if config.references is None:
-        unseen = [unseen_by(model, config) for model in config.models]
-        only = frozenset.intersection(*unseen)
-        if not only:
-            raise InputError(
-                "there is no case that none of these models has seen",
-                where=config.data,
-                remedy="compare models of the same fold, or on --split test",
-            )
-        left = len(frozenset.union(*unseen)) - len(only)
-        if left:
-            notes.append(f"{left} cases that not all of the models may be scored on were left out")
+    only, notes = _common_cases(config)
     systems = []
     for model, name in zip(config.models, _names(config.models), strict=True):
         progress.say(f"{name}: {model}")
-        one = dataclasses.replace(config, models=(model,), out=out / name)
-        systems.append(dataclasses.replace(evaluate(one, progress, only), name=name))
-    patients = sorted(set.intersection(*({case.patient for case in s.evaluation.cases} for s in systems)))
-    differences, ranks = {}, {}
-    for region in systems[0].evaluation.summary:
-        values = {
-            system.name: {
-                metric: [_of_patient(system.evaluation.cases, patient, region, metric) for patient in patients]
-                for metric in _metrics(systems, region)
-            }
-            for system in systems
-        }
-        lower = [metric for metric in next(iter(values.values())) if metric.rpartition("_")[0] in _LOWER_IS_BETTER]
-        differences[region] = tuple(paired_differences(values, lower))
-        ranks[region] = {
-            metric: rank_shares({name: row[metric] for name, row in values.items()}, lower_is_better=metric in lower)
-            for metric in next(iter(values.values()))
-        }
-    result = CompareResult(
-        out=out,
-        systems=tuple(systems),
-        patients=len(patients),
-        differences=differences,
-        ranks=ranks,
-        notes=tuple(notes),
-    )
-    comparison_files.write(
-        out,
-        {system.name: system.evaluation for system in systems},
-        differences,
-        ranks,
-        patients=len(patients),
-        notes=notes,
-        sources={system.name: system.what for system in systems},
-    )
-    return result
+        system = _score(model, dataclasses.replace(config, models=(model,), out=out / name), only, progress)
+        with document_last(system.out / METRICS_FILE, metrics_document(system)):
+            write_score_tables(system.out, system.evaluation.cases)
+            write_evaluation_page(system)
+        systems.append(dataclasses.replace(system, name=name))
+    document = compare_systems(systems, notes)
+    with document_last(out / COMPARISON_FILE, document):
+        write_table(out / "comparison.csv", PairedDifference, document.differences)
+        write_comparison_page(out / "comparison.html", document)
+    return CompareResult(out=out, systems=tuple(systems), document=document)
+
+
+def _common_cases(config: EvaluateConfig) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    """Return the prepared cases that no model has seen (None: folders of masks have all), and what is to be said."""
+    if config.references is not None:
+        return None, ()
+    from metaseg_cli.core.evaluation.model_cases import unseen_by
+
+    unseen = [unseen_by(find_model(model), config) for model in config.models]
+    common = frozenset.intersection(*unseen)
+    if not common:
+        raise InputError(
+            "there is no case that none of these models has seen",
+            where=config.data,
+            remedy="compare models of the same fold, or on --split test",
+        )
+    skipped = len(frozenset.union(*unseen)) - len(common)
+    notes = (f"{skipped} cases that not all of the models may be scored on were left out",) if skipped else ()
+    return common, notes
+
+
+def _score(model: str, config: EvaluateConfig, only: frozenset[str] | None, progress: Progress) -> EvaluatedSystem:
+    assert config.out is not None
+    if config.references is not None:
+        return evaluate_folder(Path(model), config.out, config, progress)
+    from metaseg_cli.core.evaluation.model_cases import evaluate_model
+
+    return evaluate_model(find_model(model), config, progress, only)
 
 
 def _names(models: Sequence[str]) -> list[str]:
-    """A short name for each, no two alike."""
+    """Return a short name for each system, no two alike."""
     short = [Path(m).parent.name if Path(m).is_file() else Path(m).name or str(m) for m in models]
     if len(set(short)) == len(short):
         return short
     return [f"{number}-{name}" for number, name in enumerate(short, start=1)]
-
-
-def _metrics(systems: Sequence[EvaluateResult], region: str) -> list[str]:
-    """The metrics that every case of every system has as a number."""
-    cases = [case for system in systems for case in system.evaluation.cases]
-    first = cases[0].comparisons[region]
-    named = [f"{m}{'' if m.startswith('nsd') else '_'}{first.unit}" for m in ("nsd_1", "hd95", "lesion_wise_hd95")]
-    wanted = [m for m in _COMPARED if m in first.scores] + [m for m in named if m in first.scores]
-    return [
-        metric
-        for metric in wanted
-        if all(metric in c.regions[region] and not np.isnan(c.regions[region][metric]) for c in cases)
-    ]
-
-
-def _of_patient(cases: Sequence[CaseScore], patient: str, region: str, metric: str) -> float:
-    return float(np.mean([case.for_mean(region, metric) for case in cases if case.patient == patient]))

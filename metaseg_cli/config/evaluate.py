@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Structures, Threshold, named_regions, structure_names
+from metaseg_cli.core.choices import MATCHINGS, PROTOCOLS, TOLERANCES
 from metaseg_cli.errors import ConfigError
 
 
@@ -52,7 +53,7 @@ class EvaluateConfig:
         str,
         Setting(
             help="By which rules lesions are scored.",
-            choices=("default", "brats-mets-2023", "brats-mets-2026"),
+            choices=tuple(PROTOCOLS),
             panel="Lesions",
         ),
     ] = "default"
@@ -61,7 +62,7 @@ class EvaluateConfig:
         Setting(
             help="Distances at which surfaces count as equal, in mm (or pixels), such as 1,2.", min=0, panel="Lesions"
         ),
-    ] = (1.0, 2.0)
+    ] = TOLERANCES
     connectivity: Annotated[
         int | None,
         Setting(
@@ -93,7 +94,7 @@ class EvaluateConfig:
         str | None,
         Setting(
             help="Lesions match by any overlap, or one to one.",
-            choices=("overlap", "one-to-one"),
+            choices=MATCHINGS,
             panel="Lesions",
             shown_default="the protocol's",
         ),

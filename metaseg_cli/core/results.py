@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import metaseg_cli
+from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import OMIT_NONE
 from metaseg_cli.errors import Problem
@@ -37,6 +38,9 @@ class ProblemRow:
 def problem_rows(problems: Iterable[Problem]) -> tuple[ProblemRow, ...]:
     """Return *problems* as documents list them."""
     return tuple(ProblemRow(file=p.file, reason=p.reason, remedy=p.remedy) for p in problems)
+
+
+# -- prediction ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +125,260 @@ class Predictions:
     scans: tuple[ScanResult, ...]
     problems: tuple[ProblemRow, ...]
     earlier: tuple[ScanResult, ...] | None = field(default=None, metadata=OMIT_NONE)
+
+
+# -- evaluation ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricMean:
+    """Mean over the ``n`` cases that have a metric, and its bootstrap 95 % interval over patients (NaN for one)."""
+
+    mean: float
+    ci95: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseMetrics:
+    """Every metric of one case, by region. ``reasons`` say why a metric is null."""
+
+    case: str
+    patient: str
+    regions: dict[str, dict[str, float]]
+    reasons: dict[str, dict[str, str]] | None = field(default=None, metadata=OMIT_NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientMetrics:
+    """Overlap and detection of one patient by region: voxels and lesions of all the patient's cases added up."""
+
+    patient: str
+    regions: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeClassScores:
+    """Reference lesions of one size; None where there is nothing to divide by."""
+
+    lesions: int
+    found: int
+    false: int
+    recall: float | None
+    f1: float | None
+    dice: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrocCurve:
+    """Lesion recall against mean false lesions per case; ``score`` is the mean recall at 1/8, 1/4, …, 8 of them."""
+
+    false_per_case: tuple[float, ...]
+    recall: tuple[float, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Voxels in bins of probability: the mean ``predicted`` one, the share that is lesion, the number of voxels."""
+
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    voxels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityCurves:
+    """Nearly all voxels are background: bins of ``equal_mass`` crowd near 0, those of ``equal_width`` show the rest."""
+
+    equal_mass: Reliability
+    equal_width: Reliability
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceReport:
+    """How far the probabilities of one region can be trusted, over all cases; what is not defined is left out."""
+
+    froc: FrocCurve | None = field(default=None, metadata=OMIT_NONE)
+    average_precision: float | None = field(default=None, metadata=OMIT_NONE)
+    ece: float | None = field(default=None, metadata=OMIT_NONE)
+    reliability: ReliabilityCurves | None = field(default=None, metadata=OMIT_NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What was evaluated: a model on prepared cases."""
+
+    model: Path
+    data: Path
+    split: str
+    postprocessing: dict[str, Postprocessing]
+    grid: str = "of the prepared cases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """What was evaluated: a folder of masks."""
+
+    predictions: Path
+    references: Path
+    grid: str = "of each reference"
+
+
+Summary = dict[str, dict[str, MetricMean]]  # region → metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """``metrics.json``. ``policy`` says what empty masks mean for each metric."""
+
+    schema: int = SCHEMA
+    program: str = PROGRAM
+    protocol: Protocol
+    policy: dict[str, str]
+    settings: ModelSettings | FolderSettings
+    cases: tuple[CaseMetrics, ...]
+    patients: tuple[PatientMetrics, ...]
+    summary: Summary
+    by_size: dict[str, dict[str, SizeClassScores]]
+    confidence: dict[str, ConfidenceReport]
+    notes: tuple[str, ...]
+    problems: tuple[ProblemRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRow:
+    """The first columns of ``cases.csv``; those of the metrics follow."""
+
+    case: str
+    patient: str
+    region: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedLesionRow:
+    """One reference or predicted lesion: a row of the ``lesions.csv`` of an evaluation.
+
+    ``matched_with`` are numbers of the other side's lesions; ``counted``: it enters counts and means. ``x_mm``,
+    ``y_mm``, ``z_mm`` are patient coordinates (LPS) of its centre.
+    """
+
+    case: str
+    patient: str
+    region: str
+    side: str  # reference or prediction
+    lesion: int
+    matched: int  # 0 or 1
+    matched_with: str
+    counted: int  # 0 or 1
+    voxels: int
+    volume_mm3: float | None
+    diameter_mm: float | None = None
+    diameter_px: float | None = None
+    z: float
+    y: float
+    x: float
+    x_mm: float | None = None
+    y_mm: float | None = None
+    z_mm: float | None = None
+    dice: float | None = None  # of reference lesions
+    hd95_mm: float | None = None
+    hd95_px: float | None = None
+    confidence: float | None = None  # of predicted lesions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemSummary:
+    """One of the systems that are compared."""
+
+    name: str
+    what: str
+    summary: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """*first* minus *second* in one metric over patients: a row of ``comparison.csv``.
+
+    ``p`` is that of Wilcoxon's signed-rank test (two-sided; 1 when no patient differs), ``p_holm`` corrected for all
+    pairs and metrics of the region. ``wins`` are those of the first, by what is better in that metric.
+    """
+
+    region: str
+    first: str
+    second: str
+    metric: str
+    mean: float
+    p: float
+    p_holm: float
+    wins: int
+    ties: int
+    losses: int
+    ci95_low: float
+    ci95_high: float
+
+
+RankFrequencies = dict[str, dict[str, list[float]]]  # metric → system → how often it has rank 1, 2, …
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemComparison:
+    """``comparison.json``. ``ranks``: by region, how often each system has each rank when patients are resampled."""
+
+    schema: int = SCHEMA
+    program: str = PROGRAM
+    protocol: Protocol
+    systems: tuple[SystemSummary, ...]
+    patients: int
+    differences: tuple[PairedDifference, ...]
+    ranks: dict[str, RankFrequencies]
+    notes: tuple[str, ...]
+
+
+# -- follow-up -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitRow:
+    """One visit: a row of ``visits.csv``. Numbers of lesions that are new, or uncertain, are separated by spaces."""
+
+    visit: str
+    lesions: int
+    volume_ml: float
+    sum_of_diameters_mm: float  # of the target lesions
+    from_baseline_percent: float | None
+    from_nadir_percent: float | None
+    category: str
+    reason: str
+    new: str
+    uncertain: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionVisitRow:
+    """One lesion at one visit, from the first that shows it: a row of ``follow_up.csv``."""
+
+    lesion: int
+    visit: str
+    state: str
+    target: bool
+    longest_axial_mm: float
+    perpendicular_mm: float
+    volume_mm3: float
+    from_first_percent: float | None
+    from_nadir_percent: float | None
+    x_mm: float
+    y_mm: float
+    z_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowUp:
+    """``follow_up.json``."""
+
+    schema: int = SCHEMA
+    program: str = PROGRAM
+    out: Path
+    visits: tuple[VisitRow, ...]
+    lesions: tuple[LesionVisitRow, ...]
+    notes: tuple[str, ...]

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from metaseg_cli.core.follow_up import Course
-from metaseg_cli.core.metrics.curves import FROC_AT, Calibration, Froc
+from metaseg_cli.core.metrics.curves import FROC_AT
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
+from metaseg_cli.core.metrics.table import CHARTED_DISTANCES, CHARTED_SCORES, metric_of
+from metaseg_cli.core.results import FrocCurve, RankFrequencies, ReliabilityCurves
 
 _DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
 
@@ -41,7 +43,6 @@ def _png(figure: Any) -> bytes:
 
 def distributions(evaluation: Evaluation, region: str) -> bytes:
     """Every case as a dot: overlap, detection, and distance (that of a missing mask at its penalty)."""
-    shown = [("dice", "Dice"), ("lesion_f1", "lesion F1"), ("lesion_wise_dice", "lesion-wise Dice")]
     unit = evaluation.cases[0].comparisons[region].unit
     figure, (left, right) = _figure(2)
     rng = np.random.default_rng(0)
@@ -64,16 +65,15 @@ def distributions(evaluation: Evaluation, region: str) -> bytes:
         )
         axes.scatter(at + rng.uniform(-0.16, 0.16, len(values)), values, s=12, alpha=0.6, color=_DOTS, linewidths=0)
 
-    for i, (metric, _) in enumerate(shown):
+    for i, metric in enumerate(CHARTED_SCORES):
         dots(left, i, metric)
     left.set(ylim=(-0.03, 1.03), title="Per case")
-    left.set_xticks(range(len(shown)), [name for _, name in shown])
-    distances = [(f"hd95_{unit}", "HD95"), (f"assd_{unit}", "ASSD"), (f"lesion_wise_hd95_{unit}", "lesion-wise HD95")]
-    for i, (metric, _) in enumerate(distances):
-        dots(right, i, metric)
+    left.set_xticks(range(len(CHARTED_SCORES)), [metric_of(metric).title for metric in CHARTED_SCORES])
+    for i, metric in enumerate(CHARTED_DISTANCES):
+        dots(right, i, f"{metric}_{unit}")
     right.set(title=f"Distances ({unit})")
     right.set_ylim(bottom=0)
-    right.set_xticks(range(len(distances)), [name for _, name in distances])
+    right.set_xticks(range(len(CHARTED_DISTANCES)), [metric_of(metric).title for metric in CHARTED_DISTANCES])
     return _png(figure)
 
 
@@ -102,29 +102,29 @@ def _wilson(found: int, lesions: int) -> tuple[float, float]:
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
-def free_response(curve: Froc) -> bytes:
+def free_response(curve: FrocCurve, average_precision: float) -> bytes:
     """Lesion recall against false lesions per case."""
     figure, (axes,) = _figure()
     axes.step([*curve.false_per_case, FROC_AT[-1]], [*curve.recall, curve.recall[-1]], where="post", color=_LINE)
     axes.set_xscale("symlog", linthresh=0.125, linscale=0.4)
     axes.set_xticks([0, *FROC_AT], ["0", "⅛", "¼", "½", "1", "2", "4", "8"])
     axes.set(xlim=(0, FROC_AT[-1]), ylim=(0, 1.03), xlabel="false lesions per case", ylabel="lesions found")
-    axes.set_title(f"FROC: mean recall {curve.score:.3f}, average precision {curve.average_precision:.3f}")
+    axes.set_title(f"FROC: mean recall {curve.score:.3f}, average precision {average_precision:.3f}")
     return _png(figure)
 
 
-def reliability(found: Calibration) -> bytes:
+def reliability(curves: ReliabilityCurves, ece: float) -> bytes:
     """Predicted probability against the share of voxels that are lesion."""
     figure, (axes,) = _figure()
     axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=":")
-    shown = found.equal_width
+    shown = curves.equal_width
     axes.plot(shown.predicted, shown.observed, marker="o", markersize=4, color=_LINE)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="predicted probability", ylabel="share of voxels that are lesion")
-    axes.set_title(f"Reliability: expected calibration error {found.ece:.4f}")
+    axes.set_title(f"Reliability: expected calibration error {ece:.4f}")
     return _png(figure)
 
 
-def rank_stability(ranks: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+def rank_stability(ranks: RankFrequencies) -> bytes:
     """Metric → system → share of resamples in which it takes each rank: a bar for every system and metric."""
     systems_shown = max(len(systems) for systems in ranks.values())
     figure, panels = _figure(min(4, len(ranks)), width=2.6, count=len(ranks), height=0.8 + 0.45 * systems_shown)

@@ -16,6 +16,8 @@ from metaseg_cli.core.atomic import atomic_write
 
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
+# Title, image ``(Y, X)`` or ``(C, Y, X)``, reference and prediction ``(Y, X)``.
+WorstCasePicture = tuple[str, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]
 
 LESION: Colour = (255, 92, 51)
 REFERENCE: Colour = (64, 220, 130)
@@ -169,10 +171,8 @@ def save_contact_sheet(
     _save(path, _grid(tiles, columns=min(columns, max(1, len(tiles)))))
 
 
-def save_worst_cases(
-    path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]]
-) -> None:
-    """(title, image, reference, prediction) side by side: the scan alone, then with both outlines."""
+def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture]) -> None:
+    """Write each case twice, side by side: the scan alone, then with both outlines."""
     tiles = []
     for title, image, reference, prediction in rows:
         rgb, r, _ = enlarged(to_rgb(image), reference, 360)

@@ -26,7 +26,7 @@ def write_prepare_report(
         title=f"Prepared: {prepared.folder.resolve().name}",
         facts=_facts(prepared, found),
         notes=list(notes),
-        problems=[(str(p.file), p.reason, p.remedy, p.left_out) for p in problems],
+        problems=problems,
         cases=[_row(record) for record in prepared.cases],
         pictures=[sheet],
     )

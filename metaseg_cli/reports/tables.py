@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import markup
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.core.results import LesionRow, Predictions, ScanResult
+from metaseg_cli.core.evaluation.system import EvaluatedSystem
+from metaseg_cli.core.metrics.evaluation import Evaluation
+from metaseg_cli.core.metrics.lesions import SizeClass
+from metaseg_cli.core.metrics.table import metric_of
+from metaseg_cli.core.results import ConfidenceReport, LesionRow, Predictions, ScanResult, SystemComparison
 from metaseg_cli.errors import Problem, printable
 
 
@@ -21,8 +26,6 @@ def escape(text: str) -> str:
 
 _SHOWN = 12
 _MANY = 40
-
-_COUNTS = ("lesions_", "lesion_tp", "lesion_fp", "lesion_fn", "volume_")  # whose means over cases say little
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -194,85 +197,104 @@ def _settings(chosen: Any, unit: str) -> str:
     return text
 
 
-def evaluate_summary(result: Any) -> list[Any]:
+def evaluate_summary(system: EvaluatedSystem) -> list[RenderableType]:
     """What ``metaseg evaluate`` prints: the means, lesions by size, then the patients, worst first."""
-    parts: list[Any] = []
-    evaluation = result.evaluation
-    for region, metrics in evaluation.summary.items():
-        by = "" if evaluation.protocol.name == "default" else f", by {evaluation.protocol.name}"
-        parts.append(f"[bold]{escape(region)}[/bold], {escape(result.what)}{escape(by)}")
-        table = _table("", "metric", ">mean", ">95 % interval", ">n")
-        for name, m in metrics.items():
-            if not name.startswith(_COUNTS) and name not in ("iou", "specificity", "sq", "rq"):
-                table.add_row(name, _number(m["mean"]), _interval(*m["ci95"]), str(m["n"]))
-        parts += [table, ""]
-        sizes = _table(
-            "Lesions found, by diameter or volume", "size", ">lesions", ">found", ">false", ">recall", ">Dice"
-        )
-        for name, row in evaluation.by_size[region].items():
-            if row.lesions or row.false:
-                s = row.scores()
-                counts = (str(s[k]) for k in ("lesions", "found", "false"))
-                sizes.add_row(escape(name), *counts, *(_number(s[k]) for k in ("recall", "dice")))
-        trust = evaluation.trust.get(region)
-        if trust and trust.froc:
-            parts.append(
-                f"FROC {trust.froc.score:.3f}, average precision {trust.froc.average_precision:.3f}"
-                + (f", calibration error {trust.calibration.ece:.4f}" if trust.calibration else "")
-            )
-        parts += [sizes, ""]
-        worst = _table(
-            "Patients, worst first (voxels pooled)",
-            "patient",
-            ">Dice",
-            ">precision",
-            ">recall",
-            ">found",
-            ">missed",
-            ">false",
-        )
-        rows = sorted(
-            ((p, r[region]) for p, r in evaluation.patients.items() if region in r), key=lambda row: row[1]["dice"]
-        )
-        for patient, scores in rows[:_SHOWN]:
-            worst.add_row(
-                escape(patient),
-                _number(scores["dice"]),
-                _number(scores["precision"]),
-                _number(scores["recall"]),
-                *(str(scores[k]) for k in ("lesion_tp", "lesion_fn", "lesion_fp")),
-            )
-        mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
-        parts += [worst, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients", ""]
-    notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
-    where = f"All numbers: {escape(str(result.out))}; look at report.html there"
-    return [*parts, *notes, *problems_table(result.problems), where]
+    parts: list[RenderableType] = []
+    for region in system.evaluation.summary:
+        parts += _region_summary(system, region)
+    where = f"All numbers: {escape(str(system.out))}; look at report.html there"
+    return [*parts, *_notes(system.notes), *problems_table(system.problems), where]
 
 
-def compare_summary(result: Any) -> list[Any]:
+def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType]:
+    evaluation = system.evaluation
+    by = "" if evaluation.protocol.name == "default" else f", by {evaluation.protocol.name}"
+    table = _table("", "metric", ">mean", ">95 % interval", ">n")
+    for name, row in evaluation.summary[region].items():
+        if metric_of(name).printed:
+            table.add_row(name, _number(row.mean), _interval(*row.ci95), str(row.n))
+    return [
+        f"[bold]{escape(region)}[/bold], {escape(system.what)}{escape(by)}",
+        table,
+        "",
+        *_confidence(evaluation.confidence.get(region)),
+        _size_table(evaluation.by_size[region]),
+        "",
+        *_patients(evaluation, region),
+        "",
+    ]
+
+
+def _confidence(report: ConfidenceReport | None) -> list[RenderableType]:
+    if report is None or report.froc is None:
+        return []
+    text = f"FROC {report.froc.score:.3f}, average precision {report.average_precision:.3f}"
+    return [text + (f", calibration error {report.ece:.4f}" if report.ece is not None else "")]
+
+
+def _size_table(sizes: Mapping[str, SizeClass]) -> Table:
+    title = "Lesions found, by diameter or volume"
+    table = _table(title, "size", ">lesions", ">found", ">false", ">recall", ">Dice")
+    for name, size in sizes.items():
+        if size.lesions or size.false:
+            row = size.scores()
+            counts = (str(count) for count in (row.lesions, row.found, row.false))
+            table.add_row(escape(name), *counts, _number(row.recall), _number(row.dice))
+    return table
+
+
+def _patients(evaluation: Evaluation, region: str) -> list[RenderableType]:
+    table = _table(
+        "Patients, worst first (voxels pooled)",
+        *("patient", ">Dice", ">precision", ">recall", ">found", ">missed", ">false"),
+    )
+    of_region = ((patient, regions[region]) for patient, regions in evaluation.patients.items() if region in regions)
+    rows = sorted(of_region, key=lambda row: row[1]["dice"])
+    for patient, scores in rows[:_SHOWN]:
+        shares = (_number(scores[name]) for name in ("dice", "precision", "recall"))
+        counts = (str(scores[name]) for name in ("lesion_tp", "lesion_fn", "lesion_fp"))
+        table.add_row(escape(patient), *shares, *counts)
+    mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
+    return [table, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients"]
+
+
+def compare_summary(comparison: SystemComparison, out: Path, problems: Sequence[Problem]) -> list[RenderableType]:
     """What ``metaseg evaluate`` prints of several systems: their means, then every paired difference."""
-    parts: list[Any] = []
-    for region, found in result.differences.items():
-        names = [system.name for system in result.systems]
-        parts.append(f"[bold]{escape(region)}[/bold], {result.patients} patients")
-        means = _table("Mean over cases", "metric", *(f">{escape(name)}" for name in names))
-        for metric in result.ranks[region]:
-            summaries = (system.evaluation.summary[region] for system in result.systems)
-            means.add_row(metric, *(_number(summary[metric]["mean"]) for summary in summaries))
-        table = _table(
-            "First minus second; p by Wilcoxon with Holm's correction",
-            *("metric", "first", "second", ">difference", ">95 % interval", ">p", ">win/tie/loss"),
-        )
-        for d in found:
-            counts = f"{d.wins}/{d.ties}/{d.losses}"
-            sides = (escape(d.first), escape(d.second), f"{d.mean:+.3f}")
-            table.add_row(d.metric, *sides, _interval(*d.ci95), f"{d.p_holm:.3f}", counts)
-        first = {name: shares[0] for name, shares in result.ranks[region]["dice"].items()}
-        shown = ", ".join(f"{escape(name)} {share:.0%}" for name, share in first.items())
-        parts += [means, "", table, f"Best Dice when patients are drawn anew: {shown}", ""]
-    notes = [f"[dim]· {escape(note)}[/dim]" for note in result.notes]
-    where = f"All numbers: {escape(str(result.out))}; look at comparison.html there"
-    return [*parts, *notes, *problems_table(result.problems), where]
+    parts: list[RenderableType] = []
+    for region in comparison.ranks:
+        parts += _compared_region(comparison, region)
+    where = f"All numbers: {escape(str(out))}; look at comparison.html there"
+    return [*parts, *_notes(comparison.notes), *problems_table(problems), where]
+
+
+def _compared_region(comparison: SystemComparison, region: str) -> list[RenderableType]:
+    ranks = comparison.ranks[region]
+    means = _table("Mean over cases", "metric", *(f">{escape(system.name)}" for system in comparison.systems))
+    for metric in ranks:
+        summaries = (system.summary[region][metric] for system in comparison.systems)
+        means.add_row(metric, *(_number(summary.mean) for summary in summaries))
+    table = _table(
+        "First minus second; p by Wilcoxon with Holm's correction",
+        *("metric", "first", "second", ">difference", ">95 % interval", ">p", ">win/tie/loss"),
+    )
+    for row in comparison.differences:
+        if row.region == region:
+            sides = (escape(row.first), escape(row.second), f"{row.mean:+.3f}")
+            counts = f"{row.wins}/{row.ties}/{row.losses}"
+            table.add_row(row.metric, *sides, _interval(row.ci95_low, row.ci95_high), f"{row.p_holm:.3f}", counts)
+    shown = ", ".join(f"{escape(name)} {frequencies[0]:.0%}" for name, frequencies in ranks["dice"].items())
+    return [
+        f"[bold]{escape(region)}[/bold], {comparison.patients} patients",
+        means,
+        "",
+        table,
+        f"Best Dice when patients are resampled: {shown}",
+        "",
+    ]
+
+
+def _notes(notes: Sequence[str]) -> list[RenderableType]:
+    return [f"[dim]· {escape(note)}[/dim]" for note in notes]
 
 
 def lesion_table(rows: Sequence[LesionRow]) -> Table:

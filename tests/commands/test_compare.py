@@ -38,15 +38,15 @@ def compared(tmp_path: Path) -> CompareResult:
 
 
 def test_the_better_one_wins_every_patient(compared: CompareResult) -> None:
-    rows = {(d.first, d.second, d.metric): d for d in compared.differences["metastasis"]}
+    rows = {(d.first, d.second, d.metric): d for d in compared.document.differences}
     dice = rows["good", "worse", "dice"]
     assert (dice.wins, dice.ties, dice.losses) == (8, 0, 0)
-    assert 0 < dice.ci95[0] < dice.mean < dice.ci95[1]
+    assert 0 < dice.ci95_low < dice.mean < dice.ci95_high
     assert dice.p < dice.p_holm < 0.2
     distance = rows["good", "worse", "hd95_px"]
     assert distance.mean < 0
     assert distance.wins == 8  # a smaller distance is the better one
-    assert compared.ranks["metastasis"]["dice"]["good"] == [1, 0, 0]
+    assert compared.document.ranks["metastasis"]["dice"]["good"] == [1, 0, 0]
 
 
 def test_a_comparison_writes_what_it_shows(compared: CompareResult) -> None:
@@ -54,7 +54,7 @@ def test_a_comparison_writes_what_it_shows(compared: CompareResult) -> None:
     assert document["patients"] == 8
     assert [s["name"] for s in document["systems"]] == ["good", "worse", "<b>worst"]
     rows = list(csv.DictReader((compared.out / "comparison.csv").read_text().splitlines()))
-    assert len(rows) == len(document["differences"]) == len(compared.differences["metastasis"])
+    assert len(rows) == len(document["differences"]) == len(compared.document.differences)
     page = (compared.out / "comparison.html").read_text()
     assert "<b>worst" not in page
     assert "http" not in page.replace("http-equiv", "")
@@ -69,6 +69,6 @@ def test_models_are_compared_on_what_none_of_them_has_seen(trained: Path, prepar
     result = compare(EvaluateConfig(models=models, data=prepared, split="all", out=tmp_path / "out"), Silent())
     cases = [{case.case for case in system.evaluation.cases} for system in result.systems]
     assert cases[0] == cases[1]
-    assert all(d.ties == result.patients and d.p == 1 for d in result.differences["metastasis"])
+    assert all(d.ties == result.document.patients and d.p == 1 for d in result.document.differences)
     with pytest.raises(InputError, match="no such"):
         compare(EvaluateConfig(models=(str(trained), str(tmp_path / "x")), data=prepared), Silent())

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaseg_cli.commands.evaluate import EvaluateResult, evaluate
+from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.cache import open_prepared
+from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.model_file import read_card
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 
 
-def run(**settings: Any) -> EvaluateResult:
+def run(**settings: Any) -> EvaluatedSystem:
     return evaluate(EvaluateConfig(**settings), Silent())
 
 
@@ -88,7 +89,7 @@ def test_a_missing_prediction_counts_as_missed_never_as_absent(tmp_path: Path) -
     truth = masks(tmp_path / "truth", a=square(3), b=square(10))
     mine = masks(tmp_path / "mine", a=square(3), extra=square(5))
     result = run(predictions=mine, references=truth, out=tmp_path / "out")
-    assert result.evaluation.summary["metastasis"]["dice"]["mean"] == pytest.approx(0.5)
+    assert result.evaluation.summary["metastasis"]["dice"].mean == pytest.approx(0.5)
     assert result.evaluation.headline["lesion_recall"] == 0.5
     assert {p.file.name for p in result.problems} == {"b.png", "extra.png"}
 

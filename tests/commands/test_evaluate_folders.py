@@ -13,8 +13,9 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from metaseg_cli.commands.evaluate import EvaluateResult, evaluate
+from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
@@ -35,13 +36,13 @@ def save(path: Path, mask: np.ndarray) -> None:
         Image.fromarray(mask * 255).save(path)
 
 
-def run(folder: Path) -> EvaluateResult:
+def run(folder: Path) -> EvaluatedSystem:
     """*folder* holds ``mine`` and ``truth``."""
     config = EvaluateConfig(predictions=folder / "mine", references=folder / "truth", out=folder / "out")
     return evaluate(config, Silent())
 
 
-def dice(result: EvaluateResult) -> dict[str, float]:
+def dice(result: EvaluatedSystem) -> dict[str, float]:
     return {case.case: case.regions["metastasis"]["dice"] for case in result.evaluation.cases}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaseg_cli.errors import Problem
 from metaseg_cli.reports import figures
 from metaseg_cli.reports.pages import write_prepare_report
 
@@ -74,7 +75,7 @@ def test_names_cannot_inject_into_the_report(tmp_path: Path) -> None:
         title=evil,
         facts=[("a", evil)],
         notes=[evil],
-        problems=[(evil, evil, evil, True)],
+        problems=[Problem(file=Path(evil), reason=evil, remedy=evil)],
         cases=[{"case": evil}],
         pictures=[],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metaseg_cli.core.choices import BRATS_REGIONS, PROTOCOLS, TOLERANCES, Protocol, find_protocol
 from metaseg_cli.core.metrics.components import (
     Lesion,
     describe_lesions,
@@ -16,9 +17,9 @@ from metaseg_cli.core.metrics.lesions import (
     lesion_scores,
     match_lesions,
 )
-from metaseg_cli.core.metrics.protocols import BRATS_REGIONS, PROTOCOLS, TOLERANCES, Protocol, find_protocol
-from metaseg_cli.core.metrics.scoring import Comparison, compare, policy, score
+from metaseg_cli.core.metrics.scoring import Comparison, compare, score
 from metaseg_cli.core.metrics.summary import bootstrap_mean
+from metaseg_cli.core.metrics.table import policy
 from metaseg_cli.core.metrics.voxels import Confusion, confusion
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""One case, scored: what travels from a worker to the report."""
+"""One case and its scores: what travels from a worker to the report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.metrics.curves import CalibrationCounts, Candidates
-from metaseg_cli.core.metrics.protocols import Protocol
 from metaseg_cli.core.metrics.scoring import Comparison, compare
 
-Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringRules:
+    """How cases are scored: the *protocol* of lesions, and surface *tolerances* in mm, or pixels without a spacing."""
+
+    protocol: Protocol
+    tolerances: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +43,11 @@ class CaseScore:
 
     @property
     def regions(self) -> dict[str, dict[str, float]]:
-        """Region → metric → value."""
+        """Return the metrics of each region."""
         return {name: comparison.scores for name, comparison in self.comparisons.items()}
 
     def for_mean(self, region: str, metric: str) -> float:
-        """The value as it enters a mean: a distance to nothing is the protocol's penalty; NaN where not defined."""
+        """Return the value as it enters a mean: the penalty for a distance to nothing, NaN where it is not defined."""
         comparison = self.comparisons[region]
         value = comparison.scores[metric]
         return comparison.penalty if math.isinf(value) else value
@@ -64,34 +70,45 @@ class ScoredCase:
     picture: Picture
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskPair:
+    """One region of a case: both masks ``(Z, Y, X)``, and of the prediction its probabilities, where there are any."""
+
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    probability: NDArray[np.float32] | None = None
+    confidence: Confidence | None = None
+
+
 def score_case(
     case: str,
     patient: str,
-    regions: dict[str, Masks],
+    regions: dict[str, MaskPair],
     spacing_mm: tuple[float, float, float] | None,
-    protocol: Protocol,
-    tolerances: Sequence[float],
+    rules: ScoringRules,
     *,
     image: NDArray[Any] | None = None,
     affine: NDArray[np.float64] | None = None,
-    probabilities: dict[str, NDArray[np.float32]] | None = None,
-    confidence: dict[str, Confidence] | None = None,
 ) -> ScoredCase:
-    """Compare the masks ``(Z, Y, X)`` of each region; *image* is ``(C, Z, Y, X)``."""
+    """Compare the masks of each region. *image* is ``(C, Z, Y, X)``; *affine* as for ``CaseScore``."""
     comparisons = {
-        name: compare(r, p, spacing_mm, protocol, tolerances, (probabilities or {}).get(name))
-        for name, (r, p) in regions.items()
+        name: compare(pair.reference, pair.prediction, spacing_mm, rules.protocol, rules.tolerances, pair.probability)
+        for name, pair in regions.items()
     }
     score = CaseScore(
         case=case,
         patient=patient,
         comparisons=comparisons,
-        confidence=confidence or {},
+        confidence={name: pair.confidence for name, pair in regions.items() if pair.confidence is not None},
         affine=None if affine is None else tuple(tuple(float(v) for v in row) for row in affine),
     )
-    reference = np.any([r for r, _ in regions.values()], axis=0)
-    prediction = np.any([p for _, p in regions.values()], axis=0)
+    return ScoredCase(score, _picture(list(regions.values()), image))
+
+
+def _picture(pairs: Sequence[MaskPair], image: NDArray[Any] | None) -> Picture:
+    reference = np.any([pair.reference for pair in pairs], axis=0)
+    prediction = np.any([pair.prediction for pair in pairs], axis=0)
     wrong = (reference ^ prediction).reshape(len(reference), -1).sum(axis=1)
     z = int(wrong.argmax()) if wrong.any() else int(reference.reshape(len(reference), -1).sum(axis=1).argmax())
     shown = None if image is None else image[:, z].copy()
-    return ScoredCase(score, Picture(shown, reference[z].copy(), prediction[z].copy()))
+    return Picture(shown, reference[z].copy(), prediction[z].copy())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.metrics.components import label_lesions
+from metaseg_cli.core.results import FrocCurve, Reliability, ReliabilityCurves
 
 FROC_AT = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)  # false lesions per case
 CANDIDATE = 0.5  # the probability from which a component is a candidate
@@ -48,11 +49,9 @@ def find_candidates(
 
 @dataclass(frozen=True)
 class Froc:
-    """Lesion recall against mean false lesions per case, as the least confidence falls; ``score`` is their summary."""
+    """The free-response curve as the lowest accepted confidence falls, and the average precision."""
 
-    false_per_case: tuple[float, ...]
-    recall: tuple[float, ...]
-    score: float
+    curve: FrocCurve
     average_precision: float
 
 
@@ -90,7 +89,7 @@ def froc(cases: Sequence[Candidates]) -> Froc | None:
             points.append((false / len(cases), recall))
     x, y = zip(*points, strict=True)
     score = float(np.mean([max(r for f, r in points if f <= limit) for limit in FROC_AT]))
-    return Froc(x, y, score, average)
+    return Froc(FrocCurve(false_per_case=x, recall=y, score=score), average)
 
 
 @dataclass(frozen=True)
@@ -121,21 +120,11 @@ def count_calibration(
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Voxels in bins of probability: mean ``predicted`` one, share that is lesion, and number of voxels."""
-
-    predicted: tuple[float, ...]
-    observed: tuple[float, ...]
-    voxels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """Nearly all voxels are background: bins of ``equal_mass`` crowd near 0, those of ``equal_width`` show the rest."""
+    """``ece``: expected calibration error, the mean difference over the bins of equal mass, weighted by voxels."""
 
-    ece: float  # expected calibration error: mean difference over the bins of equal mass, weighted by voxels
-    equal_mass: Reliability
-    equal_width: Reliability
+    ece: float
+    curves: ReliabilityCurves
 
 
 def calibration(counts: CalibrationCounts, bins: int = CALIBRATION_BINS) -> Calibration | None:
@@ -147,7 +136,8 @@ def calibration(counts: CalibrationCounts, bins: int = CALIBRATION_BINS) -> Cali
     equal_mass = _binned(counts, np.minimum(by_mass, bins - 1).astype(np.int64))
     errors = np.abs(np.subtract(equal_mass.predicted, equal_mass.observed))
     ece = float(np.average(errors, weights=equal_mass.voxels))
-    return Calibration(ece, equal_mass, _binned(counts, np.arange(_FINE) * _WIDE_BINS // _FINE))
+    equal_width = _binned(counts, np.arange(_FINE) * _WIDE_BINS // _FINE)
+    return Calibration(ece, ReliabilityCurves(equal_mass=equal_mass, equal_width=equal_width))
 
 
 def _binned(counts: CalibrationCounts, bin_of: NDArray[np.int64]) -> Reliability:
@@ -156,4 +146,8 @@ def _binned(counts: CalibrationCounts, bin_of: NDArray[np.int64]) -> Reliability
     filled = voxels > 0
     predicted = np.bincount(bin_of, weights=counts.probability)[filled] / voxels[filled]
     observed = np.bincount(bin_of, weights=counts.lesion)[filled] / voxels[filled]
-    return Reliability(tuple(predicted.tolist()), tuple(observed.tolist()), tuple(voxels[filled].astype(int).tolist()))
+    return Reliability(
+        predicted=tuple(predicted.tolist()),
+        observed=tuple(observed.tolist()),
+        voxels=tuple(voxels[filled].astype(int).tolist()),
+    )

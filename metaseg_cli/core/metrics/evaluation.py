@@ -1,55 +1,49 @@
-"""Scores of many cases together: means with intervals, patients, size classes, and how far to trust probabilities."""
+"""Scores of many cases together: means with intervals, patients, size classes, confidence."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.metrics.cases import CaseScore
-from metaseg_cli.core.metrics.curves import Calibration, Froc, calibration, froc
+from metaseg_cli.core.metrics.curves import calibration, froc
 from metaseg_cli.core.metrics.lesions import SizeClass, lesion_scores
-from metaseg_cli.core.metrics.protocols import Protocol
 from metaseg_cli.core.metrics.summary import bootstrap_mean
 from metaseg_cli.core.metrics.voxels import Confusion
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trust:
-    """What the probabilities of one region say over all cases; None where there is nothing to say."""
-
-    froc: Froc | None
-    calibration: Calibration | None
+from metaseg_cli.core.results import ConfidenceReport, MetricMean, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All cases under one *protocol*; everything else by region.
 
-    ``summary``: region → metric → mean, ci95, n. ``patients``: patient → region → scores of all their cases added up.
-    ``by_size``: region → size class → detection and overlap. ``trust`` is empty without probabilities.
+    ``patients``: patient → region → metric, with the voxels and lesions of all their cases added up. ``by_size``:
+    region → size class → detection and overlap. ``confidence`` is empty without probabilities.
     """
 
     protocol: Protocol
     cases: tuple[CaseScore, ...]
-    summary: dict[str, dict[str, Any]]
-    patients: dict[str, dict[str, dict[str, Any]]]
+    summary: Summary
+    patients: dict[str, dict[str, dict[str, float]]]
     by_size: dict[str, dict[str, SizeClass]]
-    trust: dict[str, Trust]
+    confidence: dict[str, ConfidenceReport]
 
     @property
     def headline(self) -> dict[str, float]:
-        """Mean Dice per patient, and lesion scores of all cases added up; regions count alike."""
+        """Return mean Dice per patient, and lesion scores of all cases added up; every region has the same weight."""
         patients = [scores for regions in self.patients.values() for scores in regions.values()]
-        counts = {k: sum(p[k] for p in patients) for k in ("lesion_tp", "lesion_fp", "lesion_fn")}
+        counts = {k: int(sum(p[k] for p in patients)) for k in ("lesion_tp", "lesion_fp", "lesion_fn")}
         lesions = lesion_scores(counts["lesion_tp"], counts["lesion_fp"], counts["lesion_fn"])
         return {"dice": float(np.mean([p["dice"] for p in patients])), **lesions}
 
 
 def summarise(cases: Sequence[CaseScore], protocol: Protocol) -> Evaluation:
-    """Put *cases*, of the same regions, together."""
+    """Summarise *cases*, which have the same regions."""
     regions = list(cases[0].comparisons)
     return Evaluation(
         protocol=protocol,
@@ -57,17 +51,17 @@ def summarise(cases: Sequence[CaseScore], protocol: Protocol) -> Evaluation:
         summary={region: _summary(cases, region) for region in regions},
         patients=_pooled(cases),
         by_size={region: _by_size(cases, region) for region in regions},
-        trust={region: _trust(cases, region) for region in regions if cases[0].confidence},
+        confidence={region: _confidence(cases, region) for region in regions if cases[0].confidence},
     )
 
 
-def _summary(cases: Sequence[CaseScore], region: str) -> dict[str, Any]:
-    """Metric → mean over cases, bootstrap 95 % interval over patients, number of cases.
+def _summary(cases: Sequence[CaseScore], region: str) -> dict[str, MetricMean]:
+    """Return the mean of each metric over cases.
 
     Some cases may have a spacing and others none: a volume in ml then averages the former, one in px the latter. What a
     protocol does not define for a case is left out of its mean, as the challenge does; ``n`` says so.
     """
-    summary: dict[str, Any] = {}
+    summary: dict[str, MetricMean] = {}
     for metric in dict.fromkeys(name for case in cases for name in case.comparisons[region].scores):
         having = [case for case in cases if metric in case.comparisons[region].scores]
         values = [(case.for_mean(region, metric), case.patient) for case in having]
@@ -75,7 +69,7 @@ def _summary(cases: Sequence[CaseScore], region: str) -> dict[str, Any]:
         mean, (low, high) = np.nan, (np.nan, np.nan)
         if defined:
             mean, (low, high) = bootstrap_mean([value for value, _ in defined], [patient for _, patient in defined])
-        summary[metric] = {"mean": mean, "ci95": [low, high], "n": len(defined)}
+        summary[metric] = MetricMean(mean=mean, ci95=(low, high), n=len(defined))
     return summary
 
 
@@ -89,16 +83,20 @@ def _by_size(cases: Sequence[CaseScore], region: str) -> dict[str, SizeClass]:
     return total
 
 
-def _trust(cases: Sequence[CaseScore], region: str) -> Trust:
+def _confidence(cases: Sequence[CaseScore], region: str) -> ConfidenceReport:
     found = [case.confidence[region] for case in cases]
-    counts = found[0].calibration
-    for each in found[1:]:
-        counts = counts + each.calibration
-    return Trust(froc=froc([each.candidates for each in found]), calibration=calibration(counts))
+    counts = functools.reduce(operator.add, [each.calibration for each in found])
+    curve, reliability = froc([each.candidates for each in found]), calibration(counts)
+    return ConfidenceReport(
+        froc=None if curve is None else curve.curve,
+        average_precision=None if curve is None else curve.average_precision,
+        ece=None if reliability is None else reliability.ece,
+        reliability=None if reliability is None else reliability.curves,
+    )
 
 
-def _pooled(cases: Sequence[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Patient → region → scores with the voxels, and the lesion counts, of all the patient's cases added up."""
+def _pooled(cases: Sequence[CaseScore]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, by patient and region, scores of the voxels and lesion counts of all the patient's cases added up."""
     voxels: dict[tuple[str, str], Confusion] = {}
     lesions: dict[tuple[str, str], list[int]] = {}
     for case in cases:
@@ -107,7 +105,7 @@ def _pooled(cases: Sequence[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]:
             voxels[key] = voxels.get(key, Confusion()) + comparison.confusion
             before = lesions.get(key, [0, 0, 0])
             lesions[key] = [a + b for a, b in zip(before, comparison.lesions.counts, strict=True)]
-    result: dict[str, dict[str, dict[str, Any]]] = {}
+    result: dict[str, dict[str, dict[str, float]]] = {}
     for (patient, region), counts in voxels.items():
         result.setdefault(patient, {})[region] = {**counts.scores(), **lesion_scores(*lesions[patient, region])}
     return result

@@ -14,24 +14,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.metrics.components import Lesion, describe_labels, label_lesions, neighbourhood
-from metaseg_cli.core.metrics.protocols import Protocol
 from metaseg_cli.core.metrics.surfaces import surface_distances
-
-POLICY = {
-    "lesion_precision": "no lesion on either side: 1; nothing predicted but lesions in the reference: 0",
-    "lesion_recall": "no lesion on either side: 1; no lesion in the reference but some predicted: 0",
-    "lesion_f1": "no lesion on either side: 1; on one side only: 0",
-    "lesion_wise": "missed and false lesions: dice and nsd 0, hd95 the penalty; no lesion on either side: 1, 1 and 0",
-    "pq": "pairs of lesions with IoU above one half; no lesion on either side: pq, sq, rq 1; no pair: 0",
-}
-SPLIT_POLICY = {
-    "rq": "no lesion on either side: not defined",
-    "pq": "no lesion on either side: not defined; no pair: sq and pq 0, sq_hd95 infinite",
-    "lesion_wise": "large lesions of the reference and every false one; no large lesion: not defined",
-    "lesion_f1_small": "no lesion below the split volume in the reference: not defined",
-    "lesion_f1_large": "no lesion from the split volume on in the reference: 0",
-}
+from metaseg_cli.core.results import SizeClassScores
 
 
 def _diameter(lesion: Lesion) -> float:
@@ -93,15 +79,15 @@ def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching
 
 
 def lesion_scores(tp: int, fp: int, fn: int) -> dict[str, float]:
-    """Lesion precision, recall and F1 of counts, which may be those of several cases added up."""
-    silent = tp + fp + fn == 0
+    """Return lesion precision, recall and F1 of counts, which may be those of several cases added up."""
+    both_empty = tp + fp + fn == 0
     return {
         "lesion_tp": tp,
         "lesion_fp": fp,
         "lesion_fn": fn,
-        "lesion_precision": 1.0 if silent else tp / (tp + fp) if tp + fp else 0.0,
-        "lesion_recall": 1.0 if silent else tp / (tp + fn) if tp + fn else 0.0,
-        "lesion_f1": 1.0 if silent else 2 * tp / (2 * tp + fp + fn),
+        "lesion_precision": 1.0 if both_empty else tp / (tp + fp) if tp + fp else 0.0,
+        "lesion_recall": 1.0 if both_empty else tp / (tp + fn) if tp + fn else 0.0,
+        "lesion_f1": 1.0 if both_empty else 2 * tp / (2 * tp + fp + fn),
     }
 
 
@@ -110,7 +96,7 @@ class ScoredLesion:
     """A reference lesion and what was predicted for it; *matched* are numbers of predicted lesions.
 
     ``hd95`` (mm, or pixels without a spacing) is infinite and ``dice`` and ``nsd`` (by tolerance) are 0 when there is
-    none. Not ``counted``: smaller than the protocol looks at.
+    none. Not ``counted``: smaller than what the protocol counts.
     """
 
     lesion: Lesion
@@ -143,17 +129,17 @@ class SizeClass:
             dice_sum=self.dice_sum + other.dice_sum,
         )
 
-    def scores(self) -> dict[str, float | None]:
-        """Counts, recall, F1 and mean Dice (a missed lesion's is 0); None where there is nothing to divide by."""
-        every = self.lesions + self.found + self.false
-        return {
-            "lesions": self.lesions,
-            "found": self.found,
-            "false": self.false,
-            "recall": self.found / self.lesions if self.lesions else None,
-            "f1": 2 * self.found / every if every else None,
-            "dice": self.dice_sum / self.lesions if self.lesions else None,
-        }
+    def scores(self) -> SizeClassScores:
+        """Return counts, recall, F1 and mean Dice, where a missed lesion counts as 0."""
+        total = self.lesions + self.found + self.false
+        return SizeClassScores(
+            lesions=self.lesions,
+            found=self.found,
+            false=self.false,
+            recall=self.found / self.lesions if self.lesions else None,
+            f1=2 * self.found / total if total else None,
+            dice=self.dice_sum / self.lesions if self.lesions else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +164,7 @@ class LesionComparison:
         return tp, len(self.false), len(self.counted) - tp
 
     def by_size(self) -> dict[str, SizeClass]:
-        """Detection and overlap by diameter, and below the volumes that the field looks at where volumes are known."""
+        """Return detection and overlap by diameter and, where it is known, by volume."""
         false = [self.prediction[number - 1] for number in self.false]
         rows = {}
         for name, size_of, low, high in _SIZES:
@@ -202,65 +188,102 @@ def compare_lesions(
     *,
     flat: bool,
 ) -> LesionComparison:
-    """Of two masks ``(Z, Y, X)``; *flat* ones, of a single slice, are compared in 2D. *tolerances* in mm, or pixels."""
+    """Compare the lesions of masks ``(Z, Y, X)``; *flat*: of one slice, in 2D. *tolerances* in mm or pixels."""
     r_mask, p_mask = (reference[0], prediction[0]) if flat else (reference, prediction)
     spacing = None if spacing_mm is None else spacing_mm[1:] if flat else spacing_mm
     r, r_count = (
-        _joined(r_mask, protocol) if protocol.dilation else label_lesions(r_mask, protocol.neighbours(r_mask.ndim))
+        _merged(r_mask, protocol) if protocol.dilation else label_lesions(r_mask, protocol.neighbours(r_mask.ndim))
     )
     p, p_count = label_lesions(p_mask, protocol.neighbours(p_mask.ndim))
-    r_lesions = describe_labels(r.reshape(reference.shape), r_count, spacing_mm)
-    p_lesions = describe_labels(p.reshape(reference.shape), p_count, spacing_mm, probability)
-    overlaps = _overlaps(r, p, p_count)
-    r_sizes = {lesion.number: lesion.voxels for lesion in r_lesions}
-    p_sizes = {lesion.number: lesion.voxels for lesion in p_lesions}
-
-    def dice(number: int, others: Iterable[int]) -> float:
-        others = list(others)
-        both = sum(overlaps.get((number, other), 0) for other in others)
-        return 2 * both / (r_sizes[number] + sum(p_sizes[other] for other in others))
-
-    if protocol.matching == "one-to-one":
-        matched = _one_to_one(r_count, p_count, {pair: dice(pair[0], [pair[1]]) for pair in overlaps})
-    else:
-        matched = _touching(r, p, r_lesions, protocol) if protocol.dilation else _owners(overlaps)
-    scored = []
-    for lesion in r_lesions:
-        mine = matched.get(lesion.number, ())
-        hd95, nsd = math.inf, dict.fromkeys(tolerances, 0.0)
-        if mine:
-            place = _box_around([lesion, *(p_lesions[other - 1] for other in mine)])[1 if flat else 0 :]
-            found = np.isin(p[place], mine) if len(mine) > 1 else p[place] == mine[0]
-            distances = surface_distances(
-                r[place] == lesion.number, found, spacing, border_voxels=protocol.border_voxels
-            )
-            hd95 = distances.hd95_pooled() if protocol.border_voxels else distances.hd95()
-            near = distances.nsd_of_shares if protocol.border_voxels else distances.nsd
-            nsd = {tolerance: near(tolerance) for tolerance in tolerances}
-        size = lesion.voxels if lesion.volume_mm3 is None else lesion.volume_mm3
-        scored.append(
-            ScoredLesion(
-                lesion=lesion,
-                matched=mine,
-                dice=dice(lesion.number, mine),
-                hd95=hd95,
-                nsd=nsd,
-                counted=size > protocol.smallest_lesion_mm3,
-            )
-        )
+    maps = _LesionMaps(
+        reference=r,
+        prediction=p,
+        reference_lesions=describe_labels(r.reshape(reference.shape), r_count, spacing_mm),
+        predicted_lesions=describe_labels(p.reshape(reference.shape), p_count, spacing_mm, probability),
+        overlaps=_overlaps(r, p, p_count),
+    )
+    matched = _matched(maps, protocol)
     taken = {other for others in matched.values() for other in others}
-    ious = [both / (r_sizes[i] + p_sizes[j] - both) for (i, j), both in overlaps.items()]
+    ious = (maps.iou(*pair) for pair in maps.overlaps)
     return LesionComparison(
-        reference=tuple(scored),
-        prediction=tuple(p_lesions),
-        false=tuple(number for number in p_sizes if number not in taken),
+        reference=tuple(
+            _scored(lesion, matched.get(lesion.number, ()), maps, spacing, protocol, tolerances)
+            for lesion in maps.reference_lesions
+        ),
+        prediction=tuple(maps.predicted_lesions),
+        false=tuple(lesion.number for lesion in maps.predicted_lesions if lesion.number not in taken),
         ious=tuple(iou for iou in ious if iou > _PQ_IOU),
         protocol=protocol,
     )
 
 
-def _joined(mask: NDArray[np.bool_], protocol: Protocol) -> tuple[NDArray[np.int32], int]:
-    """Lesions whose dilations touch have one number."""
+@dataclass(frozen=True, kw_only=True)
+class _LesionMaps:
+    """Label maps ``(Z, Y, X)`` or ``(Y, X)``, their lesions by number, and the voxels that pairs have in common."""
+
+    reference: NDArray[np.int32]
+    prediction: NDArray[np.int32]
+    reference_lesions: list[Lesion]
+    predicted_lesions: list[Lesion]
+    overlaps: dict[tuple[int, int], int]
+
+    def dice(self, number: int, others: Iterable[int]) -> float:
+        """Return the Dice of a reference lesion and several predicted ones together."""
+        others = list(others)
+        both = sum(self.overlaps.get((number, other), 0) for other in others)
+        predicted = sum(self.predicted_lesions[other - 1].voxels for other in others)
+        return 2 * both / (self.reference_lesions[number - 1].voxels + predicted)
+
+    def iou(self, number: int, other: int) -> float:
+        """Return the intersection over union of a reference lesion and a predicted one that overlap."""
+        both = self.overlaps[number, other]
+        return both / (self.reference_lesions[number - 1].voxels + self.predicted_lesions[other - 1].voxels - both)
+
+
+def _matched(maps: _LesionMaps, protocol: Protocol) -> dict[int, tuple[int, ...]]:
+    """Return the predicted lesions of each reference lesion that was found."""
+    if protocol.matching == "one-to-one":
+        dice = {pair: maps.dice(pair[0], [pair[1]]) for pair in maps.overlaps}
+        return _one_to_one(len(maps.reference_lesions), len(maps.predicted_lesions), dice)
+    if protocol.dilation:
+        return _touching(maps.reference, maps.prediction, maps.reference_lesions, protocol)
+    return _owners(maps.overlaps)
+
+
+def _scored(
+    lesion: Lesion,
+    matched: tuple[int, ...],
+    maps: _LesionMaps,
+    spacing: tuple[float, ...] | None,
+    protocol: Protocol,
+    tolerances: Sequence[float],
+) -> ScoredLesion:
+    hd95, nsd = math.inf, dict.fromkeys(tolerances, 0.0)
+    if matched:
+        first_axis = 3 - maps.reference.ndim
+        box = _box_around([lesion, *(maps.predicted_lesions[other - 1] for other in matched)])[first_axis:]
+        predicted = maps.prediction[box]
+        distances = surface_distances(
+            maps.reference[box] == lesion.number,
+            np.isin(predicted, matched) if len(matched) > 1 else predicted == matched[0],
+            spacing,
+            border_voxels=protocol.border_voxels,
+        )
+        hd95 = distances.hd95_pooled() if protocol.border_voxels else distances.hd95()
+        near = distances.nsd_of_shares if protocol.border_voxels else distances.nsd
+        nsd = {tolerance: near(tolerance) for tolerance in tolerances}
+    return ScoredLesion(
+        lesion=lesion,
+        matched=matched,
+        dice=maps.dice(lesion.number, matched),
+        hd95=hd95,
+        nsd=nsd,
+        counted=_size(lesion) > protocol.smallest_lesion_mm3,
+    )
+
+
+def _merged(mask: NDArray[np.bool_], protocol: Protocol) -> tuple[NDArray[np.int32], int]:
+    """Label lesions; those whose dilations touch get one number."""
     element = neighbourhood(mask.ndim, 18)
     wide, count = label_lesions(
         ndimage.binary_dilation(mask, element, iterations=protocol.dilation), protocol.neighbours(mask.ndim)
@@ -269,7 +292,7 @@ def _joined(mask: NDArray[np.bool_], protocol: Protocol) -> tuple[NDArray[np.int
 
 
 def _overlaps(r: NDArray[np.int32], p: NDArray[np.int32], p_count: int) -> dict[tuple[int, int], int]:
-    """Voxels that each pair of a reference and a predicted lesion has in common."""
+    """Return the voxels that each pair of a reference and a predicted lesion has in common."""
     both = (r > 0) & (p > 0)
     pairs, counts = np.unique(r[both].astype(np.int64) * (p_count + 1) + p[both], return_counts=True)
     return {divmod(int(pair), p_count + 1): int(n) for pair, n in zip(pairs, counts, strict=True)}
@@ -285,7 +308,7 @@ def _owners(overlaps: dict[tuple[int, int], int]) -> dict[int, tuple[int, ...]]:
 def _touching(
     r: NDArray[np.int32], p: NDArray[np.int32], lesions: Sequence[Lesion], protocol: Protocol
 ) -> dict[int, tuple[int, ...]]:
-    """Predicted lesions that meet the dilation of each reference lesion."""
+    """Return the predicted lesions that overlap the dilation of each reference lesion."""
     matched = {}
     element = neighbourhood(r.ndim, 18)
     for lesion in lesions:
@@ -301,12 +324,12 @@ def _touching(
 
 
 def _one_to_one(r_count: int, p_count: int, dice: dict[tuple[int, int], float]) -> dict[int, tuple[int, ...]]:
-    """The pairs with the largest sum of Dice, each lesion in one pair at most."""
+    """Return the pairs with the largest sum of Dice, each lesion in one pair at most."""
     pairs = [(i - 1, j - 1, value) for (i, j), value in dice.items() if value >= _ANY_OVERLAP]
     if not pairs:
         return {}
     rows, columns, values = (np.array(each) for each in zip(*pairs, strict=True))
-    # Lesions that no chain of overlaps joins cannot compete: each such group is a small problem of its own.
+    # Lesions that no chain of overlaps connects cannot compete: each such group is a small problem of its own.
     size = r_count + p_count
     _, group = connected_components(coo_array((np.ones(len(rows)), (rows, r_count + columns)), shape=(size, size)))
     matched: dict[int, tuple[int, ...]] = {}
@@ -331,7 +354,7 @@ def _box_around(lesions: Sequence[Lesion]) -> tuple[slice, ...]:
 def comparison_scores(
     comparison: LesionComparison, unit: str, tolerances: Sequence[float], penalty: float
 ) -> dict[str, float]:
-    """Counts, detection and lesion-wise scores; *penalty* (mm, or pixels) is the distance of an unmatched one."""
+    """Return counts, detection and lesion-wise scores; *penalty* (mm or pixels) is the distance of an unmatched one."""
     tp, fp, fn = comparison.counts
     counts = {
         "lesions_reference": len(comparison.counted),
@@ -342,18 +365,18 @@ def comparison_scores(
         return {**counts, **_split_scores(comparison, unit, tolerances, penalty)}
     result = {**counts, **_lesion_wise(comparison.counted, fp, unit, tolerances, penalty)}
     if comparison.protocol.dilation or comparison.protocol.smallest_lesion_mm3:
-        return result  # panoptic quality knows neither joined lesions nor lesions that do not count
+        return result  # panoptic quality knows neither merged lesions nor lesions that do not count
     paired = len(comparison.ious)
-    silent = not comparison.counted and not comparison.prediction
-    sq = 1.0 if silent else sum(comparison.ious) / paired if paired else 0.0
-    rq = 1.0 if silent else 2 * paired / (len(comparison.counted) + len(comparison.prediction))
+    both_empty = not comparison.counted and not comparison.prediction
+    sq = 1.0 if both_empty else sum(comparison.ious) / paired if paired else 0.0
+    rq = 1.0 if both_empty else 2 * paired / (len(comparison.counted) + len(comparison.prediction))
     return {**result, "pq": sq * rq, "sq": sq, "rq": rq}
 
 
 def _lesion_wise(
     lesions: Sequence[ScoredLesion], false: int, unit: str, tolerances: Sequence[float], penalty: float
 ) -> dict[str, float]:
-    """Means over reference lesions and false ones, which count as 0, or *penalty*."""
+    """Return means over reference lesions and false ones, which count as 0, or *penalty*."""
     n = len(lesions) + false
     distance = sum(each.hd95 if each.found else penalty for each in lesions) + false * penalty
     return {
@@ -366,7 +389,7 @@ def _lesion_wise(
 def _split_scores(
     comparison: LesionComparison, unit: str, tolerances: Sequence[float], penalty: float
 ) -> dict[str, float]:
-    """Overlap of the large lesions, detection of small and large ones, and the quality of all pairs."""
+    """Return overlap of the large lesions, detection of small and large ones, and the quality of all pairs."""
     tp, fp, fn = comparison.counts
     hits = [each for each in comparison.counted if each.found]
     split = comparison.protocol.split_mm3 or 0.0

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.metrics import lesions, surfaces, voxels
+from metaseg_cli.core.choices import TOLERANCES, Protocol, find_protocol
+from metaseg_cli.core.metrics import voxels
 from metaseg_cli.core.metrics.lesions import LesionComparison, compare_lesions, comparison_scores
-from metaseg_cli.core.metrics.protocols import TOLERANCES, Protocol, find_protocol
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.core.metrics.voxels import Confusion, confusion
 from metaseg_cli.errors import InputError
@@ -29,7 +29,7 @@ class Comparison:
     penalty: float
 
     def reason(self, metric: str) -> str | None:
-        """Why *metric* is no number."""
+        """Return why *metric* is not a finite number; None if it is."""
         value = self.scores[metric]
         if math.isfinite(value):
             return None
@@ -40,14 +40,6 @@ class Comparison:
         return "prediction empty" if not self.confusion.tp + self.confusion.fp else "no pair of lesions"
 
 
-def policy(protocol: Protocol) -> dict[str, str]:
-    """What empty masks mean for each metric under *protocol*."""
-    split = lesions.SPLIT_POLICY if protocol.split_mm3 is not None else {}
-    distance = "the diagonal of the image" if protocol.penalty_mm is None else f"{protocol.penalty_mm:g}"
-    infinite = {"infinite distances": f"null in a case, with the reason; the penalty in means is {distance}"}
-    return {**voxels.POLICY, **surfaces.POLICY, **lesions.POLICY, **split, **infinite}
-
-
 def compare(
     reference: NDArray[Any],
     prediction: NDArray[Any],
@@ -56,11 +48,10 @@ def compare(
     tolerances: Sequence[float] = TOLERANCES,
     probability: NDArray[np.floating[Any]] | None = None,
 ) -> Comparison:
-    """Masks ``(Z, Y, X)`` or ``(Y, X)``, non-zero is foreground; *spacing_mm* in the same order.
+    """Compare masks ``(Z, Y, X)`` or ``(Y, X)``, non-zero is foreground; *spacing_mm* in the same order.
 
-    A volume of one slice is a picture, but for protocols that know only volumes. *probability* of the prediction gives
-    each predicted lesion a confidence.
-    Raises InputError when the masks do not fit together.
+    A volume of one slice is a picture, except for protocols that know only volumes. *probability* of the prediction
+    gives each predicted lesion a confidence. Raises InputError when the masks do not fit together.
     """
     protocol = protocol or Protocol()
     r, p = _checked(reference, prediction, spacing_mm)
@@ -69,7 +60,7 @@ def compare(
         z, y, x = (1.0,) * (3 - len(spacing_mm)) + tuple(float(s) for s in spacing_mm)
         spacing = (z, y, x)
     unit = "px" if spacing is None else "mm"
-    flat = protocol.is_flat(r, spacing_mm)
+    flat = protocol.is_flat(len(r), spacing_mm)
     counts = confusion(r, p)
     step = (spacing or (1.0, 1.0, 1.0))[1 if flat else 0 :]
     distances = surface_distances(r[0], p[0], step) if flat else surface_distances(r, p, step)
@@ -101,7 +92,7 @@ def score(
     spacing_mm: tuple[float, ...] | None = None,
     protocol: str | None = None,
 ) -> dict[str, float]:
-    """Every metric of two masks ``(Z, Y, X)`` or ``(Y, X)``; non-zero is foreground, *spacing_mm* in the same order.
+    """Return every metric of masks ``(Z, Y, X)`` or ``(Y, X)``; non-zero is foreground, *spacing_mm* in the same order.
 
     A distance to an empty mask is infinite, a score that a protocol does not define for the masks is NaN. Without a
     spacing, lengths are in pixels and so named. Raises InputError when the shapes differ or have other than 2 or 3

@@ -18,13 +18,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-POLICY = {
-    "hd": "both empty: 0; one empty: infinite, in means the penalty",
-    "hd95": "both empty: 0; one empty: infinite, in means the penalty",
-    "assd": "both empty: 0; one empty: infinite, in means the penalty",
-    "nsd": "both empty: 1; one empty: 0",
-}
-
 # The surface through a cell of 2 × 2 × 2 (2 × 2) voxel centres, for one of each kind of occupied corners; corner
 # (z, y, x) is bit 4z + 2y + x. Each piece as its normal and its area, in eighths (halves) of a face of the cell.
 # Rotations, reflections and exchanging inside for outside give all 256 (16).

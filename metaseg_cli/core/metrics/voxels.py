@@ -8,19 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What empty masks mean; written into metrics.json beside the numbers.
-POLICY = {
-    "dice": "both empty: 1; one empty: 0",
-    "iou": "both empty: 1; one empty: 0",
-    "precision": "both empty: 1; prediction empty: 0; reference empty: 0",
-    "recall": "both empty: 1; prediction empty: 0; reference empty: 0",
-    "specificity": "reference everywhere: 1",
-}
-
 
 @dataclass(frozen=True)
 class Confusion:
-    """Voxel counts. Adding those of a patient's cases pools them."""
+    """Voxel counts; adding those of a patient's cases pools them."""
 
     tp: int = 0
     fp: int = 0
@@ -31,19 +22,19 @@ class Confusion:
         return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
     def scores(self) -> dict[str, float]:
-        """dice, iou, precision, recall, specificity; ``POLICY`` says what they are where nothing is to be divided."""
-        silent = self.tp + self.fp + self.fn == 0
+        """Return dice, iou, precision, recall and specificity, with the values for empty masks of ``table.METRICS``."""
+        both_empty = self.tp + self.fp + self.fn == 0
         return {
-            "dice": 1.0 if silent else 2 * self.tp / (2 * self.tp + self.fp + self.fn),
-            "iou": 1.0 if silent else self.tp / (self.tp + self.fp + self.fn),
-            "precision": 1.0 if silent else self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0,
-            "recall": 1.0 if silent else self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0,
+            "dice": 1.0 if both_empty else 2 * self.tp / (2 * self.tp + self.fp + self.fn),
+            "iou": 1.0 if both_empty else self.tp / (self.tp + self.fp + self.fn),
+            "precision": 1.0 if both_empty else self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0,
+            "recall": 1.0 if both_empty else self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0,
             "specificity": self.tn / (self.tn + self.fp) if self.tn + self.fp else 1.0,
         }
 
 
 def confusion(reference: NDArray[Any], prediction: NDArray[Any]) -> Confusion:
-    """Counts of two masks of one shape; every non-zero value is foreground."""
+    """Count the voxels of two masks of one shape; every non-zero value is foreground."""
     r, p = reference != 0, prediction != 0
     both, in_r, in_p = int(np.count_nonzero(r & p)), int(np.count_nonzero(r)), int(np.count_nonzero(p))
     return Confusion(tp=both, fp=in_p - both, fn=in_r - both, tn=r.size - in_r - in_p + both)
@@ -52,7 +43,7 @@ def confusion(reference: NDArray[Any], prediction: NDArray[Any]) -> Confusion:
 def volumes(
     reference: NDArray[Any], prediction: NDArray[Any], spacing_mm: tuple[float, ...] | None
 ) -> dict[str, float]:
-    """Volumes of both masks in ml, or in voxels where there is no spacing."""
+    """Return the volumes of both masks in ml, or in voxels where there is no spacing."""
     counts = {"reference": float(np.count_nonzero(reference)), "prediction": float(np.count_nonzero(prediction))}
     if spacing_mm is None:
         return {f"volume_px_{name}": count for name, count in counts.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metaseg_cli.core.metrics.curves import Candidates, calibration, count_calibration, find_candidates, froc
-from metaseg_cli.core.metrics.differences import holm, paired_differences, rank_shares
+from metaseg_cli.core.metrics.paired_comparison import holm, paired_differences, rank_frequencies
 
 
 def test_average_precision_is_that_of_scikit_learn() -> None:
@@ -29,10 +29,10 @@ def test_the_free_response_curve_by_hand() -> None:
     two = Candidates((0.85, 0.6), ((), (1,)), 2)
     curve = froc([one, two])
     assert curve is not None
-    assert list(zip(curve.false_per_case, curve.recall, strict=True)) == [
+    assert list(zip(curve.curve.false_per_case, curve.curve.recall, strict=True)) == [
         (0, 0), (0, 0.25), (0.5, 0.25), (1.0, 0.25), (1.0, 0.5), (1.0, 0.75)
     ]  # fmt: skip
-    assert curve.score == pytest.approx((0.25 * 3 + 0.75 * 4) / 7)
+    assert curve.curve.score == pytest.approx((0.25 * 3 + 0.75 * 4) / 7)
     assert froc([Candidates((0.5,), ((),), 0)]) is None
 
 
@@ -60,11 +60,11 @@ def test_calibration_is_that_of_sorted_voxels() -> None:
     p, y = (np.array_split(a.ravel()[order], 15) for a in (probability, reference))
     expected = sum(abs(a.mean() - b.mean()) * len(a) for a, b in zip(p, y, strict=True)) / probability.size
     assert ours is not None
-    assert sum(ours.equal_mass.voxels) == sum(ours.equal_width.voxels) == probability.size
+    assert sum(ours.curves.equal_mass.voxels) == sum(ours.curves.equal_width.voxels) == probability.size
     assert ours.ece == pytest.approx(expected, abs=1e-3)  # the edges of bins lie on a fine grid
     assert calibration(count_calibration(reference, probability, ~everywhere)) is None
     tenths = np.floor(probability * 10)
-    shown = ours.equal_width
+    shown = ours.curves.equal_width
     assert shown.voxels == tuple((tenths == i).sum() for i in range(10))
     assert shown.observed == pytest.approx([reference[tenths == i].mean() for i in range(10)])
     assert shown.predicted == pytest.approx([probability[tenths == i].mean() for i in range(10)])
@@ -94,21 +94,21 @@ def test_paired_differences_find_what_is_there() -> None:
         "a": {"dice": base + 0.1, "hd95_mm": 5 - base},
         "b": {"dice": base + rng.normal(0, 0.01, 30), "hd95_mm": 5 - base},
     }
-    dice, distance = paired_differences(values, lower_is_better=["hd95_mm"])
+    dice, distance = paired_differences("metastasis", values, lower_is_better=["hd95_mm"])
     assert dice.mean == pytest.approx(0.1, abs=0.01)
-    assert dice.ci95[0] < dice.mean < dice.ci95[1]
+    assert dice.ci95_low < dice.mean < dice.ci95_high
     assert dice.p == pytest.approx(wilcoxon(values["a"]["dice"], values["b"]["dice"]).pvalue)
     assert dice.p_holm == pytest.approx(2 * dice.p)
     assert (dice.wins, dice.losses) == (30, 0)
     assert (distance.p, distance.ties) == (1.0, 30)
-    (alone,) = paired_differences({"a": {"dice": [0.5]}, "b": {"dice": [0.4]}})
-    assert np.isnan(alone.ci95).all()
+    (alone,) = paired_differences("metastasis", {"a": {"dice": [0.5]}, "b": {"dice": [0.4]}})
+    assert np.isnan([alone.ci95_low, alone.ci95_high]).all()
 
 
 def test_ranks_are_shares_of_resamples() -> None:
     rng = np.random.default_rng(3)
     base: Any = rng.random(20)
-    shares = rank_shares({"good": base + 0.2, "even": base, "same": base})
+    shares = rank_frequencies({"good": base + 0.2, "even": base, "same": base})
     assert shares["good"] == [1, 0, 0]
     assert shares["even"] == shares["same"] == [0, 1, 0]
-    assert rank_shares({"near": base, "far": base + 1}, lower_is_better=True)["near"] == [1, 0]
+    assert rank_frequencies({"near": base, "far": base + 1}, lower_is_better=True)["near"] == [1, 0]

@@ -299,7 +299,7 @@ def test_found_lesions_are_told_by_size() -> None:
     rows = compare(r, p, (1.0, 1.0, 1.0)).lesions.by_size()
     assert rows["<3"] == SizeClass(lesions=1, found=0, false=1)
     assert rows["3–5"] == SizeClass(lesions=1, found=1, dice_sum=2 * 4 / 20)
-    assert rows["≥10"].scores()["recall"] == 1
+    assert rows["≥10"].scores().recall == 1
     assert (rows["<27 mm³"].lesions, rows["<27 mm³"].found) == (2, 1)
-    assert rows["3–5"].scores()["f1"] == 1
-    assert rows["5–10"].scores()["recall"] is None
+    assert rows["3–5"].scores().f1 == 1
+    assert rows["5–10"].scores().recall is None

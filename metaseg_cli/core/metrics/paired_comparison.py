@@ -1,71 +1,66 @@
-"""Two or more models on the same patients: how sure it is that one is better."""
+"""Two or more systems on the same patients: how certain it is that one is better."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+
+from metaseg_cli.core.results import PairedDifference
 
 _TIE = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """*first* minus *second* in one metric over patients; ``wins`` of the first, by what is better in that metric."""
-
-    first: str
-    second: str
-    metric: str
-    mean: float
-    ci95: tuple[float, float]
-    p: float  # Wilcoxon signed-rank, two-sided; 1 when no patient differs
-    p_holm: float  # corrected for all pairs and metrics of the comparison
-    wins: int
-    ties: int
-    losses: int
-
-
 def paired_differences(
+    region: str,
     values: Mapping[str, Mapping[str, Sequence[float]]],
-    lower_is_better: Sequence[str] = (),
+    lower_is_better: Collection[str] = (),
     resamples: int = 2000,
     seed: int = 0,
-) -> list[Difference]:
-    """Every pair of systems in every metric; *values*: system → metric → one number per patient, in one order.
+) -> list[PairedDifference]:
+    """Compare every pair of systems in every metric; *values*: system → metric → one number per patient, in one order.
 
     The intervals resample patients, the same for all systems (95 % percentile). One patient has no interval (NaN).
     """
     systems = list(values)
-    rows: list[Difference] = []
+    rows: list[PairedDifference] = []
     for metric in values[systems[0]] if systems else ():
         for first, second in itertools.combinations(systems, 2):
             a, b = (np.asarray(values[name][metric], dtype=float) for name in (first, second))
             change = a - b
             better = -change if metric in lower_is_better else change
             wins, losses = int((better > _TIE).sum()), int((better < -_TIE).sum())
-            low, high = (np.nan, np.nan)
-            if len(change) > 1:
-                drawn = np.random.default_rng(seed).integers(0, len(change), size=(resamples, len(change)))
-                low, high = np.percentile(change[drawn].mean(axis=1), (2.5, 97.5))
+            low, high = _interval(change, resamples, seed)
             rows.append(
-                Difference(
+                PairedDifference(
+                    region=region,
                     first=first,
                     second=second,
                     metric=metric,
                     mean=float(change.mean()),
-                    ci95=(float(low), float(high)),
                     p=float(stats.wilcoxon(change).pvalue) if wins + losses else 1.0,
                     p_holm=1.0,
                     wins=wins,
                     ties=len(change) - wins - losses,
                     losses=losses,
+                    ci95_low=low,
+                    ci95_high=high,
                 )
             )
-    corrected = holm([row.p for row in rows])
-    return [Difference(**{**vars(row), "p_holm": p}) for row, p in zip(rows, corrected, strict=True)]
+    return [replace(row, p_holm=p) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
+
+
+def _interval(change: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float]:
+    if len(change) < 2:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(seed).integers(0, len(change), size=(resamples, len(change)))
+    low, high = np.percentile(change[drawn].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -79,10 +74,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def rank_shares(
+def rank_frequencies(
     values: Mapping[str, Sequence[float]], *, lower_is_better: bool = False, resamples: int = 2000, seed: int = 0
 ) -> dict[str, list[float]]:
-    """How often each system takes rank 1, 2, … when patients are drawn anew (Wiesenfarth et al. 2021).
+    """Return how often each system has rank 1, 2, … when patients are resampled (Wiesenfarth et al. 2021).
 
     *values*: system → one number per patient, in one order. Equal means share the better rank.
     """

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
+from metaseg_cli.core.choices import BRATS_REGIONS
 from metaseg_cli.core.datasets.mask_pairs import MaskFolder, mask_folders, pair_masks, share_a_name, the_mask
 from metaseg_cli.core.datasets.naming import patients_of
+from metaseg_cli.core.evaluation.system import EvaluatedSystem, EvaluationLog, collect, rules_of
 from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.formats import is_image_file
 from metaseg_cli.core.images import (
@@ -29,18 +31,17 @@ from metaseg_cli.core.images import (
     same_grid,
     turned_like_image,
 )
-from metaseg_cli.core.metrics import BRATS_REGIONS, Protocol
-from metaseg_cli.core.metrics.cases import Masks, ScoredCase, score_case
+from metaseg_cli.core.metrics.cases import MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.results import FolderSettings, Regions
 from metaseg_cli.errors import InputError, Problem, attempt, problem_of
 
-Regions = dict[str, tuple[int, ...]]
 _ANYTHING: Regions = {"metastasis": ()}
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Pair:
     """A reference and the prediction of its name (none: missed), as they travel to a worker."""
 
@@ -49,33 +50,73 @@ class _Pair:
     references: tuple[Path, ...]
     predictions: tuple[Path, ...]
     regions: Regions
-    protocol: Protocol
-    tolerances: tuple[float, ...]
-    structures: tuple[str, ...] = ()
-    log_folder: Path | None = None
+    rules: ScoringRules
+    structures: tuple[str, ...]
+    log_folder: Path
 
 
-def score_folder(
-    predictions: Path,
-    references: Path,
-    config: EvaluateConfig,
-    protocol: Protocol,
-    problems: list[Problem],
-    progress: Progress,
-    notes: list[str],
-    log_folder: Path,
-) -> Iterator[ScoredCase]:
-    """Score masks of one name; a reference without prediction counts as wholly missed.
+def evaluate_folder(predictions: Path, out: Path, config: EvaluateConfig, progress: Progress) -> EvaluatedSystem:
+    """Score the masks in *predictions* against those of ``config.references``; errors are logged in *out*.
 
-    Raises InputError when a folder holds no mask, or when not one name of the references is among the predictions.
+    A reference without prediction counts as wholly missed. Raises InputError when a folder holds no mask, or when no
+    name of the references is among the predictions.
     """
-    # On a cluster another computer has another working folder.
-    if config.cluster is not None:
+    assert config.references is not None
+    log = EvaluationLog()
+    evaluation, worst = collect(_score_folder(predictions, config.references, out, config, log, progress), config, log)
+    return EvaluatedSystem(
+        out=out,
+        name=predictions.name,
+        what=f"{predictions} against {config.references}",
+        settings=FolderSettings(predictions=predictions, references=config.references),
+        evaluation=evaluation,
+        worst=worst,
+        notes=tuple(log.notes),
+        problems=tuple(log.problems),
+    )
+
+
+def _score_folder(
+    predictions: Path, references: Path, out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
+) -> Iterator[ScoredCase]:
+    if config.cluster is not None:  # another computer has another working folder
         predictions, references = predictions.resolve(), references.resolve()
+    pairs = _find_pairs(predictions, references, out, config, log)
+    progress.start("evaluating", len(pairs))
+    results = map_cases(
+        _score_pair,
+        pairs,
+        config.workers or default_workers(),
+        config.cluster,
+        file_of=lambda pair: pair.references[0],
+        log_folder=out,
+    )
+    unowned: dict[tuple[int, str], list[Path]] = defaultdict(list)
+    notes: Counter[str] = Counter()
+    for pair, result in results:
+        if isinstance(result, Problem):
+            log.problems.append(result)
+        else:
+            log.problems += result.problems
+            notes.update(result.notes)
+            for file, side, labels in result.unowned:
+                for label in labels:
+                    unowned[label, side].append(file)
+            if result.case is not None:
+                yield result.case
+        progress.advance(1, pair.name)
+    log.problems += _unowned(unowned)
+    log.notes += [f"{text} ({count} times)" if count > 1 else text for text, count in notes.items()]
+
+
+def _find_pairs(
+    predictions: Path, references: Path, out: Path, config: EvaluateConfig, log: EvaluationLog
+) -> list[_Pair]:
+    """Return what belongs together by name, in order of the references' names."""
     for folder in (predictions, references):
         if not folder.is_dir():
             raise InputError("no such folder", where=folder, remedy="name a folder of masks")
-        problems += unusable_below(folder)
+        log.problems += unusable_below(folder)
     truth, found = mask_folders(_files_in(references), references, _files_in(predictions), predictions)
     for masks, folder in ((truth, references), (found, predictions)):
         if not masks.files:
@@ -83,52 +124,29 @@ def score_folder(
     partner = pair_masks(truth, found)
     if not partner and not share_a_name(truth, found):
         raise _nothing_in_common(truth, found, predictions)
-    for name in sorted(set(found.files) - set(partner.values())):
-        problems.append(
-            Problem(file=found.files[name][0], reason="no reference of this name", remedy="it was not scored")
-        )
-    workers = config.workers or default_workers()
-    structures = config.structure_names()
-    regions = config.regions() or _regions_of(truth, structures, config, workers)
+    log.problems += [
+        Problem(file=found.files[name][0], reason="no reference of this name", remedy="it was not scored")
+        for name in sorted(set(found.files) - set(partner.values()))
+    ]
+    regions = config.regions() or _regions_of(truth, config)
     patients = patients_of([path for paths in truth.files.values() for path in paths], references)
-    pairs = [
+    return [
         _Pair(
-            name,
-            patients[paths[0]],
-            paths,
-            found.files[partner[name]] if name in partner else (),
-            regions,
-            protocol,
-            config.tolerance,
-            structures,
-            log_folder,
+            name=name,
+            patient=patients[paths[0]],
+            references=paths,
+            predictions=found.files[partner[name]] if name in partner else (),
+            regions=regions,
+            rules=rules_of(config),
+            structures=config.structure_names(),
+            log_folder=out,
         )
         for name, paths in sorted(truth.files.items())
     ]
-    progress.start("evaluating", len(pairs))
-    results = map_cases(
-        _score_pair, pairs, workers, config.cluster, file_of=lambda pair: pair.references[0], log_folder=log_folder
-    )
-    unowned: dict[tuple[int, str], list[Path]] = defaultdict(list)
-    said: Counter[str] = Counter()
-    for pair, result in results:
-        if isinstance(result, Problem):
-            problems.append(result)
-        else:
-            problems += result.problems
-            said.update(result.notes)
-            for file, side, labels in result.unowned:
-                for label in labels:
-                    unowned[label, side].append(file)
-            if result.case is not None:
-                yield result.case
-        progress.advance(1, pair.name)
-    problems += _unowned(unowned)
-    notes += [f"{text} ({count} times)" if count > 1 else text for text, count in said.items()]
 
 
 def _unowned(labels: Mapping[tuple[int, str], list[Path]]) -> list[Problem]:
-    """Labels that count as background, though somebody drew them: a region without its label would score 1."""
+    """Report labels that no region has: a region whose label is misnamed would score 1 on empty masks."""
     return [
         Problem(
             file=files[0],
@@ -147,20 +165,21 @@ def _nothing_in_common(truth: MaskFolder, found: MaskFolder, predictions: Path) 
         return ", ".join(files[:_SHOWN]) + (" …" if len(files) > _SHOWN else "")
 
     return InputError(
-        f"not one mask is named as a reference: predictions {some(found)}; references {some(truth)}",
+        f"no prediction is named like a reference: predictions {some(found)}; references {some(truth)}",
         where=predictions,
         remedy="name each prediction after its case, as in case7.nii.gz or case7_mask.nii.gz for case7-seg.nii.gz",
     )
 
 
-def _regions_of(truth: MaskFolder, structures: tuple[str, ...], config: EvaluateConfig, workers: int) -> Regions:
-    """A challenge's regions where the references have its labels; one region where they are plain masks."""
+def _regions_of(truth: MaskFolder, config: EvaluateConfig) -> Regions:
+    """Return a challenge's regions where the references have its labels, one region where they are plain masks."""
     challenge = BRATS_REGIONS.get(config.protocol)
     if challenge is None:
         return _ANYTHING
-    jobs = [(paths, structures) for paths in truth.files.values()]
+    jobs = [(paths, config.structure_names()) for paths in truth.files.values()]
+    workers = config.workers or default_workers()
     found = map_cases(_largest_label, jobs, workers, config.cluster, file_of=lambda job: job[0][0], log_folder=None)
-    largest = [n for _, n in found if isinstance(n, int)]
+    largest = [label for _, label in found if isinstance(label, int)]
     if max(largest, default=0) <= 1:
         return _ANYTHING
     return challenge
@@ -172,7 +191,7 @@ def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
 
 
 def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
-    """The mask of a case, and what is to be said of it: several parts are united. Raises InputError."""
+    """Return the mask of a case, and what is to be said of it: several parts are united. Raises InputError."""
     masks = _the_masks(paths)
     first, *others = (_read_one(path, structures) for path in masks)
     if not others:
@@ -196,7 +215,7 @@ def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume,
 
 
 def _one_layer(mask: Volume) -> NDArray[Any]:
-    """``(L, Z, Y, X)`` → ``(Z, Y, X)``: later layers over earlier ones."""
+    """Flatten ``(L, Z, Y, X)`` to ``(Z, Y, X)``, later layers over earlier ones."""
     label = mask.array[0].copy()
     for layer in mask.array[1:]:
         label[layer > 0] = layer[layer > 0]
@@ -204,7 +223,7 @@ def _one_layer(mask: Volume) -> NDArray[Any]:
 
 
 def _read_one(path: Path, structures: Sequence[str]) -> Volume:
-    """A mask; what a DICOM label map calls padding is nothing."""
+    """Read one mask; what a DICOM label map calls padding becomes background."""
     mask = read_mask(path, structures=structures)
     padding = padding_value(path) if is_dicom(path) else 0
     if not padding:
@@ -214,7 +233,7 @@ def _read_one(path: Path, structures: Sequence[str]) -> Volume:
 
 @dataclass(frozen=True)
 class _ScoredPair:
-    """The pair's score, None when there is no usable reference, and what is to be said of its files.
+    """The pair's score, None without a usable reference, and what is to be said of its files.
 
     *unowned* are labels that no region has: the file, whether it is a reference or a prediction, and the labels.
     """
@@ -226,52 +245,61 @@ class _ScoredPair:
 
 
 def _score_pair(pair: _Pair) -> _ScoredPair:
-    path = pair.references[0]
-    read = attempt(partial(_read, pair.references, pair.structures), path, pair.log_folder)
+    read = attempt(partial(_read, pair.references, pair.structures), pair.references[0], pair.log_folder)
     if isinstance(read, Problem):
         return _ScoredPair(None, [read])
     reference, problems = read
-    path = reference.source
     masks = [("reference", reference)]
     found = np.zeros_like(reference.array)
     try:
         if not pair.predictions:
-            raise InputError("no prediction of this name", where=path, remedy="predict it")
+            raise InputError("no prediction of this name", where=reference.source, remedy="predict it")
         predicted, said = _read(pair.predictions, pair.structures)
         problems += said
-        mine = predicted.source
         masks.append(("prediction", predicted))
-        predicted, doubt = turned_like_image(predicted, reference)
-        if doubt is not None:
-            problems.append(Problem(file=mine, reason=doubt, remedy="save both masks upright", left_out=False))
-        placed = on_grid_of(predicted, reference)
-        if placed is None and predicted.shape == reference.shape:
-            # The same voxels under another header: scored as they lie in the files, and said.
-            reason = f"{describe_difference(predicted, reference)}: scored voxel by voxel all the same"
-            problems.append(Problem(file=mine, reason=reason, remedy="mend its header", left_out=False))
-            placed = predicted
-        if placed is None:
-            raise InputError(describe_difference(predicted, reference), where=mine, remedy="resample it")
+        placed, said = _on_reference_grid(predicted, reference)
+        problems += said
         found = placed.array
     except Exception as error:
         # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
         problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
         remedy = f"{problem.remedy}; the case was counted as wholly missed"
         problems.append(dataclasses.replace(problem, remedy=remedy))
-    regions: dict[str, Masks] = {
-        name: (_region(reference.array, values), _region(found, values)) for name, values in pair.regions.items()
-    }
-    affine = None if reference.spacing_mm is None else reference.affine
     scored = score_case(
-        pair.name, pair.patient, regions, reference.spacing_mm, pair.protocol, pair.tolerances, affine=affine
+        pair.name,
+        pair.patient,
+        {
+            name: MaskPair(reference=_region(reference.array, values), prediction=_region(found, values))
+            for name, values in pair.regions.items()
+        },
+        reference.spacing_mm,
+        pair.rules,
+        affine=None if reference.spacing_mm is None else reference.affine,
     )
-    problems += [p for _, mask in masks for p in _inverted(mask)]
+    problems += [problem for _, mask in masks for problem in _inverted(mask)]
     return _ScoredPair(
         scored,
         problems,
         notes=tuple(dict.fromkeys(note for _, mask in masks for note in mask.notes)),
         unowned=tuple((mask.source, side, _not_in(pair.regions, mask)) for side, mask in masks),
     )
+
+
+def _on_reference_grid(predicted: Volume, reference: Volume) -> tuple[Volume, list[Problem]]:
+    """Return the prediction on the grid of its reference, and doubts. Raises InputError when it does not fit."""
+    doubts = []
+    upright, doubt = turned_like_image(predicted, reference)
+    if doubt is not None:
+        doubts.append(Problem(file=predicted.source, reason=doubt, remedy="save both masks upright", left_out=False))
+    placed = on_grid_of(upright, reference)
+    if placed is not None:
+        return placed, doubts
+    difference = describe_difference(upright, reference)
+    if upright.shape != reference.shape:
+        raise InputError(difference, where=predicted.source, remedy="resample it")
+    # The same voxels under another header are scored as they lie in the files.
+    reason = f"{difference}: scored voxel by voxel all the same"
+    return upright, [*doubts, Problem(file=predicted.source, reason=reason, remedy="fix its header", left_out=False)]
 
 
 def _inverted(mask: Volume) -> list[Problem]:
@@ -281,7 +309,7 @@ def _inverted(mask: Volume) -> list[Problem]:
 
 
 def _not_in(regions: Regions, mask: Volume) -> tuple[int, ...]:
-    """The mask's labels that no region has."""
+    """Return the labels of a mask that no region has."""
     if any(not values for values in regions.values()):
         return ()
     owned = {value for values in regions.values() for value in values}
@@ -289,18 +317,18 @@ def _not_in(regions: Regions, mask: Volume) -> tuple[int, ...]:
 
 
 def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.bool_]:
-    """``(C, Z, Y, X)`` → ``(Z, Y, X)``: where any channel has one of *values*, or anything when none are named."""
+    """Reduce ``(C, Z, Y, X)`` to ``(Z, Y, X)``: where a channel has one of *values*, or any label if none are named."""
     return np.asarray((np.isin(labels, values) if values else labels != 0).any(axis=0))
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Image files anywhere under *folder*, of names that tables can hold."""
+    """Return the image files anywhere under *folder* whose names tables can hold."""
     visible = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
     return [p for p in visible if odd_name_below(p, folder) is None and (is_image_file(p) or is_dicom(p))]
 
 
 def _the_masks(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The mask among files of one name: ``a_mask.tif`` beside its scan ``a.tif``. Raises InputError when unclear."""
+    """Return the mask among files of one name (``a_mask.tif`` beside its scan ``a.tif``). Raises InputError."""
     masks = the_mask(paths, [p for p in paths if not is_image_file(p) and is_dicom(p)])
     if masks is None:
         names = ", ".join(p.name for p in paths)
