@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.evaluation.comparison import compare_systems
 from metaseg_cli.core.evaluation.folder_pairs import evaluate_folder
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import COMPARISON_FILE, METRICS_FILE, PairedDifference, SystemComparison
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import InputError, Problem
 from metaseg_cli.outputs.documents import document_last, write_table
 from metaseg_cli.outputs.evaluation import metrics_document, write_score_tables

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.evaluation.folder_pairs import evaluate_folder
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import METRICS_FILE
+from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.outputs.documents import document_last
 from metaseg_cli.outputs.evaluation import metrics_document, write_score_tables
 from metaseg_cli.reports.evaluation_page import write_evaluation_page
