@@ -114,7 +114,7 @@ def evaluate_model(
     records = [record for record in records if only is None or record.case in only]
     postprocessing = card.of_regions()
     if config.threshold is not None:
-        postprocessing = tuple(each.at(config.threshold) for each in postprocessing)
+        postprocessing = tuple(each.with_threshold(config.threshold) for each in postprocessing)
     out, log = config.out or path.parent / "evaluation", EvaluationLog(notes=list(notes))
     jobs = [
         _CaseJob(
