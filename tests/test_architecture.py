@@ -90,6 +90,7 @@ ALLOWED = {
         "core.model_file",
         "core.cache",
         "core.postprocessing",
+        "core.preprocessing",
     },
 }
 WITHOUT_TORCH = [

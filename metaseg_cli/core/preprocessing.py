@@ -138,7 +138,7 @@ def _target_shape(
 
 
 def is_anisotropic(spacing_mm: tuple[float, float, float] | None) -> bool:
-    """Whether slices lie more than three times as far apart as pixels."""
+    """Return whether slices lie more than three times as far apart as the pixels of the coarser in-plane axis."""
     return spacing_mm is not None and spacing_mm[0] > _ANISOTROPIC * max(spacing_mm[1:])
 
 

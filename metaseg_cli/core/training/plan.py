@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.choices import DEFAULT_WIDTHS, NETWORKS, network_name
+from metaseg_cli.core.preprocessing import is_anisotropic
 from metaseg_cli.core.typed_json import stored_as
 from metaseg_cli.errors import ConfigError
 
@@ -18,8 +19,6 @@ _DEFAULT_PRIOR = 0.01  # foreground probability where the training cases have no
 _PRIOR_LIMITS = (1e-4, 0.2)  # of the measured share of foreground: further out the first steps lose the signal
 _MIN_MAP = 4  # no pooling to fewer voxels per axis: nnU-Net (Isensee et al. 2021)
 _MIN_SLICES_3D = 16  # a third dimension that can be halved twice
-# Slices thicker than this many in-plane voxels are not a third dimension to convolve over: nnU-Net's threshold.
-_THICK_SLICES = 3.0
 _MAX_WIDTH_3D = 320  # nnU-Net; in 3D the deepest levels see few voxels, and wider ones cost more than they learn
 # Longest side of a patch, and voxels per step. Small steps learn more per minute on a processor (docs/concepts/
 # performance.md); a GPU must be filled: nnU-Net's sizes for 2D (512) and 3D (128³, batch 2).
@@ -91,7 +90,8 @@ class _TypicalCase:
 
     @property
     def has_thick_slices(self) -> bool:
-        return self.spacing is not None and self.spacing[0] > _THICK_SLICES * min(self.spacing[1:])
+        """Anisotropic slices are not a third dimension to convolve over."""
+        return is_anisotropic(self.spacing)
 
 
 @dataclass(frozen=True)
