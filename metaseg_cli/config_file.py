@@ -38,7 +38,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path | None) -> dict[str, Any]:
-    """The settings of a YAML file, or none. Raises ConfigError with file and line."""
+    """Return the settings of a YAML file, or none. Raises ConfigError with file and line."""
     if path is None:
         return {}
     why = why_not_openable(path)
@@ -62,7 +62,7 @@ def read_yaml(path: Path | None) -> dict[str, Any]:
 
 
 def merge_config(config: type[Config], file_values: dict[str, Any], cli_values: dict[str, Any]) -> Config:
-    """A config from defaults < file < command line. Raises ConfigError for an unknown key, naming the nearest one."""
+    """Merge defaults < file < command line. Raises ConfigError for an unknown key, naming the nearest one."""
     known = settings_of(config)
     for key in file_values:
         if key not in known:
@@ -74,7 +74,7 @@ def merge_config(config: type[Config], file_values: dict[str, Any], cli_values: 
 
 
 def dump_yaml(config: Any) -> str:
-    """Every setting of *config* as YAML that ``read_yaml`` and ``merge_config`` take back."""
+    """Return every setting of *config* as YAML that ``read_yaml`` and ``merge_config`` take back."""
     plain = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 
 def _converted(value: Any, kind: Any, key: str) -> Any:
-    """A YAML value as the field's type, or ConfigError."""
+    """Return a YAML value as the field's type. Raises ConfigError."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in options:
         return None

@@ -126,9 +126,9 @@ class EvaluateConfig:
             )
 
     def structure_names(self) -> tuple[str, ...]:
-        """The names given with ``--structures``; empty for what the names themselves say."""
+        """Return the names given with ``--structures``; empty for what the names themselves say."""
         return structure_names(self.structures)
 
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """Region name → label values; empty when none are named."""
+        """Return region → label values; empty when none are named."""
         return named_regions(self.region)

@@ -87,12 +87,12 @@ class PredictConfig:
             raise ConfigError("nothing to predict", remedy="name a scan or a folder, as in metaseg predict scan.png")
 
     def of_results(self) -> dict[str, object]:
-        """The settings that results depend on."""
+        """Return the settings that results depend on."""
         names = ("threshold", "tta", "fusion", "probabilities", "uncertainty", "format", "per_lesion", "postprocess")
         return {name: getattr(self, name) for name in (*names, "fill_holes", "overlay", "depth")}
 
     def max_bytes(self) -> int | None:
-        """What --max-memory says, in bytes."""
+        """Return what --max-memory says, in bytes."""
         if self.max_memory is None:
             return None
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", self.max_memory.strip(), re.IGNORECASE)

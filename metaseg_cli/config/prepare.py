@@ -85,7 +85,7 @@ class PrepareConfig:
             )
 
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """The voxel size (z, y, x) that was asked for; None for auto and native."""
+        """Return the voxel size (z, y, x) that was asked for; None for auto and native."""
         if self.spacing in ("auto", "native"):
             return None
         try:
@@ -101,15 +101,15 @@ class PrepareConfig:
         return (z, y, x)
 
     def chosen_sequences(self) -> tuple[str, ...]:
-        """The names given with ``--sequences``; empty for all."""
+        """Return the names given with ``--sequences``; empty for all."""
         return tuple(part.strip() for part in (self.sequences or "").split(",") if part.strip())
 
     def structure_names(self) -> tuple[str, ...]:
-        """The names given with ``--structures``; empty for what the names themselves say."""
+        """Return the names given with ``--structures``; empty for what the names themselves say."""
         return structure_names(self.structures)
 
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """Region name → label values; an empty tuple means every non-zero label."""
+        """Return region → label values; an empty tuple means every non-zero label."""
         if self.labels and self.region:
             raise ConfigError("--labels and --region exclude each other", remedy="name the regions with --region alone")
         if self.region:

@@ -51,7 +51,7 @@ class ServeUiConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this computer reaches *host*."""
+    """Return whether only this computer reaches *host*."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -40,7 +40,7 @@ Threshold = Annotated[
 
 
 def structure_names(text: str | None) -> tuple[str, ...]:
-    """``GTV*, Met 1`` → its names. Raises ConfigError when it holds none."""
+    """Split ``GTV*, Met 1`` into its names. Raises ConfigError when it holds none."""
     names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
     if text is not None and not names:
         raise ConfigError("--structures names none", remedy="write names, as in --structures 'GTV*,Met 1'")
@@ -48,13 +48,13 @@ def structure_names(text: str | None) -> tuple[str, ...]:
 
 
 def named_regions(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """``TC=1,3`` → {"TC": (1, 3)}."""
+    """Parse ``TC=1,3`` as {"TC": (1, 3)}."""
     named = [text.partition("=") for text in texts]
     return {name.strip(): label_values(values, f"--region {name}{sign}{values}") for name, sign, values in named}
 
 
 def label_values(text: str, option: str) -> tuple[int, ...]:
-    """``1,3`` → (1, 3). Raises ConfigError naming *option*."""
+    """Parse ``1,3`` as (1, 3). Raises ConfigError naming *option*."""
     try:
         values = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:

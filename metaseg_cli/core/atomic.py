@@ -42,7 +42,7 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    """A hidden name that ends as *name* does and says whose it is: of which computer, and of which process."""
+    """Return a hidden name that ends like *name* and tells its owner: the computer and the process."""
     owner = f".metaseg-{_here()}-{os.getpid()}-"
     end = os.fsencode(name)[-(_LONGEST_NAME - len(owner)) :]
     return owner + end.decode("utf-8", "ignore")  # not every library takes other names
@@ -50,7 +50,7 @@ def _temporary_name(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _here() -> str:
-    """This computer or container, within which a process number has one meaning: others may write the same folder."""
+    """Identify this computer or container, within which process numbers are unique: others may write here too."""
     try:
         numbers = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -60,7 +60,7 @@ def _here() -> str:
 
 @contextlib.contextmanager
 def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone afterwards; in the system's for temporary files, or beside the file *beside*.
+    """Provide a temporary folder, in the system's place for them or beside the file *beside*, and remove it afterwards.
 
     What killed processes left there of such folders goes too: they may hold images of patients. Raises InputError where
     the folder cannot be made.
@@ -77,12 +77,12 @@ def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """*text* in UTF-8, line ends as they are; bytes of file names that are not UTF-8 are escaped."""
+    """Write *text* in UTF-8, line ends unchanged; bytes of file names that are not UTF-8 are escaped."""
     atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """*data* as it is."""
+    """Write *data* unchanged."""
     atomic_write(path, lambda to: to.write_bytes(data))
 
 
@@ -122,7 +122,7 @@ def check_room(path: Path, size: int) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """*folder* with its parents, cleared of what killed writers left. Raises InputError where it cannot be made."""
+    """Create *folder* with its parents, and clear what killed writers left in it. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,7 +176,7 @@ def _runs(process: int) -> bool:
 
 
 def _began(process: int) -> float:
-    """When *process* began, in seconds since 1970; 0 where the system does not say."""
+    """Return when *process* began, in seconds since 1970; 0 where the system does not say."""
     try:
         ticks = int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19])
         boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
@@ -187,7 +187,7 @@ def _began(process: int) -> float:
 
 @contextlib.contextmanager
 def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
-    """Be the only one who writes *folder*, cleared of what killed writers left.
+    """Be the only process that writes *folder*, and clear what killed writers left in it.
 
     Raises InputError with the other one's process number when it is busy.
     """
@@ -214,7 +214,7 @@ def clear_abandoned(folders: Iterable[Path]) -> None:
 
 
 def _locked(path: Path, command: str) -> TextIO:
-    """The lock file *path*, opened and held; the kernel lets go of it however the process ends."""
+    """Open and lock the file *path*; the kernel releases the lock however the process ends."""
     while True:
         with translate_write_errors(path):
             handle = path.open("a+", encoding="utf-8")

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """The processes this process may use."""
+    """Return how many processes this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -65,7 +65,7 @@ def _died(file: Path) -> Problem:
 
 
 def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result | None]:
-    """The results in order, None for a call that killed its worker.
+    """Yield the results in order, None for a call that killed its worker.
 
     A dead worker breaks its whole pool. Whoever was at work then is tried again alone, the others in a new pool.
     """

@@ -11,7 +11,7 @@ _SHARE = 0.8  # of the available memory that one array may take
 
 
 def available_memory() -> int | None:
-    """Bytes that this machine, or the container around this process, can still give; None where it does not say."""
+    """Return the bytes that this machine, or the container around this process, can still give; None where unknown."""
     found = []
     with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -31,7 +31,7 @@ def available_memory() -> int | None:
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
+    """Return the bytes of memory that this process uses; 0 where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

@@ -35,7 +35,7 @@ _MOST_BYTES = 160  # of a name that endings such as _probability_ET.nii.gz are a
 
 
 def why_not_openable(path: Path) -> tuple[str, str] | None:
-    """Why *path* is neither a regular file nor a folder, and the remedy; None where it is one. Never raises."""
+    """Return why *path* is neither a regular file nor a folder, and the remedy; None where it is one. Never raises."""
     try:
         mode = os.stat(path).st_mode
     except ValueError:  # a zero byte in the path
@@ -57,12 +57,12 @@ def check_openable(path: Path) -> None:
 
 
 def is_there(path: Path | str) -> bool:
-    """Whether something of this name exists; also of names that no file can have, where Path.exists raises."""
+    """Return whether something of this name exists; also for names that no file can have, where Path.exists raises."""
     return os.path.exists(path)
 
 
 def odd_name(name: str) -> str | None:
-    """Why *name* can be no name in a table or report, or None."""
+    """Return why *name* cannot stand in a table or report, or None."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -74,12 +74,12 @@ def odd_name(name: str) -> str | None:
 
 
 def odd_name_below(path: Path, root: Path) -> str | None:
-    """As ``odd_name``, of *path* and the folders between it and *root*."""
+    """Return ``odd_name`` of *path* and of the folders between it and *root*."""
     return odd_name("/".join(path.relative_to(root).parts))
 
 
 def unusable(path: Path) -> Problem | None:
-    """The Problem of a path that a user named: not there, nothing that may be opened, or of a name that is none."""
+    """Return the Problem of a path that a user named: missing, not openable, or with a name that cannot be used."""
     why = why_not_openable(path)
     if why is None:
         reason = odd_name(path.name)
@@ -88,7 +88,7 @@ def unusable(path: Path) -> Problem | None:
 
 
 def unusable_below(folder: Path) -> list[Problem]:
-    """What lies under *folder*, is named like an image or has no suffix, and is no file to open, or of an odd name.
+    """Return Problems of what lies under *folder*, is named like an image or has no suffix, and cannot be used.
 
     Those who look for images pass over it; it is said here, so that it is not absent without a word.
     """
@@ -107,14 +107,14 @@ def unusable_below(folder: Path) -> list[Problem]:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Everything under *folder* that is no folder, hidden things left out, in order of the names."""
+    """Yield everything under *folder* that is not a folder, except hidden things, sorted by name."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
 
 
 def file_name(text: str, most: int = _MOST_BYTES) -> str:
-    """*text*, from a header or a table, as a part of a file name: no folders, no control characters, not too long.
+    """Make *text*, from a header or a table, a part of a file name: no folders, no control characters, not too long.
 
     What is cut off is made up for by a hash, so that different texts stay different.
     """

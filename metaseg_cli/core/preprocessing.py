@@ -34,11 +34,11 @@ class Preprocessing:
 
     @classmethod
     def from_record(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of ``dataclasses.asdict`` after a way through JSON."""
+        """Invert ``record``, also after JSON."""
         return build(cls, json.loads(json.dumps(values)))
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the fields as JSON has them."""
         return asdict(self)
 
 
@@ -59,13 +59,13 @@ class GridMapping:
         return (z, y, x)
 
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A label map ``(Z, Y, X)`` of the scan on the network's grid."""
+        """Map a label map ``(Z, Y, X)`` of the scan to the network's grid."""
         (z0, z1), (y0, y1), (x0, x1) = self.box
         straight = self.reorientation.apply(label) if self.reorientation else label
         return resample_label(straight[z0:z1, y0:y1, x0:x1], self.shape, self.spacing_mm)
 
     def invert(self, values: NDArray[np.float32], outside: float = 0.0) -> NDArray[np.float32]:
-        """Numbers ``(R, Z, Y, X)`` on the network's grid → on the scan's own; *outside* where the crop left off."""
+        """Map numbers ``(R, Z, Y, X)`` from the network's grid to the scan's; *outside* fills what was cropped away."""
         cropped = values
         if self.cropped_shape != self.shape:
             cropped = resample(values, self.cropped_shape, self.spacing_mm, order=1)
@@ -81,7 +81,7 @@ class GridMapping:
 def preprocess(
     volume: Volume, settings: Preprocessing, keep: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.float32], GridMapping]:
-    """*volume* as network input ``(C, Z, Y, X)``, and where it lies.
+    """Turn *volume* into network input ``(C, Z, Y, X)``, and return how that grid maps to the scan's.
 
     Voxels where *keep* ``(Z, Y, X)`` is not zero (the mask, in training) are never cropped away.
     """
@@ -145,7 +145,7 @@ def is_anisotropic(spacing_mm: tuple[float, float, float] | None) -> bool:
 def resample(
     values: NDArray[np.float32], shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None, order: int
 ) -> NDArray[np.float32]:
-    """``(C, Z, Y, X)`` on as many voxels as *shape* over the same field of view.
+    """Resample ``(C, Z, Y, X)`` to *shape* over the same field of view.
 
     Splines of *order* along each axis (1 linear, 3 cubic); the nearest slice through the plane where the voxels, of
     *spacing_mm*, are anisotropic: between thick slices nothing is known.
@@ -162,7 +162,7 @@ def resample(
 
 @lru_cache(maxsize=64)
 def _weights(old: int, new: int, order: int) -> NDArray[np.float32]:
-    """``(new, old)``: scipy's spline of *order*, edges aligned, written as a matrix; smoothed first when it shrinks."""
+    """Return scipy's spline of *order*, edges aligned, as a matrix ``(new, old)``; smoothed first when it shrinks."""
     samples = np.eye(old)
     factor = old / new
     if factor > 1 and order > 0:
@@ -174,7 +174,7 @@ def _weights(old: int, new: int, order: int) -> NDArray[np.float32]:
 def resample_label(
     label: NDArray[np.uint8], shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None
 ) -> NDArray[np.uint8]:
-    """A label map ``(Z, Y, X)`` on another number of voxels: each label interpolated, the strongest one taken.
+    """Resample a label map ``(Z, Y, X)``: each label is interpolated, and the strongest one taken.
 
     A component that would vanish (a lesion smaller than the new voxels) keeps the voxel at its centre.
     """

@@ -9,13 +9,13 @@ class Progress(Protocol):
     """Receives what long work reports; every method may be called from the working thread only."""
 
     def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
-        """A new piece of work begins, of *total* steps (None: unknown), or of so many *seconds* if they end first."""
+        """Begin a new task of *total* steps (None: unknown), or of *seconds* if they end first."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """*steps* more are done; *note* (short: a loss, a file name) replaces the one before."""
+        """Report *steps* more; *note* (short: a loss, a file name) replaces the previous one."""
 
     def say(self, text: str) -> None:
-        """A sentence for the reader, such as what was assumed."""
+        """Report a sentence for the reader, such as what was assumed."""
 
 
 class Silent:

@@ -44,7 +44,7 @@ class Pseudonyms:
         self.secret = self.name("secret", "") if ("secret", "") in self._names else self._give("secret", "")
 
     def name(self, kind: str, original: str) -> str:
-        """The name of the *kind* (patient, case, file) that *original* has, or gets now."""
+        """Return the random name of the *kind* (patient, case, file) for *original*; a new one if needed."""
         return self._names.get((kind, str(safe_cell(original)))) or self._give(kind, original)
 
     def note(self, kind: str, pseudonym: str, original: str) -> None:
@@ -93,13 +93,13 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def key_path(out: Path) -> Path:
-    """Where the key of the prepared folder *out* lies: beside it, so that the folder can be passed on without it."""
+    """Return the path of the key of the prepared folder *out*: beside it, so that the folder can be shared alone."""
     out = out.resolve()
     return out.with_name(f"{out.name}.key.csv")
 
 
 def pseudonymised(found: FoundCases, names: Pseudonyms) -> FoundCases:
-    """*found* with random names of cases and patients, in the order of these; the files stay what they are."""
+    """Return *found* with random names of cases and patients, sorted by them; the files stay what they are."""
     cases = [
         dataclasses.replace(c, case=names.name("case", c.case), patient=names.name("patient", c.patient))
         for c in found.cases
@@ -108,7 +108,7 @@ def pseudonymised(found: FoundCases, names: Pseudonyms) -> FoundCases:
 
 
 def file_aliases(source: CaseSource) -> dict[Path, Path]:
-    """What the files of a pseudonymised case are called: ``case-1f3a/file2.nii.gz``."""
+    """Return the names of the files of a pseudonymised case: ``case-1f3a/file2.nii.gz``."""
     aliases = {source.first_file: Path(source.case) / "files"}  # it may be a folder
     return aliases | {
         path: Path(source.case) / f"file{number}{image_suffix(path)}"
@@ -123,7 +123,7 @@ class Mask:
         self._replacements = dict(sorted(replacements.items(), key=lambda each: -len(each[0])))
 
     def text(self, text: str) -> str:
-        """*text* with other names in the place of known ones, and nothing of what it quotes from a file."""
+        """Return *text* with known names replaced, and without anything that it quotes from a file."""
         text = _QUOTED.sub(_HIDDEN, text)
         for original, other in self._replacements.items():
             if original in text:
@@ -132,12 +132,12 @@ class Mask:
 
 
 def mask_of_source(source: CaseSource) -> Mask:
-    """For what is said of one case while its files are read."""
+    """Return the mask for what is said of one case while its files are read."""
     return Mask(dict.fromkeys(_names_in(f.parts[-4:] for f in source.files), _HIDDEN))
 
 
 def mask_of_found(found: FoundCases, root: Path, names: Pseudonyms) -> Mask:
-    """For what was said of *found*, which has its own names still, before and after it was pseudonymised."""
+    """Return the mask for what is said of *found*, under its own names, before and after it is pseudonymised."""
     files = [f for case in found.cases for f in case.files] + [p.file for p in found.problems]
     below = (f.relative_to(root).parts if f.is_relative_to(root) else f.parts[-4:] for f in files)
     replacements = dict.fromkeys(_names_in(below), _HIDDEN)
@@ -148,21 +148,21 @@ def mask_of_found(found: FoundCases, root: Path, names: Pseudonyms) -> Mask:
 
 
 def masked(problem: Problem, alias: str | Path, mask: Mask) -> Problem:
-    """*problem* with *alias* as its file."""
+    """Return *problem* with *alias* as its file, and names masked."""
     return dataclasses.replace(
         problem, file=Path(alias), reason=mask.text(problem.reason), remedy=mask.text(problem.remedy)
     )
 
 
 def _names_in(places: Iterable[tuple[str, ...]]) -> set[str]:
-    """Names of files and folders that may tell whose they are, with and without suffix."""
+    """Return names of files and folders that may identify a person, with and without suffix."""
     parts = {part for place in places for part in place}
     stems = {part[: -len(ending)] for part in parts if (ending := image_suffix(Path(part)))}
     return {name for name in parts | stems if _tells(name)}
 
 
 def _tells(name: str) -> bool:
-    """Whether a name may tell a person: no word of a layout, no sequence, no number of one or two digits."""
+    """Return whether a name may identify a person: not words of layouts, sequences, or one- or two-digit numbers."""
     low = name.lower()
     if low in _PLAIN_WORDS or split_of((name,)) is not None or known_sequence(name) is not None:
         return False

@@ -17,18 +17,18 @@ _LONGEST = 64  # a longer run of letters and digits is an identifier, not words 
 
 
 def same_form(text: str) -> str:
-    """*text* in the one Unicode form in which names are compared (NFC); macOS stores file names in another (NFD)."""
+    """Return *text* in the Unicode form in which names are compared (NFC); macOS stores file names in NFD."""
     return unicodedata.normalize("NFC", text)
 
 
 def without_marks(text: str) -> str:
-    """*text* with compatibility characters replaced and accents and umlauts taken off: ``Après`` → ``Apres``."""
+    """Remove accents and umlauts, and replace compatibility characters: ``Après`` → ``Apres``."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_DASHES))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
 def words(text: str, vocabulary: Collection[str] = (), *, signs: bool = False) -> tuple[str, ...]:
-    """The words of *text* in lower case, without accents.
+    """Return the words of *text* in lower case, without accents.
 
     Words end at blanks, underscores and punctuation, where letters turn into digits, and where the case changes; ``t1``
     and ``t2`` stay whole, and so does each word of *vocabulary*. What is written together (``AXT1POSTGD``) is split
@@ -53,13 +53,13 @@ def _split(part: str, vocabulary: frozenset[str]) -> list[str]:
 
 
 def _known(part: str, vocabulary: frozenset[str]) -> list[str]:
-    """*part* as one word of the vocabulary or as a chain of them; empty when it is neither."""
+    """Return *part* as one word of the vocabulary or as a chain of them; empty when it is neither."""
     lower = part.casefold()
     return [lower] if lower in vocabulary else list(_chain(lower, vocabulary) or ())
 
 
 def _by_case(part: str, vocabulary: frozenset[str]) -> list[str]:
-    """``AxT1POSTGd`` → Ax, T1, POST, Gd; ``GTVp1`` → GTV, p, 1; ``3DT1`` → 3D, T1."""
+    """Split where case or digits change: ``AxT1POSTGd`` → Ax, T1, POST, Gd; ``GTVp1`` → GTV, p, 1."""
     runs = ["".join(group) for _, group in groupby(part, key=_kind)]
     pieces: list[str] = []
     for run in runs:
@@ -86,7 +86,7 @@ def _kind(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _chain(text: str, vocabulary: frozenset[str]) -> tuple[str, ...] | None:
-    """*text* as the fewest words of *vocabulary* and numbers; of equal chains the one whose first words are longest.
+    """Return *text* as the fewest words of *vocabulary* and numbers; among equals the one with the longest first words.
 
     A single letter counts only behind ``t1``, ``t2`` or another single letter (``t1wc``): otherwise chance would find
     words in every name. No number follows a word that ends in one: T10 is a vertebra.
@@ -117,7 +117,7 @@ def _chain(text: str, vocabulary: frozenset[str]) -> tuple[str, ...] | None:
 
 
 def _beginnings(text: str, start: int, vocabulary: frozenset[str]) -> list[str]:
-    """Words that *text* may go on with from *start* on, the longest first: a whole number, or words of *vocabulary*."""
+    """Return words that may begin at *start*, longest first: a whole number, or words of *vocabulary*."""
     number = re.compile(r"\d+").match(text, start)
     numbers = [number.group()] if number else []
     lengths = range(min(len(text) - start, 24), 0, -1)

@@ -46,7 +46,7 @@ class ReadCase:
 
 
 def read_case(source: CaseSource, settings: CacheSettings) -> tuple[list[ReadCase], list[Problem], list[str]]:
-    """What can be read of a case; several where slices differ in size. Problems say what was left out and why."""
+    """Read a case; several where slices differ in size. Problems say what was excluded and why."""
     problems: list[Problem] = []
     notes: list[str] = []
     cases = (_read_slices if source.slices else _read_volumes)(source, settings, problems, notes)
@@ -101,7 +101,7 @@ def _read_slices(
 
 
 def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, problems: list[Problem]) -> Volume:
-    """The masks of one image as one: where the first has no label, those of the next. Raises InputError."""
+    """Unite the masks of one image: where the first has no label, the next one's counts. Raises InputError."""
     masks = []
     for path in paths:
         mask, doubt = turned_like_image(read_mask(path, image, settings.structures), image)
@@ -194,7 +194,7 @@ def _read_volumes(
 
 
 def _named_channels(scan: Volume, name: str, source: CaseSource, settings: CacheSettings) -> dict[str, Volume]:
-    """A file of several channels as one volume per sequence. Raises InputError when their number differs."""
+    """Split a file of several channels into one volume per sequence. Raises InputError when their number differs."""
     channels = scan.array.shape[0]
     names = source.channels or ((name,) if channels == 1 else tuple(f"{name}_{i}" for i in range(channels)))
     if len(names) != channels or not set(names) & set(settings.sequences):
@@ -213,7 +213,7 @@ def _named_channels(scan: Volume, name: str, source: CaseSource, settings: Cache
 def _mask_and_base(
     source: CaseSource, scans: dict[str, Volume], settings: CacheSettings, notes: list[str]
 ) -> tuple[Volume, NDArray[np.uint8] | None]:
-    """The sequence whose grid the case has, and the label map on it. Raises InputError when the mask fits none."""
+    """Return the sequence whose grid the case has, and the label map on it. Raises InputError when no grid fits."""
     first = next(iter(scans.values()))
     if not source.masks:
         return first, None
@@ -233,7 +233,7 @@ def _mask_and_base(
 
 
 def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDArray[np.uint8]:
-    """``(L, Z, Y, X)`` → ``(Z, Y, X)``: later segments over earlier ones; padding is no label."""
+    """Flatten ``(L, Z, Y, X)`` to ``(Z, Y, X)``: later segments cover earlier ones; padding becomes background."""
     label = layers[0].copy()
     for layer in layers[1:]:
         label[layer > 0] = layer[layer > 0]
@@ -249,7 +249,7 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
 
 
 def _inverted(masks: Sequence[tuple[Path, NDArray[np.uint8]]], settings: CacheSettings) -> list[Problem]:
-    """One doubt for all masks of a case that may be inverted."""
+    """Return one warning for all masks of a case that may be inverted."""
     found = [(path, why) for path, label in masks if (why := inverted_mask(label, settings.foreground))]
     if not found:
         return []

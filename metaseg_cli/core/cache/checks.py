@@ -17,7 +17,7 @@ _FAR = 2.0  # a spacing this many times the median, or its inverse, is an outlie
 def dataset_warnings(
     records: Sequence[CaseRecord], kind: str, regions: dict[str, tuple[int, ...]]
 ) -> tuple[list[Problem], dict[str, str]]:
-    """Problems that leave nothing out; and patient → the one under whose name they share images, for the folds."""
+    """Return warnings, which exclude nothing, and patient → the one with whom images are shared, for the folds."""
     repeated, same = _repeated_images(records)
     problems = [*repeated, *_undeclared_labels(records, regions)]
     if kind == "volumes":
@@ -32,7 +32,7 @@ def _doubt(record: CaseRecord, reason: str, remedy: str) -> Problem:
 
 
 def _repeated_images(records: Sequence[CaseRecord]) -> tuple[list[Problem], dict[str, str]]:
-    """The same image under two patients would lie in training and validation at once: they count as one patient."""
+    """Find images that several patients share: these count as one patient, so that no fold sees them twice."""
     holders: dict[str, list[CaseRecord]] = defaultdict(list)
     for record in records:
         for image in set(record.images):
@@ -93,7 +93,7 @@ def _empty_masks(records: Sequence[CaseRecord]) -> list[Problem]:
 
 
 def _all_empty(records: Sequence[CaseRecord]) -> list[Problem]:
-    """A picture without a lesion is usual; a folder of them says that its masks were not understood."""
+    """Warn when all masks of a folder of pictures are empty: the masks were probably not understood."""
     labelled = [r for r in records if r.labelled]
     if not labelled or any(r.labels for r in labelled):
         return []

@@ -57,7 +57,7 @@ class Prepared:
             return self._open[key][record.case]
 
     def _read(self, record: CaseRecord, name: str, index: Any, kind: type[np.generic], ndim: int) -> NDArray[Any]:
-        """A part of a case's array *name*, of the type and shape that prepare writes. Raises InputError."""
+        """Return a part of a case's array *name*, of the type and shape that prepare writes. Raises InputError."""
         path = self.folder / "shards" / record.shard
         with decoding(path, "the cache is damaged", remedy=_AGAIN):
             dataset = self._group(record)[name]
@@ -69,16 +69,16 @@ class Prepared:
         return values
 
     def image(self, record: CaseRecord, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> NDArray[np.float16]:
-        """``(C, Z, Y, X)`` float16 inside *box* (z, y, x); convert with torch, numpy's own conversion is slow."""
+        """Return ``(C, Z, Y, X)`` float16 inside *box* (z, y, x); convert with torch: numpy's conversion is slow."""
         z, y, x = box
         return self._read(record, "image", (z, slice(None), y, x), np.float16, 4).swapaxes(0, 1)
 
     def label(self, record: CaseRecord, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> NDArray[np.uint8]:
-        """``(Z, Y, X)`` label values inside *box*."""
+        """Return label values ``(Z, Y, X)`` inside *box*."""
         return self._read(record, "label", box, np.uint8, 3)
 
     def lesion_points(self, record: CaseRecord) -> NDArray[np.int32]:
-        """``(m, 4)``: lesion number, z, y, x of sampled lesion voxels."""
+        """Return ``(m, 4)``: lesion number, z, y, x of sampled lesion voxels."""
         points = self._read(record, "lesions/points", slice(None), np.int32, 2)
         shape = np.array(record.shape)
         if points.shape[1:] != (4,) or (points < 0).any() or (points[:, 1:] >= shape).any():
@@ -92,7 +92,7 @@ class Prepared:
         return np.isin(self.sequences, record.sequences)
 
     def shown(self, record: CaseRecord, image: NDArray[Any]) -> NDArray[Any]:
-        """Of the case's *image* ``(C, …)`` what people look at: colours, or one sequence that is there, ``(1, …)``."""
+        """Return what people look at of the *image* ``(C, …)``: colours, or one available sequence ``(1, …)``."""
         if self.kind != "volumes":
             return image
         there = np.flatnonzero(self.available(record))
@@ -100,7 +100,7 @@ class Prepared:
         return image[channel : channel + 1]
 
     def in_fold(self, fold: int) -> tuple[list[CaseRecord], list[CaseRecord]]:
-        """Training and validation cases of *fold*; cases of a test folder are in neither."""
+        """Return training and validation cases of *fold*; cases of a test folder are in neither."""
         usable = [r for r in self.cases if r.labelled and r.split != "test"]
         return [r for r in usable if r.fold != fold], [r for r in usable if r.fold == fold]
 
@@ -124,7 +124,7 @@ def open_prepared(folder: Path) -> Prepared:
 
 
 def read_patient_key(folder: Path) -> str:
-    """The folder's key for hashes of patients, hexadecimal; empty where there is none.
+    """Return the folder's key for hashes of patients, hexadecimal; empty where there is none.
 
     It is a file of its own, so that the rest of the folder is the same whenever it is prepared. Its permissions are
     those of the other files, in which the names stand. Raises InputError for a damaged one.
@@ -158,6 +158,6 @@ def _check_plausible(prepared: Prepared) -> None:
 
 
 def region_masks(label: NDArray[np.uint8], regions: dict[str, tuple[int, ...]]) -> NDArray[np.bool_]:
-    """Label map ``(…)`` → one mask per region ``(R, …)``; a region without values is every non-zero label."""
+    """Split a label map ``(…)`` into a mask per region ``(R, …)``; a region without values is every non-zero label."""
     member = partial(np.isin, label)
     return np.stack([member(values) if values else label > 0 for values in regions.values()])

@@ -48,7 +48,7 @@ class CaseRecord:
     fold: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the fields as JSON has them."""
         return asdict(self)
 
 

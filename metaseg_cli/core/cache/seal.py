@@ -17,12 +17,12 @@ _MARK = b"metaseg sha256 "
 
 
 def file_in_memory() -> h5py.File:
-    """A new HDF5 file that no disk sees; ``sealed`` makes the bytes of a file of it."""
+    """Return a new HDF5 file in memory; ``sealed`` returns its bytes."""
     return h5py.File("memory", "w", driver="core", backing_store=False, userblock_size=_BLOCK)
 
 
 def sealed(file: h5py.File) -> bytes:
-    """The bytes of *file* with their checksum in front."""
+    """Return the bytes of *file* with their checksum in front."""
     file.flush()
     image: bytes = file.id.get_file_image()
     return (_MARK + hashlib.sha256(image).hexdigest().encode()).ljust(_BLOCK, b"\n") + image

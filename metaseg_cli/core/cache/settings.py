@@ -135,7 +135,7 @@ def _settings_of_pictures(
 
 
 def _sampled_pictures(found: FoundCases) -> Iterator[Volume]:
-    """Pictures that cannot be read are skipped: they are reported when their case is read."""
+    """Yield pictures spread over the folder. Unreadable ones are skipped: they are reported when their case is read."""
     files = [file for case in found.cases for files in case.sequences.values() for file in files]
     for i in np.unique(np.linspace(0, len(files) - 1, _SAMPLED_PICTURES).astype(int)):
         image = attempt(partial(read_image, files[i]), files[i], None)

@@ -47,7 +47,7 @@ class ShardJob:
 
 
 def case_key(source: CaseSource, settings: CacheSettings) -> str:
-    """Changes when a file of the case, its order or a setting does."""
+    """Return a key that changes when a file of the case, its order or a setting does."""
     files = [(os.path.abspath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in source.files if f.exists()]
     named = [(name, [os.path.abspath(f) for f in paths]) for name, paths in source.sequences.items()]
     identity = [SCHEMA, asdict(settings), source.case, source.patient, source.split, named, source.channels, files]
@@ -130,7 +130,7 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
 def _store(
     group: h5py.Group, case: ReadCase, source: CaseSource, settings: CacheSettings, shard: str, file: str
 ) -> CaseRecord:
-    """The case's arrays and geometry into *group*; *file* names it in messages."""
+    """Write the case's arrays and geometry into *group*; *file* names it in messages."""
     present, mapping = preprocess(case.image, settings.preprocessing, keep=case.label)
     z, y, x = mapping.shape
     # A sequence that is missing is 0, which is the mean of every other one.
@@ -182,7 +182,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """What sampling needs of each lesion: its voxels, box and up to 64 of its points, spread evenly over it.
+    """Return what sampling needs of each lesion: its voxels, box and up to 64 of its points, evenly spread.
 
     ``voxels (n,)``, ``boxes (n, 6)`` as z0 z1 y0 y1 x0 x1, ``points (m, 4)`` as lesion z y x.
     """
@@ -202,7 +202,7 @@ def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 
 def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
-    """The cases of all published shards by key; a shard that cannot be read counts as absent."""
+    """Return the cases of all complete shards by key; a shard that cannot be read counts as absent."""
     found: dict[str, list[WrittenCase]] = {}
     for shard in sorted(p for p in (folder / "shards").glob("*.h5") if p.is_file()):
         try:

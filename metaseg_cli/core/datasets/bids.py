@@ -18,13 +18,13 @@ _NAMES_LESION = re.compile(r"lesion|tumou?r|met|gtv", re.IGNORECASE)
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     subjects = [p for p in root.glob("sub-*") if p.is_dir() and any(p.glob("**/anat/*.nii*"))]
     return f"{len(subjects)} folders sub-… hold anat" if subjects else None
 
 
 def find(root: Path) -> FoundCases:
-    """One case for each subject and session; a subject is a patient."""
+    """Return one case per subject and session; a subject is a patient."""
     images: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     masks: dict[str, list[Path]] = defaultdict(list)
     notes: list[str] = []
@@ -69,7 +69,7 @@ def find(root: Path) -> FoundCases:
 
 
 def _visit(name: str) -> str | None:
-    """``sub-01_ses-02_acq-x_T1w`` → ``sub-01_ses-02``."""
+    """Return subject and session: ``sub-01_ses-02`` of ``sub-01_ses-02_acq-x_T1w``; None for other names."""
     if not _SUBJECT.match(name):
         return None
     return "_".join(part for part in name.split("_") if part.startswith(("sub-", "ses-")))

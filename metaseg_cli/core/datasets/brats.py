@@ -18,7 +18,7 @@ _VISIT = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$|^(BraTS\d\d_.+)_\d+$", re.IGNO
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     groups, _ = _groups(root)
     whole = [g for g in groups.values() if len(g) > 1 and any(w != "seg" for w in g)]
     if not whole:
@@ -28,7 +28,7 @@ def looks_like(root: Path) -> str | None:
 
 
 def find(root: Path) -> FoundCases:
-    """Cases by what stands before the sequence in the file names; a visit's number at the end is not the patient's."""
+    """Return cases by what precedes the sequence in file names; a visit's number at the end is not the patient's."""
     groups, others = _groups(root)
     cases: list[CaseSource] = []
     problems: list[Problem] = []
@@ -70,7 +70,7 @@ def find(root: Path) -> FoundCases:
 
 
 def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], list[Path]]:
-    """(folder, case) → what ("seg" or a sequence) → files; and the volumes that fit no case."""
+    """Return (folder, case) → what ("seg" or a sequence) → files; and the volumes that fit no case."""
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     others = []
     for path in image_files(root):
@@ -90,7 +90,7 @@ def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], 
 def _with_masks_of_other_case(
     groups: dict[tuple[Path, str], dict[str, list[Path]]],
 ) -> dict[tuple[Path, str], dict[str, list[Path]]]:
-    """``case1-seg`` beside ``CASE1-t1c``: a mask without sequences goes to those whose name differs in case alone."""
+    """Assign a mask without sequences to those whose name differs in case alone: ``case1-seg``, ``CASE1-t1c``."""
     names = {f"{folder}/{case}": (folder, case) for folder, case in groups}
     masks = [name for name, key in names.items() if set(groups[key]) == {"seg"}]
     unmasked = [name for name, key in names.items() if "seg" not in groups[key]]

@@ -41,7 +41,7 @@ class CaseSource:
         return [f for p in named for f in (sorted(q for q in p.rglob("*") if q.is_file()) if p.is_dir() else [p])]
 
     def masks_of(self, index: int) -> tuple[Path, ...]:
-        """The masks of the picture at *index*, or of the volume at 0; none where the case has no mask."""
+        """Return the masks of the picture at *index*, or of the volume at 0; none where the case has no mask."""
         return (self.masks[index], *self.extra_masks.get(index, ())) if self.masks else ()
 
     @property
@@ -50,7 +50,7 @@ class CaseSource:
         return self.archive or next(iter(self.sequences.values()))[0]
 
     def packed_in(self, archive: Path, folder: Path) -> CaseSource:
-        """The case found where *archive* was unpacked, as one of the ZIP."""
+        """Return the case found where *archive* was unpacked, as one of the ZIP."""
         sequences = {name: tuple(f.relative_to(folder) for f in files) for name, files in self.sequences.items()}
         return dataclasses.replace(self, sequences=sequences, archive=archive)
 

@@ -15,14 +15,14 @@ from metaseg_cli.errors import Problem
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         return "it holds imagesTr and labelsTr"
     return None
 
 
 def find(root: Path) -> FoundCases:
-    """Cases by dataset.json's list, or by equal names when there is none. Raises InputError for broken JSON."""
+    """Return the cases of dataset.json's list, or by equal names without one. Raises InputError for broken JSON."""
     description = read_description(root / "dataset.json")
     notes: list[str] = []
     names = channel_names(description, root / "dataset.json")
@@ -64,7 +64,7 @@ def find(root: Path) -> FoundCases:
 
 
 def _not_usable(path: Path, root: Path) -> Problem | None:
-    """A list that came with a data set must not name other files of the machine."""
+    """Return why a listed file cannot be used: a list must not name files outside its folder."""
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
         return Problem(
             file=path, reason="listed, but outside the folder", remedy="put it into the folder, or use a --manifest"

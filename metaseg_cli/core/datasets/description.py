@@ -9,7 +9,7 @@ from metaseg_cli.core.typed_json import read_json
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The file's content, empty when there is no file. Raises InputError when it is broken."""
+    """Return the file's content, empty when there is no file. Raises InputError when it is broken."""
     if not path.exists():
         return {}
     return read_json(path, remedy="correct or remove it")

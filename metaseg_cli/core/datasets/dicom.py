@@ -72,13 +72,13 @@ class _File:
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     found = next((p for p in islice(_candidates(root), 200) if _is_readable(p)), None)
     return f"it holds DICOM files such as {found.name}" if found else None
 
 
 def find(root: Path) -> FoundCases:
-    """One case for each study; its sequences are named after the series' descriptions."""
+    """Return one case per study; its sequences are named after the series' descriptions."""
     visits, problems, notes = _visits(root)
     patients = {v.patient for v in visits}
     tops = {_top(v.folder, root) for v in visits}
@@ -116,7 +116,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _read(path: Path) -> _File:
-    """Raises InputError for what is no DICOM, or holds values that are none."""
+    """Read what is needed of a file. Raises InputError for what is not DICOM, or holds invalid values."""
     head = read_header(path, _TAGS)
     image = image_header(path)
     with decoding(path, "its header is damaged"), quiet():
@@ -164,7 +164,7 @@ def _visits(root: Path) -> tuple[list[_Visit], list[Problem], list[str]]:
 
 
 def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str], _File]]:
-    """Images and masks with the patient and study that they belong to.
+    """Yield images and masks with the patient and study that they belong to.
 
     Where an anonymiser made up a study for every slice of one stack, their folder is the study. A file without
     PatientID, as structure sets may be, belongs to the patient of its study.
@@ -199,7 +199,7 @@ def _find_series(visit: _Visit, notes: list[str]) -> None:
 
 
 def _common(visit: _Visit) -> Path:
-    """The folder that holds the whole visit."""
+    """Return the folder that holds the whole visit."""
     folders = {f.parent for s in visit.series for f in s.files}
     first = min(folders, key=lambda p: len(p.parts))
     while len(folders) > 1 and not all(f.is_relative_to(first) for f in folders):
@@ -208,7 +208,7 @@ def _common(visit: _Visit) -> Path:
 
 
 def _referenced(head: Any) -> set[str]:
-    """The series that a SEG, or an RTSTRUCT in its frames of reference, was drawn on."""
+    """Return the series that a SEG, or an RTSTRUCT in its frames of reference, was drawn on."""
     found = {str(s.get("SeriesInstanceUID", "")) for s in head.get("ReferencedSeriesSequence") or []}
     for frame in head.get("ReferencedFrameOfReferenceSequence") or []:
         for study in frame.get("RTReferencedStudySequence") or []:
@@ -217,7 +217,7 @@ def _referenced(head: Any) -> set[str]:
 
 
 def _case(name: str, visit: _Visit, problems: list[Problem]) -> CaseSource | None:
-    """The visit's series by sequence name, the one its mask was drawn on before all others of that name."""
+    """Return the visit's series by sequence; of several of one name, the one that its mask was drawn on."""
     order = {"SEG": 0, "RTSTRUCT": 1, "file": 2}
     masks = sorted(visit.masks, key=lambda m: order[m[1]])
     best = [m for m in masks if order[m[1]] == order[masks[0][1]]] if masks else []
@@ -253,7 +253,7 @@ def _case(name: str, visit: _Visit, problems: list[Problem]) -> CaseSource | Non
 
 
 def _evenly_named(cases: list[CaseSource]) -> list[CaseSource]:
-    """Where every case has one series and their names differ, they are one sequence that was named freely.
+    """Unite the names where every case has one series and they differ: it is one sequence, named freely.
 
     Not where two of the names are known sequences: a T1 without contrast agent is not one with it.
     """

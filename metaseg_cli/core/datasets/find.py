@@ -38,7 +38,7 @@ def layout_of(name: str) -> Layout:
 
 
 def find_cases(root: Path, layout: str = "auto") -> FoundCases:
-    """The cases under *root*. Raises InputError that says what was found when no layout fits."""
+    """Return the cases under *root*. Raises InputError that says what was found when no layout fits."""
     if not root.exists():
         raise InputError("no such folder", where=root, remedy="check the path")
     if not root.is_dir():
@@ -58,7 +58,7 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
 
 
 def unread(folder: Path) -> list[Problem]:
-    """Images under *folder* that are not read, for their kind or name, a Problem each: none is left out in silence."""
+    """Return a Problem for each image under *folder* that is not read, for its kind or its name."""
     return [
         *unusable_below(folder),
         *_of_other_kinds(folder),

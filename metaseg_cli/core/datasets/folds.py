@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def split_folds(patients: Sequence[str], burden: Sequence[float], folds: int, seed: int = 0) -> list[int]:
-    """A fold 0 … *folds* − 1 for each case, given its patient and lesion burden (foreground voxels).
+    """Return a fold 0 … *folds* − 1 for each case, given its patient and lesion burden (foreground voxels).
 
     Patients are sorted by burden and dealt out in rounds, each round in random order: every fold gets light and
     heavy ones, and fold sizes differ by at most one patient. With fewer patients than folds there are as many

@@ -173,7 +173,7 @@ def template(root: Path, cases: Sequence[CaseSource] = ()) -> str:
 
 
 def _rows_of_cases(cases: Sequence[CaseSource], root: Path) -> list[dict[str, str]]:
-    """Stacks of pictures and files of several channels have no cell each: they are left out."""
+    """Return a row per case, except for stacks of pictures and files of several channels, which do not fit in cells."""
     rows = []
     for case in cases:
         if (case.slices and len(case.masks) > 1) or case.channels:

@@ -38,7 +38,7 @@ class MaskFolder:
 def mask_folders(
     references: Sequence[Path], references_root: Path, predictions: Sequence[Path], predictions_root: Path
 ) -> tuple[MaskFolder, MaskFolder]:
-    """The masks of both folders by the names of their cases: ``X-seg``, ``x_gt``, ``X.seg``, ``X_mask`` are all X.
+    """Return the masks of both folders by case: ``X-seg``, ``x_gt``, ``X.seg``, ``X_mask`` all belong to X.
 
     Where one name lies in several folders, the folder belongs to the name. What ``predict`` writes beside its masks is
     no mask, nor is a scan beside its own. ``X_mask_1`` and ``X_mask_2`` are X, unless the other folder has just those.
@@ -53,7 +53,7 @@ def mask_folders(
 
 
 def pair_masks(truth: MaskFolder, found: MaskFolder) -> dict[str, str]:
-    """Name of a reference → name of its prediction: equal, or equal but for case, or by another name of either."""
+    """Return reference name → prediction name: equal, equal but for case, or equal to an alias of either."""
     pairs = matched(truth.files, found.files)
     for left, right in ((truth.aliases, {}), ({}, found.aliases), (truth.aliases, found.aliases)):
         open_truth = {left.get(name, name): name for name in truth.files if name not in pairs}
@@ -63,13 +63,13 @@ def pair_masks(truth: MaskFolder, found: MaskFolder) -> dict[str, str]:
 
 
 def share_a_name(truth: MaskFolder, found: MaskFolder) -> bool:
-    """Whether any file of the one is called as one of the other, wherever they lie."""
+    """Return whether any file of one folder has the name of one in the other, wherever they lie."""
     bare = [{name.rsplit("/", 1)[-1].casefold() for name in folder.files} for folder in (truth, found)]
     return bool(bare[0] & bare[1])
 
 
 def the_mask(paths: Sequence[Path], dicom: Iterable[Path] = ()) -> tuple[Path, ...] | None:
-    """The mask among the files of one case, or its parts, to be united; None when that is unclear.
+    """Return the mask among the files of one case, or its parts, to be united; None when that is ambiguous.
 
     A file that says that it is a mask goes before one that does not, and any other format before *dicom* files, which
     ``predict`` writes as well.
@@ -84,7 +84,7 @@ def the_mask(paths: Sequence[Path], dicom: Iterable[Path] = ()) -> tuple[Path, .
 
 
 def _only_masks(files: Sequence[Path]) -> list[Path]:
-    """Without what ``predict`` writes beside its masks, and without a case's sequences beside its mask."""
+    """Exclude what ``predict`` writes beside its masks, and a case's sequences beside its mask."""
     kept = [file for file in files if not is_predicted(stem(file), masks=False)]
     masks = {(f.parent, _case_of(f).casefold()) for f in kept if _says_mask(stem(f))}
     return [f for f in kept if (f.parent, _case_if_scan(f)) not in masks]
@@ -108,7 +108,7 @@ def _names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def _without_numbers(mine: Mapping[Path, str], others: set[str]) -> dict[Path, str]:
-    """``a_mask_1`` is a part of ``a``, unless the other folder has a mask of this very name, or of ``a_1``."""
+    """Take ``a_mask_1`` as a part of ``a``, unless the other folder has a mask of that very name, or of ``a_1``."""
     theirs = {name.casefold() for name in others}
     own = {(file.parent, name.casefold()) for file, name in mine.items()}
     result = {}
@@ -125,7 +125,7 @@ def _without_numbers(mine: Mapping[Path, str], others: set[str]) -> dict[Path, s
 
 
 def _repeated(names: Mapping[Path, str]) -> set[str]:
-    """Names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
+    """Return names that occur in more than one folder, as in ``patient1/seg.nii.gz`` and ``patient2/seg.nii.gz``."""
     places = {(file.parent, name) for file, name in names.items()}
     return {name for name, count in Counter(name for _, name in places).items() if count > 1}
 

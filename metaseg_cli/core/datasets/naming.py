@@ -50,12 +50,12 @@ _PREDICTED = re.compile(
 
 
 def predicted_name(case: str, what: str, region: str = "") -> str:
-    """The stem of a file that ``predict`` writes: ``p1_probability_ET``."""
+    """Return the stem of a file that ``predict`` writes: ``p1_probability_ET``."""
     return "_".join(filter(None, (case, what, region)))
 
 
 def is_predicted(name: str, *, masks: bool = True) -> bool:
-    """Whether a stem is that of a file of ``predict``; without *masks*, of one that is no mask."""
+    """Return whether a stem is that of a file of ``predict``; without *masks*, of one that is not a mask."""
     match = _PREDICTED.match(name)
     return match is not None and (masks or match["mask"] is None)
 
@@ -67,19 +67,19 @@ def stem(path: Path) -> str:
 
 
 def unread_images(folder: Path) -> list[Path]:
-    """Files under *folder* whose names say that they are images of a kind that is not read, in natural order."""
+    """Return files under *folder* that are images of a kind that is not read, by their names, in natural order."""
     files = [p for p in folder.rglob("*") if p.suffix.lower() in NOT_READ and p.is_file()]
     return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files under *folder* in natural order; hidden files and archive droppings left out."""
+    """Return image files under *folder* in natural order, except hidden files and leftovers of archives."""
     files = [p for p in folder.rglob("*") if image_suffix(p) and p.is_file()]
     return sorted(_visible(files, folder), key=lambda p: natural(str(p.relative_to(folder))))
 
 
 def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
-    """Without what is hidden, and without names that no table can hold (``unusable_below`` names those)."""
+    """Exclude hidden files, and names that no table can hold (``unusable_below`` reports those)."""
     return [
         p
         for p in files
@@ -89,7 +89,7 @@ def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """The images under *folder* to predict: no masks (in a masks folder, or named as that of another image), and
+    """Return the images under *folder* to predict: no masks (in a masks folder, or named as that of another image), and
     nothing that ``predict`` has written.
     """
     files = [
@@ -102,18 +102,18 @@ def scans_in(folder: Path) -> list[Path]:
 
 
 def _mask_keys(name: str) -> list[str]:
-    """Names of images that a mask of this stem may belong to."""
+    """Return names of images that a mask of this stem may belong to."""
     part = numbered_mask(name)
     return list(filter(None, (mask_key(name, certain=False), part.key if part else None)))
 
 
 def split_of(folders: tuple[str, ...]) -> str | None:
-    """ "train", "val" or "test" when one of *folders* is named so."""
+    """Return "train", "val" or "test" when one of *folders* is named so; else None."""
     return next((_SPLITS[f.lower()] for f in folders if f.lower() in _SPLITS), None)
 
 
 def natural(text: str) -> tuple[tuple[int, str | int], ...]:
-    """A sort key that puts slice_2 before slice_10."""
+    """Return a sort key that puts slice_2 before slice_10."""
     parts = re.split(r"(\d+)", same_form(text).lower())
     return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)
 
@@ -122,7 +122,7 @@ def natural(text: str) -> tuple[tuple[int, str | int], ...]:
 
 
 def mask_key(name: str, *, certain: bool) -> str | None:
-    """What a mask's stem has in common with its image's; None when the stem is no mask's.
+    """Return what a mask's stem has in common with its image's; None when the stem is not that of a mask.
 
     *certain* for files of a masks folder: there a stem without any mask word is a mask's too.
     """
@@ -134,7 +134,7 @@ def mask_key(name: str, *, certain: bool) -> str | None:
 
 
 def image_key(name: str) -> str:
-    """What an image's stem has in common with its mask's."""
+    """Return what an image's stem has in common with its mask's."""
     for pattern in (_IMAGE_END, _IMAGE_START):
         if match := pattern.match(name):
             return match.group(1)
@@ -151,13 +151,13 @@ class NumberedMask:
 
 
 def numbered_mask(name: str) -> NumberedMask | None:
-    """A stem that ends in a mask word and a number, taken apart; None for any other."""
+    """Split a stem that ends in a mask word and a number; None for any other."""
     match = _NUMBERED_MASK.match(name)
     return NumberedMask(image_key(match[1]), match[2].lower(), match[3]) if match else None
 
 
 def are_parts(names: Sequence[str]) -> bool:
-    """Whether the masks of these stems are parts of one: they differ by a number behind the same mask word alone."""
+    """Return whether masks of these stems are parts of one: they differ only by a number after the same mask word."""
     words = {part.word if (part := numbered_mask(n)) else _word_of(n) for n in names}
     return len(words) == 1 and None not in words
 
@@ -168,7 +168,7 @@ def _word_of(name: str) -> str | None:
 
 
 def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
-    """*left* → *right*, names that belong together: equal ones first, then those that differ in case alone.
+    """Match names that belong together, *left* → *right*: equal ones first, then those that differ in case alone.
 
     Case is passed over only where that leaves no choice.
     """
@@ -188,7 +188,7 @@ def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
 
 
 def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """*names*, with a number behind those that an earlier one equals, were it not for upper and lower case.
+    """Append a number to each name that equals an earlier one, upper and lower case being the same.
 
     Results are named after cases, on disks some of which do not tell ``a`` from ``A``.
     """
@@ -204,7 +204,7 @@ def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
 
 
 def mask_name(name: str) -> str:
-    """``a_mask`` → a; what does not say that it is a mask keeps its name."""
+    """Return the name without its mask word (``a_mask`` → a), or unchanged where it has none."""
     if match := _MASK_END.match(name):
         return match.group(1)
     match = _MASK_START.match(name)
@@ -212,12 +212,12 @@ def mask_name(name: str) -> str:
 
 
 def is_bare_mask_name(name: str) -> bool:
-    """Whether a stem is a mask word and nothing else, as in ``patient1/seg``."""
+    """Return whether a stem is a mask word and nothing else, as in ``patient1/seg``."""
     return _ONLY_MASK.match(name) is not None
 
 
 def find_file(folder: Path, relative: str) -> Path | None:
-    """*relative*, as a table spells it, under *folder*, in the Unicode form that the disk has. None: no such file."""
+    """Find *relative*, as a table spells it, under *folder*, in the Unicode form of the disk; None if missing."""
     path = folder / relative
     if not relative or is_there(path):
         return path if relative else None
@@ -240,7 +240,7 @@ def find_file(folder: Path, relative: str) -> Path | None:
 
 
 def numbered(name: str) -> tuple[str, int] | None:
-    """``BraTS-MET-00230-000_1094`` → its patient part and 1094; None unless the part before the number has a digit.
+    """Split ``BraTS-MET-00230-000_1094`` into patient and 1094; None unless the part before the number has a digit.
 
     ``image_12`` is no patient's twelfth slice: a word alone says nothing about whom a picture belongs to.
     """
@@ -251,14 +251,14 @@ def numbered(name: str) -> tuple[str, int] | None:
 
 
 def patient_folders(places: Iterable[tuple[str, ...]]) -> bool:
-    """Whether folders stand for patients: every file of *places* lies in one, and they are not just train and test."""
+    """Return whether folders stand for patients: every file lies in one, and they are not just train and test."""
     last = {place[-1] if place else "" for place in places}
     named = {name for name in last if name and split_of((name,)) is None}
     return len(named) > 1 and "" not in last and not (last - named)
 
 
 def patients_of(files: Sequence[Path], root: Path) -> dict[Path, str]:
-    """Whom each of *files* under *root* belongs to: its folder, or a picture's name without its number, or itself."""
+    """Return the patient of each file: its folder, or a picture's name without its number, or its own name."""
     places = {file: file.relative_to(root).parts[:-1] for file in files}
     if patient_folders(places.values()):
         return {file: place[-1] for file, place in places.items()}
@@ -268,6 +268,6 @@ def patients_of(files: Sequence[Path], root: Path) -> dict[Path, str]:
 
 
 def last_number(name: str) -> int:
-    """The last number in a stem, 0 when there is none."""
+    """Return the last number in a stem, 0 when there is none."""
     numbers = re.findall(r"\d+", name)
     return int(numbers[-1]) if numbers else 0

@@ -18,7 +18,7 @@ _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     if not (root / "imagesTr").is_dir() or not (root / "labelsTr").is_dir():
         return None
     first = next((p for p in image_files(root / "imagesTr")), None)
@@ -28,7 +28,7 @@ def looks_like(root: Path) -> str | None:
 
 
 def find(root: Path) -> FoundCases:
-    """Cases of imagesTr with labelsTr; those of imagesTs too where there is a labelsTs. Raises InputError."""
+    """Return the cases of imagesTr with labelsTr, and of imagesTs where there is a labelsTs. Raises InputError."""
     description = read_description(root / "dataset.json")
     names = channel_names(description, root / "dataset.json")
     notes: list[str] = ["nnU-Net's layout does not know patients: every case counts as a patient of its own"]
@@ -69,7 +69,7 @@ def find(root: Path) -> FoundCases:
 
 
 def channel_names(description: dict[str, Any], path: Path) -> dict[int, str]:
-    """Channel number → sequence name, from ``channel_names`` (2.x) or ``modality`` (1.x). Raises InputError."""
+    """Return channel number → sequence, from ``channel_names`` (2.x) or ``modality`` (1.x). Raises InputError."""
     named = description.get("channel_names") or description.get("modality") or {}
     try:
         names = {int(number): sequence_name(str(name)) for number, name in dict(named).items()}
@@ -82,7 +82,7 @@ def channel_names(description: dict[str, Any], path: Path) -> dict[int, str]:
 
 
 def numbered_channels(folder: Path) -> dict[str, dict[int, Path]]:
-    """Case → channel number → file, of the files named ``<case>_0000.<suffix>`` in *folder*."""
+    """Return case → channel number → file, of the files named ``<case>_0000.<suffix>`` in *folder*."""
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in image_files(folder):
         match = _CHANNEL.match(stem(path))

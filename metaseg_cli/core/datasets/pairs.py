@@ -42,13 +42,13 @@ class _Pair:
 
 
 def looks_like(root: Path) -> str | None:
-    """Why *root* is laid out so, or None."""
+    """Return why *root* is laid out so, or None."""
     pairs, _ = _pairs(root)
     return f"{len(pairs)} images have a mask" if pairs else None
 
 
 def find(root: Path) -> FoundCases:
-    """Pairs grouped into cases and patients."""
+    """Return the pairs grouped into cases and patients."""
     pairs, problems = _pairs(root)
     in_folders = patient_folders(pair.place for pair in pairs)
     cases: list[CaseSource] = []
@@ -115,7 +115,7 @@ class _File:
 
 
 def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
-    """Every image with its masks, and what stayed alone."""
+    """Return every image with its masks, and a Problem for each file without a partner."""
     files = [_file(path, root) for path in image_files(root)]
     files = [f for f in files if not is_predicted(stem(f.path), masks=False)]
     images: dict[str, list[_File]] = defaultdict(list)
@@ -169,7 +169,7 @@ def _alone(file: Path, reason: str, remedy: str) -> Problem:
 def _assign_numbered(
     files: list[_File], images: dict[str, list[_File]], masks: dict[str, list[_File]]
 ) -> list[Problem]:
-    """Put ``a_mask_1`` to the masks of ``a`` or of ``a_1``, whichever is there; else it is what its folder says."""
+    """Assign ``a_mask_1`` to ``a`` or to ``a_1``, whichever exists; otherwise its folder decides what it is."""
     there = {key.casefold() for key in images}
     problems = []
     for file in files:
@@ -200,7 +200,7 @@ def _consecutive(group: list[_Pair]) -> bool:
 
 
 def _unique(cases: list[CaseSource], pairs: list[_Pair]) -> list[CaseSource]:
-    """Names usable in HDF5 and as files; folders in front where a name occurs twice."""
+    """Make names usable in HDF5 and as files; repeated names get their folders in front."""
     place = {pair.image: pair.place for pair in pairs}
     counts = Counter(case.case.casefold() for case in cases)
     names = []

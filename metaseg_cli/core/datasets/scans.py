@@ -14,7 +14,7 @@ from metaseg_cli.core.formats import ARCHIVES, image_suffix, is_picture
 
 
 def scan_of(path: Path) -> CaseSource:
-    """One file as a case; its sequence is what its name ends in, or ``image``."""
+    """Return one file as a case; its sequence is what its name ends in, or ``image``."""
     name = stem(path) if image_suffix(path) or path.suffix in (*ARCHIVES, ".dcm") else path.name
     known = None if is_picture(path) else case_and_sequence(name)
     sequence = known[1] if known else "image"
@@ -22,7 +22,7 @@ def scan_of(path: Path) -> CaseSource:
 
 
 def scans_under(folder: Path) -> FoundCases:
-    """The visits to predict under *folder*; masks, and what ``predict`` wrote, are no scans.
+    """Return the visits to predict under *folder*, without masks and without what ``predict`` wrote.
 
     ``problems`` and ``notes`` are those of the layouts. Raises InputError for a broken dataset.json.
     """

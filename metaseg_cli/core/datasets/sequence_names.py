@@ -106,7 +106,7 @@ def _words(text: str, *, signs: bool = False) -> tuple[str, ...]:
 
 
 def known_sequence(text: str) -> str | None:
-    """The known sequence that *text* is another name of (``T1w-post`` → t1c), or None: no word may be left over."""
+    """Return the known sequence that *text* names (``T1w-post`` → t1c); None if any word is left over."""
     said = _words(text)
     if said in (("fl",), ("fla",)):
         return "t2f"
@@ -114,12 +114,12 @@ def known_sequence(text: str) -> str | None:
 
 
 def sequence_name(text: str) -> str:
-    """The known name where there is one; otherwise *text* in lower case with underscores."""
+    """Return the known name where there is one; otherwise *text* in lower case with underscores."""
     return known_sequence(text) or re.sub(r"[\W_]+", "_", without_marks(text).lower()).strip("_") or "image"
 
 
 def case_and_sequence(name: str) -> tuple[str, str] | None:
-    """``BraTS19_CBICA_AAB_1_t1ce`` → its case and t1c; the case is empty for a bare ``t1ce``. None: no known ending.
+    """Split ``BraTS19_CBICA_AAB_1_t1ce`` into case and t1c; a bare ``t1ce`` has an empty case. None: no known ending.
 
     The ending begins with the weighting (``p1_T2_FLAIR``), so that ``p1_post_flair`` is the case ``p1_post``; of a T1,
     words about the contrast may follow (``p1_T1w_post``). Before a T1, ``post`` may mean the contrast or the surgery:
@@ -142,7 +142,7 @@ def case_and_sequence(name: str) -> tuple[str, str] | None:
 
 
 def from_description(text: str, contrast_agent: bool | str = False) -> str | None:
-    """What a scanner's free text means (``AX T1 MPRAGE POST GAD``), or None where it does not say.
+    """Return the sequence that a scanner's free text means (``AX T1 MPRAGE POST GAD``); None where it does not say.
 
     *contrast_agent* is the header's ContrastBolusAgent: it counts unless the text denies it. Inversion-recovery T1
     (``T1 FLAIR``) is T1. A text that says both with and without contrast is left open unless the header decides.
@@ -169,7 +169,7 @@ def from_description(text: str, contrast_agent: bool | str = False) -> str | Non
 
 
 def _names_agent(agent: bool | str) -> bool:
-    """Whether the header's field names a contrast agent; some scanners fill it with NONE."""
+    """Return whether the header's field names a contrast agent; some scanners fill it with NONE."""
     if not isinstance(agent, str):
         return bool(agent)
     said = set(words(agent, _VOCABULARY))
@@ -179,7 +179,7 @@ def _names_agent(agent: bool | str) -> bool:
 
 
 def _is_other(said: Sequence[str]) -> bool:
-    """Whether a word says that the series is none of the four."""
+    """Return whether a word says that the series is not one of the four."""
     for i, word in enumerate(said):
         following = said[i + 1] if i + 1 < len(said) else ""
         if word in _OTHER and not (word == "sub" and following.isdigit()):  # sub-01 is a subject
@@ -200,7 +200,7 @@ def _next_to(said: Sequence[str], first: str, second: str) -> bool:
 
 
 def _is_legible(said: Sequence[str]) -> bool:
-    """Whether all words are in Latin letters, or known: what others say of the contrast agent is not read here."""
+    """Return whether all words are known or in Latin letters; others may speak of contrast and are not understood."""
     return all(word in _VOCABULARY or without_marks(word).isascii() for word in said)
 
 
@@ -213,7 +213,7 @@ def _is_without_agent(word: str) -> bool:
 
 
 def _contrast(said: Sequence[str]) -> set[bool]:
-    """What the words say of a contrast agent: {True}, {False}, both, or nothing."""
+    """Return what the words say about contrast agent: {True}, {False}, both, or nothing."""
     said = _without_treatment(said)
     answers: set[bool] = set()
     i = 0
@@ -251,7 +251,7 @@ def _without_treatment(said: Sequence[str]) -> list[str]:
 
 
 def _negation(said: Sequence[str], i: int) -> int:
-    """How many words from *i* on deny what follows: ``without``, ``w / o``; 0 when none does."""
+    """Return how many words from *i* on negate what follows: ``without``, ``w / o``; 0 for none."""
     for pattern in (("w", "/", "o"), ("w", "/", "out"), ("w", "o"), ("s", "/"), ("o",), ("s", "c")):
         if tuple(said[i : i + len(pattern)]) == pattern:
             if pattern in (("o",), ("s", "/")) and _agent_within(said, i + len(pattern)) is None:
@@ -261,12 +261,12 @@ def _negation(said: Sequence[str], i: int) -> int:
 
 
 def _stands_alone(said: Sequence[str], i: int) -> bool:
-    """Whether a "without" ends the text, or is followed by "and with": it then speaks of the contrast."""
+    """Return whether a "without" ends the text, or is followed by "and with": it then speaks of the contrast."""
     return said[i] in _FULL_NEGATIONS and (i + 1 == len(said) or said[i + 1] in _AND | _WITH)
 
 
 def _is_both(said: Sequence[str], i: int) -> bool:
-    """ "with and without contrast"; the second half is read as any other negation."""
+    """Return whether *i* begins "with and without contrast"; the second half is read as any other negation."""
     if said[i] not in _WITH:
         return False
     i += 1
@@ -276,7 +276,7 @@ def _is_both(said: Sequence[str], i: int) -> bool:
 
 
 def _agent_within(said: Sequence[str], start: int) -> int | None:
-    """Where an agent follows at *start*, with nothing but fillers (``ohne i.v. KM``) before it."""
+    """Return where an agent follows at *start*, with nothing but fillers (``ohne i.v. KM``) before it."""
     for i in range(start, min(start + 5, len(said))):
         if _is_agent(said[i]) or said[i] in _AFTER_NEGATION:
             followed = i + 1 < len(said) and _is_agent(said[i + 1])
@@ -289,7 +289,7 @@ def _agent_within(said: Sequence[str], start: int) -> int | None:
 
 
 def _is_c(said: Sequence[str], i: int) -> bool:
-    """Whether a ``c`` or ``+`` at *i* stands for contrast: T1C, T1 C, +C, C+, T1+; not the C of C-spine or C5."""
+    """Return whether ``c`` or ``+`` at *i* means contrast: T1C, T1 C, +C, C+, T1+; but not in C-spine or C5."""
     before = [word for word in said[:i] if word not in _WEIGHTS - {"t1", "t2"}]
     last, following = (before[-1] if before else ""), said[i + 1] if i + 1 < len(said) else ""
     if said[i] == "+":
@@ -300,5 +300,5 @@ def _is_c(said: Sequence[str], i: int) -> bool:
 
 
 def in_order(names: set[str]) -> tuple[str, ...]:
-    """Known sequences first, in their order, then the others by name: the same whatever order files came in."""
+    """Sort: known sequences first, in their order, then the others by name, whatever order the files came in."""
     return tuple(sorted(names, key=lambda n: (KNOWN.index(n) if n in KNOWN else len(KNOWN), n)))

@@ -20,7 +20,7 @@ _LOCK = threading.RLock()  # of the process's warning filters
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its suffix or, for other and missing suffixes, by its first bytes."""
+    """Return whether a file is DICOM, by its suffix or, for other and missing suffixes, by its first bytes."""
     if not path.is_file():
         return False
     if path.suffix.lower() in DICOM:
@@ -33,13 +33,13 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files anywhere under *folder*, hidden ones and DICOMDIR left out, in order of their names."""
+    """Return the DICOM files anywhere under *folder*, hidden ones and DICOMDIR left out, in order of their names."""
     files = (p for p in sorted(folder.rglob("*")) if not is_skipped(p, folder))
     return [p for p in files if is_dicom(p)]
 
 
 def is_skipped(path: Path, root: Path) -> bool:
-    """Whether a file under *root* is hidden, an archive's leftover, a table of contents (DICOMDIR), or oddly named."""
+    """Return whether a file under *root* is hidden, left by an archive, a DICOMDIR, or oddly named."""
     parts = path.relative_to(root).parts
     if odd_name_below(path, root) is not None:
         return True
@@ -55,7 +55,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
-    """The data set without its pixels; only *tags* when given. Raises InputError."""
+    """Return the data set without its pixels; only *tags* when given. Raises InputError."""
     import pydicom
 
     with decoding(path, "not a readable DICOM file"), quiet(), path.open("rb") as file:
@@ -68,7 +68,7 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
 
 
 def read_data_set(path: Path) -> Any:
-    """The whole data set, of a file that is whole. Raises InputError."""
+    """Return the whole data set, after checking that the file is complete. Raises InputError."""
     import pydicom
 
     with decoding(path, "not a readable DICOM file"), quiet():
@@ -97,7 +97,7 @@ def _check_head(head: bytes, path: Path) -> None:
 
 
 def _syntax_of(data: Any, path: Path) -> Any:
-    """How a file without meta header is encoded: as its elements are, unless its pixels are compressed."""
+    """Return the transfer syntax of a file without meta header: that of its elements. Raises InputError."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if "PixelData" in data and data["PixelData"].is_undefined_length:

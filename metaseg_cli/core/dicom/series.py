@@ -56,7 +56,7 @@ class ImageHeader:
 
 
 def image_header(path: Path) -> ImageHeader | None:
-    """The header of an image; None for a DICOM object that is no image (SEG, RTSTRUCT, a DICOMDIR).
+    """Return the header of an image; None for other DICOM objects (SEG, RTSTRUCT, DICOMDIR).
 
     Raises InputError for what is no DICOM, or holds values that are none.
     """
@@ -64,7 +64,7 @@ def image_header(path: Path) -> ImageHeader | None:
 
 
 def header_of(data: Any, path: Path) -> ImageHeader | None:
-    """As ``image_header``, of a data set that was read from *path* before."""
+    """Return ``image_header`` of a data set that was already read from *path*."""
     with decoding(path, "its header is damaged"), quiet():
         if "Rows" not in data or text_of(data, "Modality") in _NO_IMAGES:
             return None
@@ -96,7 +96,7 @@ def header_of(data: Any, path: Path) -> ImageHeader | None:
 
 
 def text_of(data: Any, keyword: str) -> str:
-    """A value as text; empty where there is none, or none that can be read."""
+    """Return a value as text; empty where it is missing or unreadable."""
     with quiet():
         try:
             value = data.get(keyword)
@@ -106,7 +106,7 @@ def text_of(data: Any, keyword: str) -> str:
 
 
 def spacing_of(data: Any, path: Path) -> tuple[float, ...] | None:
-    """PixelSpacing (row, column) in mm. Raises InputError for what is no distance."""
+    """Return PixelSpacing (row, column) in mm. Raises InputError for what is not a distance."""
     spacing = _numbers(data, "PixelSpacing", 2, path)
     if spacing is not None and min(spacing) <= 0:
         raise InputError(f"its pixel spacing is {spacing[0]:g}×{spacing[1]:g} mm", where=path, remedy="export it again")
@@ -131,7 +131,7 @@ def _numbers(data: Any, keyword: str, count: int, path: Path) -> tuple[float, ..
 
 
 def _number(data: Any, keyword: str) -> float:
-    """A number that only sorts or names: 0 where it is missing or odd."""
+    """Return a number used only for sorting and naming: 0 where it is missing or invalid."""
     try:
         value = float(_several(data.get(keyword))[0])
     except (IndexError, TypeError, ValueError):
@@ -148,7 +148,7 @@ def _length(data: Any, keyword: str) -> float | None:
 
 
 def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], int]:
-    """*images* without those that are there twice, and how many were left out.
+    """Remove duplicates from *images*; also return how many were removed.
 
     A copy has the other's SOPInstanceUID, its place, its number and its pixels: careless anonymisers give one UID to
     a whole series.
@@ -171,7 +171,7 @@ def _pixel_bytes(path: Path) -> bytes:
 
 
 def series_of(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    """*images* by series, the first one's first. What differs in description is no one series, whatever its UID.
+    """Group *images* by series, the first one's first. Images of different descriptions are never one series.
 
     Some scanners, and some anonymisers, give every slice a SeriesInstanceUID of its own: series of one description,
     size, spacing and orientation that together are one regular stack, one image at each position, count as one.
@@ -199,7 +199,7 @@ def _kind(group: Sequence[ImageHeader]) -> tuple[object, ...]:
 
 
 def _one_stack(images: Sequence[ImageHeader]) -> bool:
-    """Whether images of several series are the slices of one volume. Two are too few to tell."""
+    """Return whether images of several series are the slices of one volume. Two are too few to tell."""
     if len(images) < 3 or any(i.position is None or i.orientation is None or i.frames > 1 for i in images):
         return False
     # One study and one frame of reference; or one for each image, where UIDs were made up one by one.

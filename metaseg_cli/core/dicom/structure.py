@@ -29,7 +29,7 @@ class BrokenStructure(Exception):
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file that starts with *head* is DICOM: by the letters DICM at byte 128, or by its first elements.
+    """Return whether a file that starts with *head* is DICOM: by DICM at byte 128, or by its first elements.
 
     Files without preamble start with group 2 or 8; three elements in a row with known value representations (or, in
     implicit VR, short even lengths) and rising tags are no accident.
@@ -86,7 +86,7 @@ def check_structure(data: bytes, is_sequence: Callable[[Tag], bool]) -> None:
 
 
 def _encoding(syntax: str, data: bytes, at: int) -> tuple[bool, str]:
-    """Whether values lack their representation, and the byte order: of *syntax*, or guessed from the first element."""
+    """Return whether VRs are implicit, and the byte order: of *syntax*, or guessed from the first element."""
     if syntax:
         return syntax == _IMPLICIT, ">" if syntax == _BIG_ENDIAN else "<"
     if data[at + 4 : at + 6] not in _LONG | _SHORT:
@@ -133,7 +133,7 @@ class _Walk:
         return at
 
     def element_header(self, at: int, end: int) -> tuple[Tag, bytes, int, int]:
-        """Tag, value representation, length, and where the value starts."""
+        """Return tag, value representation, length, and where the value starts."""
         group, element = self._tag.unpack_from(self.data, at)
         tag, vr = (group, element), self.data[at + 4 : at + 6]
         if group == 0xFFFE or self.implicit or not b"AA" <= vr <= b"ZZ":
@@ -191,7 +191,7 @@ class _Walk:
         raise BrokenStructure(f"it ends in the middle of {_text(tag)}: its compressed pixels are cut off")
 
     def _padding(self, at: int, end: int) -> int:
-        """Zeros that some archives append; anything else is a torn element."""
+        """Accept zeros, which some archives append; anything else is a torn element. Raises BrokenStructure."""
         if self.data[at:end].strip(b"\0"):
             raise BrokenStructure(f"it ends in the middle of an element, at byte {at}")
         return end

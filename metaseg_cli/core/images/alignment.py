@@ -13,7 +13,7 @@ _SAMPLES = 40_000  # voxels that each step compares
 
 
 def align_rigidly(moving: Volume, fixed: Volume) -> NDArray[np.float64]:
-    """4×4: patient coordinates (LPS, mm) of *moving* → those of *fixed*, by mutual information of their first channels.
+    """Return the rigid transform (4×4, LPS, mm) from *moving* to *fixed*, by mutual information of first channels.
 
     Mattes et al. 2003 on three resolutions; starts with the scans' centres of mass together. Raises InputError.
     """

@@ -20,7 +20,7 @@ _SMALL = 64 * 2**20
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """A temporary folder with the content of the ZIP *path*. Raises InputError for one that must not be unpacked.
+    """Unpack the ZIP *path* into a temporary folder. Raises InputError for one that must not be unpacked.
 
     Errors on files in that folder, raised while it is there, name them as the ZIP has them.
     """

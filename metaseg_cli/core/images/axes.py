@@ -17,7 +17,7 @@ _SIZES_MM = (1e-3, 1e3)  # voxels smaller or larger than this are a mistake in t
 def grid_of(
     affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
 ) -> tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, ...], list[str]]:
-    """Spacing (z, y, x) in mm, origin (x, y, z), direction (row-major 3×3) and notes, of a 4×4 matrix from voxel index.
+    """Split a 4×4 matrix into spacing (z, y, x), origin (x, y, z) and direction (row-major 3×3), in mm, with notes.
 
     *shape* is ``(Z, Y, X)``: a single slice whose third axis is missing gets the normal of the other two. Raises
     InputError for a matrix that does not say where voxels lie, or whose axes are sheared.

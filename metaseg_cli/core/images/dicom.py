@@ -60,7 +60,7 @@ class Series:
 
 
 def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
-    """One series as a volume, its slices sorted by position; several images per position become channels.
+    """Read one series as a volume, its slices sorted by position; several images per position become channels.
 
     Objects that are no images (SEG, RTSTRUCT) are skipped. *geometry_only* leaves the pixels, all 0 then, alone.
     Raises InputError for several series, missing or uneven slices (each named), and what cannot be decoded.
@@ -86,7 +86,7 @@ def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
 
 
 def slice_headers(files: Sequence[Path]) -> tuple[list[Any], Planes | None]:
-    """The data set, without pixels, of one image for each slice of ``read_dicom(files)``, in its order; how they lie.
+    """Return a data set without pixels per slice of ``read_dicom(files)``, in its order, and how the slices lie.
 
     A multi-frame object is its only one, and comes whole. Raises InputError.
     """
@@ -104,7 +104,7 @@ def slice_headers(files: Sequence[Path]) -> tuple[list[Any], Planes | None]:
 
 
 def _header(path: Path, loaded: dict[Path, Any] | None) -> ImageHeader | None:
-    """The header of an image, None for other objects; its data set is put into *loaded*, so that it is read once."""
+    """Return the header of an image, None for other objects. Its data set is put into *loaded*, to be read once."""
     if loaded is None:
         return image_header(path)
     try:
@@ -120,7 +120,7 @@ def _header(path: Path, loaded: dict[Path, Any] | None) -> ImageHeader | None:
 
 
 def _one_series(files: Sequence[Path], loaded: dict[Path, Any] | None = None) -> Series:
-    """The images among *files*. Raises InputError when they are none, several series, or cannot be one volume."""
+    """Return the images among *files*. Raises InputError for no image, several series, or what cannot be one volume."""
     headers = [header for path in files if (header := _header(path, loaded)) is not None]
     if not headers:
         raise _no_image(files)
@@ -162,7 +162,7 @@ def _one_series(files: Sequence[Path], loaded: dict[Path, Any] | None = None) ->
 
 
 def _is_multi_frame(series: Series) -> bool:
-    """Whether its one object describes its frames, be it one frame only, in functional groups."""
+    """Return whether the only object describes its frames, even a single one, in functional groups."""
     first = series.first
     if first.frames > 1 or first.position is not None or len(series.images) > 1:
         return first.frames > 1
@@ -182,7 +182,7 @@ def _no_image(files: Sequence[Path]) -> InputError:
 
 
 def _planes_of(series: Series) -> Planes:
-    """Where single images lie, by their headers."""
+    """Arrange single images by their headers."""
     if any(i.in_plane is None for i in series.images):
         raise InputError("its images have no pixel spacing", where=series.where, remedy="export the original series")
     headers = PlaneHeaders(
@@ -197,7 +197,7 @@ def _planes_of(series: Series) -> Planes:
 
 
 def _placed(array: NDArray[Any], planes: Planes, series: Series, notes: Sequence[str] = ()) -> Volume:
-    """*array* ``(C, Z, Y, X)`` where *planes* lie."""
+    """Place *array* ``(C, Z, Y, X)`` where *planes* lie."""
     return Volume(
         array=array,
         spacing_mm=planes.spacing_mm,
@@ -210,7 +210,7 @@ def _placed(array: NDArray[Any], planes: Planes, series: Series, notes: Sequence
 
 
 def _read_unplaced(series: Series) -> Volume:
-    """A single image that does not say where it lies."""
+    """Read a single image that does not say where it lies."""
     image = series.first
     array, notes = _values(image.path, read_data_set(image.path))
     spacing = (image.thickness or 1.0, image.in_plane[0], image.in_plane[1]) if image.in_plane else None
@@ -218,7 +218,7 @@ def _read_unplaced(series: Series) -> Volume:
 
 
 def _values(path: Path, data: Any) -> tuple[NDArray[Any], list[str]]:
-    """``(C, Y, X)`` of one image in the numbers that the scanner means, and what was assumed."""
+    """Return ``(C, Y, X)`` of one image, in the numbers that the scanner means, and what was assumed."""
     frames = stored_frames(data, path)
     with decoding(path, "its rescaling is damaged"), quiet():
         if data.get("ModalityLUTSequence"):
@@ -228,7 +228,7 @@ def _values(path: Path, data: Any) -> tuple[NDArray[Any], list[str]]:
 
 
 def _rescale(slope: Any, intercept: Any, path: Path) -> tuple[float, float, list[str]]:
-    """Slope and intercept as numbers; a slope of 0, which would erase the image, is taken as 1 and said."""
+    """Return slope and intercept as numbers. A slope of 0, which would erase the image, is taken as 1, with a note."""
     numbers = [1.0 if slope in (None, "") else float(slope), 0.0 if intercept in (None, "") else float(intercept)]
     if not np.isfinite(np.array(numbers, np.float32)).all():
         raise InputError(f"its rescale slope is {slope}, intercept {intercept}", where=path, remedy="export it again")
@@ -247,7 +247,7 @@ ImageTags = tuple[float, float, float, str]  # what tells images of one position
 def _stacked(
     each: Sequence[NDArray[Any]], planes: Planes, where: Path, tags: Sequence[ImageTags]
 ) -> tuple[NDArray[Any], list[str]]:
-    """Images ``(C, Y, X)`` in their slots → ``(C, Z, Y, X)``; *k* images in every slot make *k* times the channels."""
+    """Stack images ``(C, Y, X)`` by slots → ``(C, Z, Y, X)``; *k* images in every slot make *k* times the channels."""
     per_slot: list[list[int]] = [[] for _ in range(planes.slices)]
     for number, slot in enumerate(planes.slots.tolist()):
         per_slot[slot].append(number)
@@ -269,7 +269,7 @@ def _stacked(
 
 
 def _channel_names(tags: Sequence[Sequence[ImageTags]]) -> list[str]:
-    """What tells the channels apart: the first tag that is one value in each channel and another in every other."""
+    """Name the channels by the first tag that has one value in each channel and another one in every other."""
     for kind, name in enumerate(_NAMES):
         values = [{tag[kind] for tag in channel} for channel in tags]
         if all(len(v) == 1 for v in values) and len(set.union(*values)) == len(tags):
@@ -281,7 +281,7 @@ def _channel_names(tags: Sequence[Sequence[ImageTags]]) -> list[str]:
 
 
 def _read_multi_frame(series: Series, loaded: Any | None) -> Volume:
-    """The object *loaded*; its grid alone, with voxels that are all 0, where it was not."""
+    """Read the object *loaded*; where it was not loaded, its grid alone, with voxels that are all 0."""
     path = series.first.path
     data = read_data_set(path) if loaded is None else loaded
     planes = frame_planes(data, path, gaps_allowed=False)
@@ -304,7 +304,7 @@ def _read_multi_frame(series: Series, loaded: Any | None) -> Volume:
 
 
 def _of_frame(groups: list[Any], data: Any, keyword: str) -> Any:
-    """A frame's own slope or intercept, which may be 0; the whole object's where it has none."""
+    """Return a frame's own slope or intercept, which may be 0; the whole object's where it has none."""
     own = frame_value(groups, "PixelValueTransformationSequence", keyword)
     return data.get(keyword) if own is None else own
 

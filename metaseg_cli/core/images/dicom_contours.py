@@ -30,7 +30,7 @@ class Structure:
 
 
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
-    """The contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
+    """Return the contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
     to_index = np.linalg.inv(image.affine)
     # By their points in any order: the same contour twice, wherever it starts, would cut itself out.
     contours: dict[bytes, NDArray[Any]] = {}
@@ -73,7 +73,7 @@ def _points(contour: Any, name: str, path: Path) -> NDArray[np.float64]:
 
 
 def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[list[NDArray[np.bool_]], list[str]]:
-    """The voxels ``(Z, Y, X)`` of each structure whose centres lie inside its contours, and notes on their planes.
+    """Return the voxels ``(Z, Y, X)`` whose centres lie inside each structure's contours, and notes on their planes.
 
     Within one plane a contour inside another one cuts a hole; planes are united. A plane between slices counts for
     the slices within half the distance of the planes (of slices, where planes lie closer), halves upwards: a lesion
@@ -103,7 +103,7 @@ def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[
 
 
 def _planes(structure: Structure) -> list[tuple[float, list[NDArray[Any]]]]:
-    """Contours by the plane that they lie in, as a level in slices."""
+    """Group contours by the plane that they lie in, given as a level in slices."""
     found: list[tuple[float, list[NDArray[Any]]]] = []
     for contour in sorted(structure.contours, key=lambda c: float(c[:, 2].mean())):
         level = float(contour[:, 2].mean())
@@ -115,7 +115,7 @@ def _planes(structure: Structure) -> list[tuple[float, list[NDArray[Any]]]]:
 
 
 def _slices_of(level: float, reach: float, between: bool, name: str, image: Volume, path: Path) -> slice:
-    """The slices that a plane stands for."""
+    """Return the slices that a plane counts for."""
     first = int(np.floor(level - reach + 1e-3)) + 1 if between else int(np.round(level))
     last = int(np.floor(level + reach + 1e-3)) if between else first
     if last < 0 or first > image.shape[0] - 1:
@@ -124,13 +124,13 @@ def _slices_of(level: float, reach: float, between: bool, name: str, image: Volu
 
 
 def _voxel_in(contours: Sequence[NDArray[Any]], image: Volume) -> tuple[int, ...]:
-    """The voxel (z, y, x) in which the first of *contours* has its middle."""
+    """Return the voxel (z, y, x) that holds the centre of the first of *contours*."""
     middle = np.round(contours[0].mean(axis=0)[::-1]).astype(int)
     return tuple(int(v) for v in np.clip(middle, 0, np.array(image.shape) - 1))
 
 
 def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.bool_]:
-    """Contours of one plane, the largest first: what lies inside what is filled is a hole, all else is added."""
+    """Fill contours of one plane, the largest first: one inside what is filled cuts a hole, any other is added."""
     size = image.shape[1:]
     parts = sorted((_inside(contour[:, [1, 0]], size) for contour in contours), key=lambda p: -int(p.sum()))
     plane = np.zeros(size, bool)
@@ -143,7 +143,7 @@ def _even_odd(contours: Sequence[NDArray[Any]], image: Volume) -> NDArray[np.boo
 
 
 def _inside(points: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Pixels ``(Y, X)`` whose centres lie inside *points* (row, column), looked for in their bounding box alone."""
+    """Return the pixels ``(Y, X)`` whose centres lie inside *points* (row, column), testing only their bounding box."""
     from skimage.draw import polygon2mask
 
     low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, None)
@@ -155,7 +155,7 @@ def _inside(points: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _gaps(name: str, levels: Sequence[float], mask: NDArray[np.bool_]) -> str:
-    """A note on slices between a structure's planes that none of them reaches."""
+    """Return a note on slices between a structure's planes that no plane counts for."""
     drawn = mask.any(axis=(1, 2))
     if len(levels) < 2 or not drawn.any():
         return ""

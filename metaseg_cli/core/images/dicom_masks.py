@@ -24,12 +24,12 @@ _MOST_VOXELS = 2**30
 
 
 def modality_of(path: Path) -> str:
-    """ "SEG", "RTSTRUCT", or another modality of a DICOM file."""
+    """Return the modality of a DICOM file: SEG, RTSTRUCT, or another."""
     return text_of(read_header(path, ["Modality"]), "Modality")
 
 
 def padding_value(path: Path) -> int:
-    """What a SEG stores where no segment was looked for: never a label. 0 when the file names none."""
+    """Return what a SEG stores where no segment was searched for, never a label; 0 when the file names none."""
     data = read_header(path, ["PixelPaddingValue"])
     with decoding(path, "its header is damaged"), quiet():
         return int(data.get("PixelPaddingValue", 0) or 0)
@@ -39,7 +39,7 @@ def padding_value(path: Path) -> int:
 
 
 def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
-    """A DICOM SEG (binary, fractional, label map) on its own grid: label values ``(L, Z, Y, X)`` uint8.
+    """Return a DICOM SEG (binary, fractional, label map) on its own grid: label values ``(L, Z, Y, X)`` uint8.
 
     A label is its segment's number. Segments that overlap need several layers L: each takes the first in which it
     overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one. Of
@@ -81,7 +81,7 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
 
 
 def _segment_names(data: Any, path: Path) -> dict[int, str]:
-    """The declared segments. Raises InputError for none, for numbers used twice, or beyond what a label can be."""
+    """Return the declared segments. Raises InputError for none, for repeated numbers, and for numbers above 255."""
     numbers = Counter(int(s.SegmentNumber) for s in data.get("SegmentSequence") or [])
     twice = [n for n, count in numbers.items() if count > 1]
     beyond = [n for n in numbers if not 0 <= n <= 255]
@@ -94,7 +94,7 @@ def _segment_names(data: Any, path: Path) -> dict[int, str]:
 
 
 def _segments(data: Any) -> list[Structure]:
-    """The segments of a SEG but the background, with the meaning of their coded type."""
+    """Return the segments of a SEG except the background, with the meaning of their coded type."""
     return [
         Structure(
             number=int(s.SegmentNumber),
@@ -185,7 +185,7 @@ def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -
 
 
 def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volume:
-    """The contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
+    """Return the contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
 
     A voxel belongs to a structure when its centre lies inside the contour; a contour inside another one cuts a hole.
     Only lesions are taken, by their names and types, or the structures that *wanted* names. Raises InputError.
@@ -230,7 +230,7 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
 
 
 def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
-    """Its three parts are there, each structure once, in the image's coordinates. Raises InputError."""
+    """Check that its three parts exist, each structure once, in the image's coordinates. Raises InputError."""
     parts = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
     missing = [keyword for keyword in parts if keyword not in data]
     if missing:
@@ -248,7 +248,7 @@ def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
 
 
 def _check_frames(data: Any, taken: Sequence[int], image: Volume, path: Path) -> None:
-    """A structure set may hold structures of several frames of reference. Raises InputError for another one's."""
+    """Raise InputError where a structure of *taken* lies in another frame of reference; a set may hold several."""
     for roi in data.get("StructureSetROISequence") or []:
         frame = text_of(roi, "ReferencedFrameOfReferenceUID")
         if int(roi.ROINumber) in taken and frame and image.frame_of_reference not in ("", frame):

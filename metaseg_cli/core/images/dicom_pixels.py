@@ -55,7 +55,7 @@ class PixelFormat:
 
 
 def pixel_format(data: Any, path: Path) -> PixelFormat:
-    """The image pixel module of *data*. Raises InputError for what contradicts itself."""
+    """Return the image pixel module of *data*. Raises InputError for contradictions."""
     with decoding(path, "its header is damaged"), quiet():
         floating = "FloatPixelData" in data or "DoubleFloatPixelData" in data
         allocated = int(data.BitsAllocated)
@@ -88,7 +88,7 @@ def pixel_format(data: Any, path: Path) -> PixelFormat:
 
 
 def stored_frames(data: Any, path: Path) -> NDArray[Any]:
-    """All frames ``(N, C, Y, X)``: stored numbers, before any rescaling. Raises InputError for what is not whole."""
+    """Return all frames ``(N, C, Y, X)`` as stored, before any rescaling. Raises InputError for incomplete pixels."""
     form = pixel_format(data, path)
     with decoding(path, "its pixels cannot be decoded", remedy=_AGAIN), quiet():
         syntax = str(data.file_meta.TransferSyntaxUID)
@@ -106,7 +106,7 @@ def stored_frames(data: Any, path: Path) -> NDArray[Any]:
 
 
 def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence[float]) -> NDArray[Any]:
-    """Frames ``(N, …)`` in the numbers that the scanner means: one slope and intercept for each."""
+    """Rescale frames ``(N, …)`` to the numbers that the scanner means: one slope and intercept for each."""
     if all(s == 1 for s in slopes) and not any(intercepts):
         return frames
     ends = (len(frames),) + (1,) * (frames.ndim - 1)
@@ -115,14 +115,14 @@ def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence
 
 
 def looked_up(frames: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Frames in the numbers that the scanner means, where a table (Modality LUT) says them instead of a slope."""
+    """Convert frames to the scanner's numbers where a table (Modality LUT) gives them instead of a slope."""
     from pydicom.pixels.processing import apply_modality_lut
 
     return np.asarray(apply_modality_lut(frames, data))
 
 
 def _finished(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any]:
-    """``(N, Y, X, C)`` without unused bits, with its palette's colours, bright as high."""
+    """Remove unused bits from ``(N, Y, X, C)``, apply its palette, and make bright high."""
     from pydicom.pixels.processing import apply_color_lut
 
     frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)
@@ -142,7 +142,7 @@ def _finished(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any
 
 
 def _check_length(data: Any, form: PixelFormat, path: Path, syntax: str) -> None:
-    """As many bytes as promised: pydicom checks this too, but lets whole rows too many pass."""
+    """Check that there are as many bytes as announced: pydicom does too, but accepts surplus rows."""
     keyword = next((k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if k in data), None)
     value = data[keyword].value if keyword else None
     if not value:
@@ -178,7 +178,7 @@ def _fragments(data: Any) -> list[bytes]:
 
 
 def _coded_frames(data: Any, form: PixelFormat, path: Path) -> list[bytes]:
-    """One code stream for each frame, every one with its end marker and the size that the header promises."""
+    """Return one code stream per frame, each with its end marker and the announced size. Raises InputError."""
     from pydicom.encaps import generate_frames
 
     fragments = _fragments(data)
@@ -210,7 +210,7 @@ def _coded_frames(data: Any, form: PixelFormat, path: Path) -> list[bytes]:
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) as a JPEG, JPEG-LS or JPEG 2000 code stream says them; None for anything else."""
+    """Return (rows, columns) of a JPEG, JPEG-LS or JPEG 2000 code stream; None for anything else."""
     if frame[:4] == b"\xff\x4f\xff\x51":
         x1, y1, x0, y0 = (int.from_bytes(frame[i : i + 4], "big") for i in (8, 12, 16, 20))
         return y1 - y0, x1 - x0
@@ -227,7 +227,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def _by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) -> NDArray[Any]:
-    """The frames decoded by GDCM from a file that holds nothing else, so that it rescales and inverts nothing."""
+    """Decode frames with GDCM from a file that holds nothing else, so that it rescales and inverts nothing."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import MRImageStorage, generate_uid
@@ -257,7 +257,7 @@ def _by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) 
 
 
 def _decoded_by_itk(path: Path) -> tuple[NDArray[Any], int]:
-    """A file's pixels as ITK gives them, and the numbers per pixel."""
+    """Return a file's pixels as ITK decodes them, and the numbers per pixel."""
     try:
         image = decode(path, "GDCMImageIO")
     except InputError as error:  # of a temporary file, which no message must name

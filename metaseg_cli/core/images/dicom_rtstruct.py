@@ -106,7 +106,7 @@ def _item(**values: Any) -> Any:
 
 
 def _reference(sources: Sequence[Any], order: NDArray[np.int64], z: int) -> Any:
-    """The image, or the frame of one, that slice *z* came from."""
+    """Return a reference to the image, or to the frame, that slice *z* came from."""
     which = int(np.flatnonzero(order == z)[0])
     source = sources[which if len(sources) > 1 else 0]
     item = _item(ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=source.SOPInstanceUID)
@@ -116,7 +116,7 @@ def _reference(sources: Sequence[Any], order: NDArray[np.int64], z: int) -> Any:
 
 
 def _outlines(mask: NDArray[np.bool_], image: Volume, slices: Sequence[Any]) -> Any:
-    """Contour items of all slices, in the patient's coordinates."""
+    """Yield the contour items of all slices, in the patient's coordinates."""
     number = 0
     for z in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
         for ring in outlines(mask[z]):
@@ -136,7 +136,7 @@ def _outlines(mask: NDArray[np.bool_], image: Volume, slices: Sequence[Any]) -> 
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
-    """Rings midway between the pixels inside and outside ``(Y, X)``, so that filling them gives the mask again.
+    """Return rings midway between the pixels inside and outside ``(Y, X)``, so that filling them gives the mask again.
 
     A hole is joined to the outline around it by a channel without width ("keyhole", DICOM PS3.3 C.8.8.6.3), which
     crosses no pixel's centre.
@@ -164,7 +164,7 @@ def _signed_area(ring: Ring) -> float:
 
 
 def _joined(hole: Ring, others: Sequence[Ring]) -> tuple[int, Ring]:
-    """Which of *others* lies next to the left of *hole*, and both as one ring."""
+    """Return which of *others* is next on the left of *hole*, and both as one ring."""
     row = float(hole[hole[:, 1].argmin(), 0]) + 0.25  # vertices lie on halves, centres of pixels on whole numbers
     column, at = min(_crossings(hole, row))
     nearest, which, where = max(
@@ -177,7 +177,7 @@ def _joined(hole: Ring, others: Sequence[Ring]) -> tuple[int, Ring]:
 
 
 def _crossings(ring: Ring, row: float) -> list[tuple[float, int]]:
-    """Where *ring* crosses *row*: the column, and after which point."""
+    """Return where *ring* crosses *row*: the column, and after which point."""
     following = np.roll(ring, -1, axis=0)
     found = np.flatnonzero((ring[:, 0] - row) * (following[:, 0] - row) < 0)
     share = (row - ring[found, 0]) / (following[found, 0] - ring[found, 0])

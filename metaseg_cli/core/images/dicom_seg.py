@@ -25,7 +25,7 @@ _MAY_BE_EMPTY = (
 
 
 def can_write_seg() -> bool:
-    """Whether highdicom, which does the writing, is installed."""
+    """Return whether highdicom, which does the writing, is installed."""
     return find_spec("highdicom") is not None
 
 
@@ -84,7 +84,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
 
 
 def _mended(data: Any) -> Any:
-    """*data* without ages, and with empty dates and times, where the standard does not allow what stands there.
+    """Repair *data* where it breaks the standard: drop invalid ages, empty invalid dates and times.
 
     What anonymisers removed though it must be there, if only empty, is there empty.
     """
@@ -107,7 +107,7 @@ def _mended(data: Any) -> Any:
 
 
 def source_images(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
-    """The images that the masks lie on, and which slice of the masks belongs to each of them, or to each frame.
+    """Return the images that the masks lie on, and for each of them, or each frame, the slice of the masks.
 
     Orientations and pixel spacings that differ by rounding are made the same, as readers want them. Raises InputError
     for a series to whose images one cannot refer.

@@ -24,13 +24,13 @@ class Reorientation:
     flipped: tuple[int, ...]
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """*array* ``(…, Z, Y, X)`` reoriented; a view."""
+        """Reorient *array* ``(…, Z, Y, X)``; returns a view."""
         lead = array.ndim - 3
         reoriented = array.transpose(*range(lead), *(lead + a for a in self.axes))
         return np.flip(reoriented, tuple(lead + a for a in self.flipped))
 
     def invert(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of ``apply``; a view."""
+        """Undo ``apply``; returns a view."""
         lead = array.ndim - 3
         straight = np.flip(array, tuple(lead + a for a in self.flipped))
         return straight.transpose(*range(lead), *(lead + int(a) for a in np.argsort(self.axes)))
@@ -47,7 +47,7 @@ def to_canonical(volume: Volume) -> Reorientation:
 
 
 def reorient(volume: Volume, reorientation: Reorientation) -> Volume:
-    """*volume* after *reorientation*, every voxel where it was in the patient."""
+    """Reorient *volume*; every voxel stays where it was in the patient."""
     affine = volume.affine
     columns = [affine[:3, 2 - reorientation.axes[2 - k]] for k in range(3)]
     origin = affine[:3, 3].copy()
@@ -70,19 +70,19 @@ def reorient(volume: Volume, reorientation: Reorientation) -> Volume:
 
 
 def corners_mm(volume: Volume) -> NDArray[np.float64]:
-    """The patient coordinates of the eight corner voxels' centres, ``(8, 3)``, in order of their indices."""
+    """Return the patient coordinates of the eight corner voxels' centres, ``(8, 3)``, in order of their indices."""
     z, y, x = volume.shape
     index = np.array([(i, j, k, 1) for k in (0, z - 1) for j in (0, y - 1) for i in (0, x - 1)], dtype=float)
     return np.asarray((index @ volume.affine.T)[:, :3])
 
 
 def distance_mm(a: Volume, b: Volume) -> float:
-    """How far apart corresponding corner voxels of two grids of one shape lie, at most."""
+    """Return the largest distance between corresponding corner voxels of two grids of one shape."""
     return float(np.linalg.norm(corners_mm(a) - corners_mm(b), axis=1).max())
 
 
 def same_grid(a: Volume, b: Volume) -> bool:
-    """Whether every voxel of *a* lies within a tenth of a voxel of *b*'s; pictures are compared by size alone."""
+    """Return whether every voxel of *a* is within a tenth of a voxel of *b*'s; pictures are compared by size alone."""
     if a.shape != b.shape:
         return False
     if a.spacing_mm is None or b.spacing_mm is None:
@@ -91,7 +91,7 @@ def same_grid(a: Volume, b: Volume) -> bool:
 
 
 def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
-    """*mask* on *image*'s grid when its voxels are the image's in another order or in part of it; None otherwise.
+    """Return *mask* on *image*'s grid where its voxels are some of the image's, perhaps in another order; else None.
 
     A mask stored in another orientation, or cropped, or of several slices only (DICOM SEG) loses nothing by this.
     """
@@ -126,7 +126,7 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
 
 
 def coverage(volume: Volume, grid: Volume) -> float:
-    """The share of *grid*'s box that lies inside *volume*'s field of view, sampled on 32³ points."""
+    """Return the share of *grid*'s box that lies inside *volume*'s field of view, sampled on 32³ points."""
     fractions = [(np.arange(32) + 0.5) / 32 * n - 0.5 for n in reversed(grid.shape)]
     x, y, z = np.meshgrid(*fractions, indexing="ij")
     points = np.stack([x.ravel(), y.ravel(), z.ravel(), np.ones(x.size)])
@@ -136,7 +136,7 @@ def coverage(volume: Volume, grid: Volume) -> float:
 
 
 def resample(volume: Volume, grid: Volume) -> Volume:
-    """*volume* on *grid*'s voxels by linear interpolation; its darkest value where it was not scanned."""
+    """Resample *volume* to *grid*'s voxels by linear interpolation; its darkest value where it was not scanned."""
     import SimpleITK as sitk
 
     channels = []
@@ -185,7 +185,7 @@ def resample_to(volume: Volume, grid: Volume) -> Volume:
 
 
 def as_itk(array: NDArray[Any], like: Volume) -> Any:
-    """``(Z, Y, X)`` as a SimpleITK image on *like*'s grid."""
+    """Return ``(Z, Y, X)`` as a SimpleITK image on *like*'s grid."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
@@ -197,7 +197,7 @@ def as_itk(array: NDArray[Any], like: Volume) -> Any:
 
 
 def describe_difference(a: Volume, b: Volume) -> str:
-    """Why two grids are not the same, in a few words with millimetres; *a* is the one that is wrong."""
+    """Describe in a few words, with millimetres, why two grids differ; *a* is the wrong one."""
     if a.shape != b.shape:
         return f"its size ({size_text(a.shape)}) is not {b.source.name}'s ({size_text(b.shape)})"
     assert a.spacing_mm is not None
@@ -214,11 +214,11 @@ def describe_difference(a: Volume, b: Volume) -> str:
 
 
 def size_text(shape: tuple[int, ...]) -> str:
-    """``(Z, Y, X)`` as people write sizes: X×Y×Z, or X×Y for one slice."""
+    """Format ``(Z, Y, X)`` as X×Y×Z, or X×Y for one slice."""
     z, y, x = shape
     return f"{x}×{y}" if z == 1 else f"{x}×{y}×{z}"
 
 
 def spacing_text(spacing_mm: tuple[float, ...]) -> str:
-    """``(z, y, x)`` as X×Y×Z with two decimals."""
+    """Format ``(z, y, x)`` as X×Y×Z with two decimals."""
     return "×".join(f"{s:.2f}" for s in reversed(spacing_mm))

@@ -55,7 +55,7 @@ class _Process:
         )
 
     def ask(self, path: Path, image_io: str, seconds: float) -> tuple[dict[str, Any], bytearray] | None:
-        """Its answer; None when it has died, of the file or because it took longer than *seconds*."""
+        """Return the answer; None when the process died, of the file or because it took longer than *seconds*."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None

@@ -29,7 +29,7 @@ def _answer(sitk: Any, path: str, image_io: str) -> tuple[dict[str, Any], bytes]
 
 
 def main(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Serve until *requests* ends."""
+    """Answer requests until *requests* ends."""
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -20,7 +20,7 @@ _MORE = bytes((37 * i) % 251 for i in range(1, 200))  # codes of all lengths, an
 
 
 def is_jpeg(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is a JPEG."""
+    """Return whether a file that starts with these bytes is a JPEG."""
     return start[:3] == b"\xff\xd8\xff"
 
 
@@ -45,7 +45,7 @@ def _incomplete(path: Path) -> InputError:
 
 
 def _ends(data: bytes, path: Path) -> list[int]:
-    """Where Huffman codes of a scan end, scan by scan, and where the picture ends.
+    """Return where the Huffman codes of each scan end, and where the picture ends.
 
     Raises InputError when it does not end.
     """
@@ -68,6 +68,6 @@ def _ends(data: bytes, path: Path) -> list[int]:
 
 
 def _next_marker(data: bytes, at: int) -> int:
-    """Where the first marker after a scan's compressed data is: none of 0xFF00, restarts and fill bytes is one."""
+    """Return the position of the first marker behind a scan's data; 0xFF00, restarts and fill bytes are not markers."""
     found = _MARKER.search(data, at)
     return found.start() if found else len(data)

@@ -15,7 +15,7 @@ _NEARLY_ALL = 0.95  # no lesions cover more of an image
 
 
 def inverted_mask(label: NDArray[np.uint8], foreground: Sequence[int] = ()) -> str | None:
-    """Why labels ``(Z, Y, X)`` may be inverted: they cover nearly everything, or the whole border; None if they do not.
+    """Return why labels ``(Z, Y, X)`` may be inverted: they cover nearly everything, or the whole border; else None.
 
     *foreground* are the labels that count as lesion; none named: every one but 0.
     """
@@ -30,7 +30,7 @@ def inverted_mask(label: NDArray[np.uint8], foreground: Sequence[int] = ()) -> s
 
 
 def turned_like_image(mask: Volume, image: Volume) -> tuple[Volume, str | None]:
-    """*mask* as it lies on *image* where their EXIF orientations differ; and why that is doubtful, None when it is not.
+    """Orient *mask* like *image* where their EXIF orientations differ; also return why that is doubtful, or None.
 
     A mask may have been drawn on the pixels as they are stored. Its size tells, unless it fits both ways.
     """

@@ -31,7 +31,7 @@ _NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
 
 
 def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:
-    """A mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
+    """Return a mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
     0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
     whose colour is constant, and DICOM SEG, RTSTRUCT and Slicer's ``.seg.nrrd``, whose overlapping segments make
@@ -90,14 +90,14 @@ def _is_constant(array: NDArray[Any]) -> bool:
 
 
 def _says_something(alpha: NDArray[Any]) -> bool:
-    """Opaque and transparent parts, or nothing that can be seen; whole opacity leaves it to the colour."""
+    """Return whether the alpha channel holds the mask: opaque and transparent parts, or all transparent."""
     return not _is_constant(alpha) or not alpha.any()
 
 
 def _from_palette(
     index: NDArray[np.unsignedinteger[Any]], colours: NDArray[Any], notes: list[str]
 ) -> NDArray[np.uint8]:
-    """Palette indices are labels when index 0 is the black background; otherwise black is background by colour."""
+    """Take palette indices as labels when index 0 is the black background; otherwise black is the background."""
     black = colours.max(axis=0) == 0
     if int(index.max()) < 256 and (not index[~black].size or (index[black] == 0).all()):
         values = np.unique(index)
@@ -111,7 +111,7 @@ def _from_palette(
 
 
 def _from_colour(array: NDArray[Any], notes: list[str], *, lossy: bool) -> NDArray[Any]:
-    """``(3, Z, Y, X)`` → ``(1, Z, Y, X)``: the brightest channel, on which the threshold at half then works."""
+    """Reduce ``(3, Z, Y, X)`` to ``(1, Z, Y, X)``: the brightest channel, to which the threshold at half applies."""
     grey = array.max(axis=0, keepdims=True)
     if (array[0] == array[1]).all() and (array[1] == array[2]).all():
         return grey
@@ -126,7 +126,7 @@ def _from_colour(array: NDArray[Any], notes: list[str], *, lossy: bool) -> NDArr
 def _labels(
     array: NDArray[Any], path: Path, notes: list[str], *, named: bool = False, lossy: bool = False
 ) -> NDArray[np.uint8]:
-    """``(Z, Y, X)`` of any numbers → uint8 labels; as they are where the header has *named* them."""
+    """Turn ``(Z, Y, X)`` of any numbers into uint8 labels; numbers that the header has *named* stay as they are."""
     if array.dtype.kind == "f":
         rounded = np.round(array)
         if np.abs(array - rounded).max(initial=0) > 1e-3:
@@ -156,14 +156,14 @@ def _labels(
 
 
 def _has_ignore_label(values: NDArray[Any]) -> bool:
-    """0, 1, 255: labels, and the number by which many programs mark what is not to be looked at."""
+    """Return whether 255 stands beside small labels: many programs mark voxels to ignore with it."""
     return len(values) > 2 and int(values[-1]) in (255, 65535) and int(values[-2]) <= _SMALL_LABEL and values[0] == 0
 
 
 def _from_levels(
     array: NDArray[Any], values: NDArray[Any], path: Path, notes: list[str], *, lossy: bool
 ) -> NDArray[np.uint8]:
-    """Grey levels, *values* in all, → labels, or one label by a threshold at half."""
+    """Turn grey levels, *values* in all, into labels, or into one label by a threshold at half."""
     low, high = int(values[0]), int(values[-1])
     if len(values) <= 2 and low in (0, high) and (not lossy or high > 127):
         return (array > 0).astype(np.uint8)  # 0/255, 0/65535, 0/any one number
@@ -197,7 +197,7 @@ def _from_levels(
 
 
 def _faint_parts(drawn: NDArray[np.bool_], found: NDArray[np.bool_]) -> int:
-    """How many connected parts of what is *drawn* are lost, having nothing *found* in them."""
+    """Return how many connected parts of *drawn* have no voxel in *found*."""
     labels, count = ndimage.label(drawn, structure=np.ones((3, 3, 3)))
     return count - len(set(np.unique(labels[found]).tolist()) - {0})
 
@@ -228,7 +228,7 @@ def write_volume(path: Path, array: NDArray[np.float32], like: Volume) -> None:
 
 
 def _save_volume_whole(path: Path, array: NDArray[Any], like: Volume) -> None:
-    """Whole or not at all; of formats in two files, a header and its voxels, the header last."""
+    """Write whole or not at all; of formats in two files, the voxels first and the header last."""
     if suffix_of(path) not in TWO_FILES:
         atomic_write(path, lambda to: save_volume(to, array, like))
         return

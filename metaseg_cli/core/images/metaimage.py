@@ -45,7 +45,7 @@ _YES = ("true", "1", "t", "y", "yes")
 
 
 def metaimage_header(path: Path) -> VolumeHeader:
-    """Raises InputError for what is no MetaImage, contradicts itself, or does not say where its voxels are or lie."""
+    """Read the header. Raises InputError for a damaged or contradictory one, or one that does not place its voxels."""
     lines, end = text_header(path, _end)
     fields: dict[str, str] = {}
     for line in lines:
@@ -87,7 +87,7 @@ def metaimage_header(path: Path) -> VolumeHeader:
 
 
 def _end(data: bytes) -> int:
-    """Behind the line that names the file with the voxels, always the last one."""
+    """Return the end of the header: it is behind the line that names the file with the voxels, always the last one."""
     found = re.search(rb"^[ \t]*ElementDataFile[ \t]*=[^\n]*(\n|\Z)", data, re.MULTILINE)
     return found.end() if found else -1
 
@@ -118,7 +118,7 @@ def _data(named: str, end: int, path: Path) -> tuple[Path, int]:
 
 
 def _place(fields: dict[str, str], dimensions: int, path: Path) -> tuple[NDArray[np.float64], list[str]]:
-    """4×4 to LPS in mm, as ITK has it, and what the header leaves open."""
+    """Return the affine (4×4, to LPS in mm), as ITK reads it, and what the header leaves open."""
     notes = []
     sizes = [_numbers(fields, name, dimensions, path) for name in _SPACINGS if name in fields]
     if any((each <= 0).any() for each in sizes):
@@ -148,7 +148,7 @@ _INTENSITY = (("Slope", 1.0), ("Offset", 0.0))
 
 
 def _agreed(fields: dict[str, str], names: tuple[str, ...], count: int, path: Path) -> NDArray[np.float64] | None:
-    """What the format's several names for one thing say. Raises InputError where they disagree."""
+    """Return what the format's several names for one thing say. Raises InputError where they disagree."""
     found = [_numbers(fields, name, count, path) for name in names if name in fields]
     if any(not np.allclose(other, found[0], atol=1e-4) for other in found[1:]):
         named = ", ".join(name for name in names if name in fields)

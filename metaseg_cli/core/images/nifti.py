@@ -50,7 +50,7 @@ def _nibabel() -> Any:
 
 
 def read_nifti(path: Path) -> Volume:
-    """A NIfTI or MGH file as ``(C, Z, Y, X)``; axes beyond the third become channels.
+    """Return a NIfTI or MGH file as ``(C, Z, Y, X)``; axes beyond the third become channels.
 
     Raises InputError for what is damaged, holds another number of voxels than its header says, or does not say where
     it lies.
@@ -60,7 +60,7 @@ def read_nifti(path: Path) -> Volume:
 
 
 def read_nifti_geometry(path: Path) -> Volume:
-    """As ``read_nifti`` from the header alone: the array is 0 everywhere and takes no memory."""
+    """Read as ``read_nifti`` does, from the header alone: the array is 0 everywhere and takes no memory."""
     with decoding(path):
         return _read_mgh(path) if suffix_of(path) in MGH else _read(path, voxels=False)
 
@@ -81,7 +81,7 @@ def _read(path: Path, *, voxels: bool) -> Volume:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """The files with the header and with the voxels: one, or a pair."""
+    """Return the files with the header and with the voxels: one, or a pair."""
     name = path.name
     for header, image in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):
         for own, other in ((header, image), (image, header)):
@@ -99,7 +99,7 @@ def _twin(path: Path, stem: str, suffix: str) -> Path:
 
 
 def _encoding(file: BinaryIO) -> str:
-    """By the first bytes, not by the name: ``a.nii`` may be compressed, and ``a.nii.gz`` may not."""
+    """Return the compression by the first bytes, not by the name: ``a.nii`` may be compressed."""
     magic = file.read(2)
     file.seek(0)
     return "gzip" if magic == b"\x1f\x8b" else "raw"
@@ -148,7 +148,7 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
 
 
 def _with_unit_quaternion(header: Any) -> Any:
-    """*header* with its quaternion scaled to length 1 where rounding made it longer, as the standard's own code does.
+    """Scale the quaternion to length 1 where rounding made it longer, as the standard's own code does.
 
     nibabel refuses such a one.
     """
@@ -170,7 +170,7 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 
 
 def _scaled(array: NDArray[Any], header: _Header) -> NDArray[Any]:
-    """The numbers that the file means, in the byte order of this machine."""
+    """Return the numbers that the file means, in the byte order of this machine."""
     if header.dtype.names:
         array = np.stack([array[name] for name in header.dtype.names[:3]], axis=-1)
         return array.reshape(*array.shape[:3], -1)
@@ -182,7 +182,7 @@ def _scaled(array: NDArray[Any], header: _Header) -> NDArray[Any]:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    """``(X, Y, Z, …)`` → ``(C, Z, Y, X)``."""
+    """Transpose ``(X, Y, Z, …)`` to ``(C, Z, Y, X)``."""
     channels = array.reshape(*array.shape[:3], -1, order="F")
     return np.ascontiguousarray(channels.transpose(3, 2, 1, 0))
 
@@ -196,7 +196,7 @@ def _with_array(volume: Volume, array: NDArray[Any]) -> Volume:
 
 
 def _placed(header: _Header, path: Path) -> Volume:
-    """The grid by the standard: the sform where it has a code (method 3), else the qform (2), else the sizes (1)."""
+    """Return the grid by the standard: the sform if it has a code (method 3), else qform (2), else sizes (1)."""
     parsed = header.parsed
     stored = type(parsed)(header.raw, check=False)
     q_code, s_code = int(stored["qform_code"]), int(stored["sform_code"])
@@ -236,7 +236,7 @@ def _placed(header: _Header, path: Path) -> Volume:
 
 
 def _to_mm(header: Any, affine: NDArray[np.float64]) -> tuple[float, list[str]]:
-    """What lengths of the header are multiplied by: 1, unless it says that they are no mm and that is plausible."""
+    """Return the factor from the header's lengths to mm: 1, unless it names another unit and that is plausible."""
     try:
         unit = header.get_xyzt_units()[0]
     except KeyError:
@@ -261,7 +261,7 @@ def _disagreements(
     *,
     flat: bool,
 ) -> list[str]:
-    """Sentences on what else the header says than its sform, by which the scan is placed."""
+    """Return what else the header says than its sform, by which the scan is placed."""
     count = 2 if flat else 3
     if int(stored["qform_code"]) > 0:
         try:
@@ -279,7 +279,7 @@ def _disagreements(
 
 
 def _read_mgh(path: Path) -> Volume:
-    """FreeSurfer's format, whose voxels nibabel counts itself; its headers are RAS millimetres."""
+    """Read FreeSurfer's format; nibabel checks the number of voxels itself, and headers are RAS millimetres."""
     image = _nibabel().load(path)
     shape = image.shape
     if len(shape) > 4 or min(shape) < 1:
@@ -333,7 +333,7 @@ _PLACING = (
 
 
 def _like_header(kind: Any, voxels: NDArray[Any], raw: bytes) -> Any:
-    """*voxels* under a new header that takes from *raw* what places them, and nothing that may name a patient."""
+    """Return *voxels* with a new header that takes from *raw* the geometry, and nothing that may name a patient."""
     source = kind.header_class(raw, check=False)
     dims = int(source["dim"][0])
     if dims == 2:

@@ -53,7 +53,7 @@ _NO_NUMBERS = re.compile("matrix|complex|quaternion", re.IGNORECASE)
 
 
 def nrrd_header(path: Path) -> VolumeHeader:
-    """Raises InputError for what is no NRRD, contradicts itself, names other files, or does not say where it lies."""
+    """Read the header. Raises InputError when it is damaged, contradicts itself, names other files, or has no place."""
     lines, end = text_header(path, _end)
     fields = _fields(lines, path)
     sizes = whole(fields["sizes"], "sizes", path)
@@ -79,7 +79,7 @@ def nrrd_header(path: Path) -> VolumeHeader:
 
 
 def _end(data: bytes) -> int:
-    """Behind the first empty line; a detached header may end with the file."""
+    """Return the end of the header: the first empty line; a detached header may end with the file."""
     found = [at + len(gap) for gap in (b"\n\n", b"\r\n\r\n") if (at := data.find(gap)) >= 0]
     return min(found) if found else (len(data) if len(data) < MOST_HEADER else -1)
 
@@ -103,7 +103,7 @@ def _fields(lines: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def _dtype(kind: str) -> np.dtype[Any] | None:
-    """The type of *kind* in any of the spellings that the format allows: uint16_t, unsigned short int …"""
+    """Return the type of *kind* in any of the spellings that the format allows: uint16_t, unsigned short int …"""
     kind = " ".join(kind.lower().split())
     if match := re.fullmatch(r"(u?)int(8|16|32|64)(?:_t)?", kind):
         return np.dtype(f"{match[1] or 'i'}{int(match[2]) // 8}")
@@ -129,7 +129,7 @@ def _byte_order(dtype: np.dtype[Any] | None, fields: dict[str, str], encoding: s
 
 
 def _data(fields: dict[str, str], end: int, path: Path) -> tuple[Path, int]:
-    """The file with the voxels, and the byte from which on they may begin."""
+    """Return the file with the voxels, and the byte from which they may begin."""
     if "data file" in fields:
         if suffix_of(path) == ".nrrd":
             no_external(fields["data file"], path)
@@ -142,7 +142,7 @@ def _data(fields: dict[str, str], end: int, path: Path) -> tuple[Path, int]:
 
 
 def _skipped(fields: dict[str, str], encoding: str, data: Path, offset: int, path: Path) -> int:
-    """The first byte of the voxels behind ``line skip`` and ``byte skip``."""
+    """Return the first byte of the voxels after ``line skip`` and ``byte skip``."""
     (lines,) = whole(fields.get("line skip", "0"), "line skip", path)[:1]
     (count,) = whole(fields.get("byte skip", "0"), "byte skip", path)[:1]
     if lines < 0 or count < -1 or (encoding != "raw" and (count or lines)):
@@ -162,7 +162,7 @@ def _skipped(fields: dict[str, str], encoding: str, data: Path, offset: int, pat
 def _axes(
     fields: dict[str, str], sizes: tuple[int, ...], path: Path
 ) -> tuple[tuple[int, ...], int | None, NDArray[np.float64], list[str]]:
-    """Which axes are of space, which one has the channels, the affine, and notes on what the header leaves open."""
+    """Return the axes of space, the axis of channels, the affine, and notes on what the header leaves open."""
     kinds = [kind.lower() for kind in fields.get("kinds", "").split()] or [""] * len(sizes)
     if len(kinds) != len(sizes):
         raise damaged("kinds", fields["kinds"], path)
@@ -178,7 +178,7 @@ def _axes(
 
 
 def _channel_axis(sizes: tuple[int, ...], space: Sequence[int], path: Path) -> int | None:
-    """The axis that is not of space; of one number only there may be more."""
+    """Return the only axis that is not of space, not counting axes of length 1; None where there is none."""
     others = [i for i in range(len(sizes)) if i not in space]
     several = [i for i in others if sizes[i] > 1]
     if len(several) > 1 or not 2 <= len(space) <= 3:
@@ -224,7 +224,7 @@ def _oriented(
 
 
 def _vectors(text: str, name: str, path: Path) -> list[tuple[float, ...] | None]:
-    """``(1,0,0) none (0,0,2)``; what is no number is refused."""
+    """Parse ``(1,0,0) none (0,0,2)``. Raises InputError for what is not a number."""
     found: list[tuple[float, ...] | None] = []
     for part in re.findall(r"\([^()]*\)|[^\s()]+", text):
         if part.lower() == "none":
@@ -243,7 +243,7 @@ def _vectors(text: str, name: str, path: Path) -> list[tuple[float, ...] | None]
 def _not_oriented(
     fields: dict[str, str], space: Sequence[int], count: int, path: Path
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """The affine of spacings, or of what ``axis mins`` and ``axis maxs`` say, as teem has it."""
+    """Return the affine of spacings, or of ``axis mins`` and ``axis maxs``, as teem reads them."""
     notes = ["the file stores no orientation: which side is left cannot be known"]
     spacings, low, high = (
         _numbers(fields, name, space, count, path) for name in ("spacings", "axis mins", "axis maxs")
@@ -271,7 +271,7 @@ def _not_oriented(
 
 
 def _numbers(fields: dict[str, str], name: str, space: Sequence[int], count: int, path: Path) -> NDArray[np.float64]:
-    """One number for each axis of space; NaN where the header says none."""
+    """Return one number per axis of space; NaN where the header has none."""
     if name not in fields:
         return np.full(len(space), np.nan)
     try:
@@ -284,7 +284,7 @@ def _numbers(fields: dict[str, str], name: str, space: Sequence[int], count: int
 
 
 def _check_units(fields: dict[str, str], path: Path) -> None:
-    """Raises InputError for lengths in anything but mm."""
+    """Raise InputError for lengths in anything but mm."""
     for name in ("space units", "units"):
         text = fields.get(name, "")
         units = {unit.strip().strip('"').strip().lower() for unit in re.findall(r'"[^"]*"|\S+', text)}

@@ -32,20 +32,20 @@ class Picture:
     notes: tuple[str, ...] = ()
 
     def colours(self) -> NDArray[Any]:
-        """``(C, Z, Y, X)``: the palette's colours in place of its indices."""
+        """Return ``(C, Z, Y, X)`` with the palette's colours in place of its indices."""
         if self.palette is None:
             return self.array
         return np.ascontiguousarray(np.moveaxis(self.palette[self.array[0]], -1, 0))
 
 
 def check_size(width: int, height: int, path: Path) -> None:
-    """Raise InputError for more pixels than any scan has: a small file may promise as many as it likes."""
+    """Raise InputError for more pixels than any scan has: a small file may announce any number."""
     if width * height > MOST_PIXELS:
         raise InputError(f"too large a picture ({width}×{height})", where=path, remedy="cut it into parts")
 
 
 def upright(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:
-    """Turn ``(…, Y, X)`` as a file with that EXIF orientation stores it to how it is to be seen."""
+    """Turn ``(…, Y, X)`` from how a file with that EXIF orientation stores it to how it is meant to be seen."""
     turn = {
         2: lambda a: a[..., ::-1],
         3: lambda a: a[..., ::-1, ::-1],
@@ -62,5 +62,5 @@ _INVERSE = {6: 8, 8: 6}
 
 
 def raw_orientation(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:
-    """The inverse of ``upright``."""
+    """Undo ``upright``."""
     return upright(array, _INVERSE.get(exif_orientation, exif_orientation))

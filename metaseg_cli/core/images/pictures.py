@@ -26,7 +26,7 @@ _NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 
 
 def read_picture(path: Path) -> Volume:
-    """A picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF.
+    """Return a picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF.
 
     Raises InputError when it is none, is damaged or cut, or holds numbers that are not finite.
     """
@@ -43,7 +43,7 @@ def read_picture(path: Path) -> Volume:
 
 
 def decode_picture(path: Path) -> Picture:
-    """The numbers of a picture file, whatever its name says it is. Raises InputError."""
+    """Decode a picture file, whatever its suffix claims. Raises InputError."""
     with path.open("rb") as file:
         start = file.read(16)
     picture = read_tiff(path) if is_tiff(start) else _through_pillow(path, start)
@@ -110,7 +110,7 @@ def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> P
 def _samples(
     opened: Image.Image, path: Path, header: png.PngHeader | None, bits: int, notes: list[str]
 ) -> NDArray[Any]:
-    """``(Y, X, samples)``: grey or palette index, or red, green and blue; and opacity."""
+    """Return ``(Y, X, samples)``: grey or palette index, or red, green and blue; then opacity."""
     if header is not None and header.depth == 16 and header.colour != png.GREY:
         return png.read_sixteen_bits(path, header)
     if opened.mode in _NUMBERS:
@@ -127,7 +127,7 @@ def _samples(
 
 
 def _without_alpha(samples: NDArray[Any], opened: Image.Image, bits: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Colours, and opacity where there is any: a channel of its own, or one value that is transparent."""
+    """Separate colours from opacity: a channel of its own, or one value that is transparent."""
     channels = samples.shape[-1]
     if channels in (2, 4):
         return samples[..., :-1], samples[..., -1]
@@ -144,7 +144,7 @@ def _without_alpha(samples: NDArray[Any], opened: Image.Image, bits: int) -> tup
 
 
 def channels_are_equal(volume: Volume) -> bool:
-    """Whether a picture in colour is a grey one: channels within 4/255 of its range on 99.9 % of the pixels."""
+    """Return whether a picture in colour is a grey one: channels within 4/255 of its range on 99.9 % of the pixels."""
     array = volume.array
     if array.shape[0] != 3:
         return array.shape[0] == 1
@@ -155,7 +155,7 @@ def channels_are_equal(volume: Volume) -> bool:
 
 
 def as_grey(volume: Volume) -> Volume:
-    """One channel instead of three that are equal; a picture truly in colour stays as it is."""
+    """Reduce three equal channels to one; a picture truly in colour stays as it is."""
     if volume.array.shape[0] == 3 and channels_are_equal(volume):
         return dataclasses.replace(volume, array=volume.array[1:2])
     return volume

@@ -43,7 +43,7 @@ class PngHeader:
 
 
 def check_png(path: Path) -> PngHeader:
-    """The header of a PNG of which every checksum is right and every pixel is there. Raises InputError."""
+    """Return the header of a PNG after checking every checksum and the number of pixels. Raises InputError."""
     with path.open("rb") as file:
         file.seek(len(SIGNATURE))
         kind, data = _chunk(file, path)
@@ -81,7 +81,7 @@ def _chunk(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:
 
 
 def _inflated(inflate: zlib._Decompress, data: bytes, most: int, path: Path) -> int:
-    """How many bytes *data* gives, counted up to *most*."""
+    """Return the inflated length of *data*, counted up to *most*."""
     count = 0
     try:
         while data and count < most and not inflate.eof:
@@ -93,7 +93,7 @@ def _inflated(inflate: zlib._Decompress, data: bytes, most: int, path: Path) -> 
 
 
 def read_sixteen_bits(path: Path, header: PngHeader) -> NDArray[np.uint16]:
-    """``(Y, X, samples)`` of a PNG in colour or with alpha, all 16 bits.
+    """Read ``(Y, X, samples)`` of a PNG in colour or with alpha, with all 16 bits.
 
     Pillow unpacks the upper bytes of such a PNG; told that they come in the other order, it unpacks the lower ones.
     """

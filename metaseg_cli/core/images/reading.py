@@ -47,12 +47,12 @@ def read_image(path: Path) -> Volume:
 
 
 def read_scan(files: Sequence[Path]) -> Volume:
-    """One scan from its files: a single one as ``read_image`` does, several as the slices of a DICOM series."""
+    """Read one scan: a single file as ``read_image`` does, several as the slices of a DICOM series."""
     return read_image(files[0]) if len(files) == 1 else read_dicom(files)
 
 
 def read_geometry(files: Sequence[Path]) -> Volume:
-    """The grid of ``read_scan(files)`` from headers alone where the format allows; its voxels are all 0."""
+    """Return the grid of ``read_scan(files)``, from headers alone where the format allows; its voxels are all 0."""
     path = files[0]
     if len(files) > 1:
         return read_dicom(files, geometry_only=True)

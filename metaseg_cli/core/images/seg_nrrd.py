@@ -30,7 +30,7 @@ class Segment:
 
 
 def segments_of(path: Path) -> list[Segment]:
-    """The segments in the order of their numbers; none where the header names none. Raises InputError.
+    """Return the segments in the order of their numbers; none where the header names none. Raises InputError.
 
     The header tells, not the name: a ``.seg.nrrd`` may have been renamed.
     """
@@ -64,7 +64,7 @@ def segments_of(path: Path) -> list[Segment]:
 
 
 def _concept(tags: str) -> str:
-    """``Segmentation.…:~SCT^123037004^Anatomical Structure~SCT^12738006^Brain~…`` → the type's meaning: Brain."""
+    """Return the type's meaning: Brain of ``…:~SCT^123037004^Anatomical Structure~SCT^12738006^Brain~…``."""
     parts = [part.split("^") for part in tags.split("~")]
     meanings = [part[2] for part in parts if len(part) == 3 and part[2]]
     return meanings[1] if len(meanings) > 1 else ""
@@ -73,7 +73,7 @@ def _concept(tags: str) -> str:
 def lesion_layers(
     layers: NDArray[Any], segments: Sequence[Segment], wanted: Sequence[str], path: Path
 ) -> tuple[NDArray[Any], list[str]]:
-    """``(L, Z, Y, X)`` with the lesions' label values alone, and notes. Raises InputError when none is recognised."""
+    """Return ``(L, Z, Y, X)`` with the lesions' labels alone, and notes. Raises InputError when none is recognised."""
     if max((segment.layer for segment in segments), default=0) >= len(layers):
         raise InputError(
             f"its header names more layers than the {len(layers)} it has", where=path, remedy="save it again"

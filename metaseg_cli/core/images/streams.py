@@ -16,7 +16,7 @@ _REMEDY = "copy it again from its source"
 
 
 def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """What *file* holds from here on, in pieces of at most a few MB: *encoding* is raw, gzip, zlib or bzip2.
+    """Yield what *file* holds from here on, in pieces of at most a few MB: *encoding* is raw, gzip, zlib or bzip2.
 
     Checksums are checked. Raises ValueError, zlib.error or OSError for damaged data, EOFError where it ends too early.
     """
@@ -45,7 +45,7 @@ def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 
 def read_exactly(file: BinaryIO, encoding: str, size: int, path: Path) -> bytearray:
-    """All that *file* holds from here on, which must be *size* bytes. Raises InputError for less and for more."""
+    """Return the rest of *file*, which must inflate to *size* bytes. Raises InputError for less and for more."""
     data = bytearray()
     for piece in inflated(file, encoding):
         data += piece

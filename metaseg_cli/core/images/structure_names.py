@@ -77,7 +77,7 @@ class Structure:
 
 
 def kind_of(structure: Structure) -> Kind:
-    """What a structure is by its name, and where that does not say, by its coded concept or type.
+    """Return what a structure is by its name or, where that does not say, by its coded concept or type.
 
     A lesion may be named with its place (``Met cerebellum``, ``Brain met 2``); an organ may be named with what was cut
     out of it (``Brain-GTV``). In doubt it is no lesion: the user is shown what was left out.
@@ -117,7 +117,7 @@ def _kind_of_name(name: str) -> Kind:
 
 
 def _is_gtv_of_organ(name: str) -> bool:
-    """``Brain_GTV 1``, which only its type tells from a brain without its GTV."""
+    """Return whether the name is like ``Brain_GTV 1``, which only its type tells from a brain without its GTV."""
     return bool(set(words(name, _VOCABULARY)) & _GTV) and not _is_cut_out(name)
 
 
@@ -127,14 +127,14 @@ def _is_cut_out(name: str) -> bool:
 
 
 def _has_margin(said: Sequence[str]) -> bool:
-    """``GTV+2``, ``Met 1 + 3``: grown by a margin, or several in one; not the lesion itself."""
+    """Return whether the structure was grown by a margin, or unites several: ``GTV+2``, ``Met 1 + 3``."""
     return any(a == "+" and b.isdigit() for a, b in pairwise(said))
 
 
 def choose(
     structures: Sequence[Structure], wanted: Sequence[str], path: Path, *, segmentation: bool
 ) -> tuple[list[int], list[str]]:
-    """The numbers of the structures that are lesions, or that *wanted* names, and notes on what was left out.
+    """Return the numbers of the structures that are lesions, or that *wanted* names, and notes on those excluded.
 
     *wanted* are names as ``--structures`` has them: upper and lower case are the same, ``*`` stands for anything. The
     segments of a *segmentation* are taken where no name says anything ("Segment_1"), and its oedema is a label of its

@@ -40,7 +40,7 @@ _KEPT_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "I;16")
 
 
 def read_tiff(path: Path) -> Picture:
-    """All pages of a TIFF as ``(C, Z, Y, X)``. Raises InputError for what is damaged or not one stack."""
+    """Return all pages of a TIFF as ``(C, Z, Y, X)``. Raises InputError for what is damaged or not one stack."""
     directories = read_directories(path)
     notes: list[str] = []
     pages = [i for i, directory in enumerate(directories) if is_main(directory)] or list(range(len(directories)))
@@ -62,7 +62,7 @@ def read_tiff(path: Path) -> Picture:
 
 
 def _read_pages(path: Path, directories: list[Directory], pages: list[int], notes: list[str]) -> Picture:
-    """*pages*, which are alike, of all those in the file."""
+    """Read *pages*, which have one size and kind, of all those in the file."""
     import tifffile
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it warns of is checked here
@@ -86,7 +86,7 @@ def _read_pages(path: Path, directories: list[Directory], pages: list[int], note
 
 
 def _series(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
-    """The only series of a file, with its own axes."""
+    """Read the only series of a file, with its own axes."""
     _check_size(path, series.nbytes)
     _check_pages(path, list(series.pages))
     if series.dataoffset is not None and series.dataoffset + series.nbytes > path.stat().st_size:
@@ -95,7 +95,7 @@ def _series(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
 
 
 def _pages_one_by_one(path: Path, pages: list[Any], series: list[tifffile.TiffPageSeries]) -> tuple[NDArray[Any], str]:
-    """Pages that were appended to a file each make a series there; all alike, they are slices."""
+    """Read pages that were appended to a file, each a series of its own to tifffile, as slices."""
     for each in series:
         in_pages = sum(math.prod(page.shape) for page in each.pages if page is not None)
         if set(each.axes) <= set("QIZTYXS") and math.prod(each.shape) <= in_pages:
@@ -107,7 +107,7 @@ def _pages_one_by_one(path: Path, pages: list[Any], series: list[tifffile.TiffPa
 
 
 def _by_tifffile(page: Any) -> bool:
-    """Whether tifffile can decompress and unpack it; without the package imagecodecs it knows less."""
+    """Return whether tifffile can decode the page; without the package imagecodecs it knows fewer kinds."""
     from tifffile import TIFF
 
     codecs: Any = TIFF.DECOMPRESSORS
@@ -123,13 +123,13 @@ def _by_tifffile(page: Any) -> bool:
 
 
 def _is_quicker_by_pillow(page: Any) -> bool:
-    """Whether it is a plain picture packed by LZW, which the decoder here takes forty times as long for."""
+    """Return whether the page is a plain picture in LZW: the decoder here takes 40 times as long as Pillow."""
     plain = page.photometric in (tags.MIN_IS_BLACK, tags.RGB) and not page.extrasamples
     return page.compression == _LZW and page.bitspersample == 8 and plain and page.dtype == "uint8"
 
 
 def _check_pages(path: Path, pages: list[Any]) -> None:
-    """Every page is there with all its strips, as large as they must be. Raises InputError."""
+    """Check that every page has all its strips, in full length. Raises InputError."""
     for page in pages:
         if page is None:
             raise InputError(
@@ -146,7 +146,7 @@ def _check_pages(path: Path, pages: list[Any]) -> None:
 
 
 def _check_deflate(path: Path, page: Any, raw: int) -> None:
-    """No strip that could become far larger than the whole page does so."""
+    """Check that no strip inflates to far more than the whole page. Raises InputError."""
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
         if length * _DEFLATE_RATIO <= max(_LARGE, 2 * raw):
             continue
@@ -161,7 +161,7 @@ def _check_deflate(path: Path, page: Any, raw: int) -> None:
 
 
 def _check_size(path: Path, promised: int) -> None:
-    """*promised* bytes are not out of all proportion to the file. Raises InputError."""
+    """Check that *promised* bytes are in proportion to the file. Raises InputError."""
     size = path.stat().st_size
     if promised > size * _DEFLATE_RATIO * 2 or (promised > _LARGE and promised > _LARGE_RATIO * size):
         raise InputError(
@@ -172,7 +172,7 @@ def _check_size(path: Path, promised: int) -> None:
 
 
 def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
-    """``(C, Z, Y, X)`` of pages that Pillow decodes without loss: those of up to 8 bits, and grey ones of 12."""
+    """Read ``(C, Z, Y, X)`` of pages that Pillow decodes without loss: up to 8 bits, and grey ones of 12."""
     bits = page.bitspersample
     arrays = []
     if isinstance(bits, int) and (bits <= 8 or bits == 12) and page.photometric in _PHOTOMETRICS:
@@ -202,7 +202,7 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def _messages_of_libtiff() -> Iterator[list[str]]:
-    """Its errors, which it writes to the terminal and Pillow does not see, so that fax codes become wrong pixels."""
+    """Catch libtiff's errors, which it prints and Pillow does not see: fax codes would silently become wrong pixels."""
     said: list[str] = []
     with _STANDARD_ERROR, tempfile.TemporaryFile() as caught:
         try:
@@ -229,7 +229,7 @@ def _name(value: object) -> str:
 
 
 def _by_axes(array: NDArray[Any], axes: str, path: Path, notes: list[str]) -> NDArray[Any]:
-    """``(C, Z, Y, X)`` of an array with tifffile's *axes*: samples or channels, and one axis of slices."""
+    """Transpose an array with tifffile's *axes* to ``(C, Z, Y, X)``: samples or channels, and one axis of slices."""
     long = [i for i, name in enumerate(axes) if array.shape[i] > 1 or name in "YX"]
     array, names = array.reshape([array.shape[i] for i in long]), "".join(axes[i] for i in long)
     channels, slices = [n for n in names if n in _CHANNELS], [n for n in names if n in _SLICES]
@@ -251,7 +251,7 @@ def _by_axes(array: NDArray[Any], axes: str, path: Path, notes: list[str]) -> ND
 def _picture(
     array: NDArray[Any], directory: Directory, path: Path, notes: list[str], *, white_is_zero: bool
 ) -> Picture:
-    """What the numbers mean by the page's tags."""
+    """Interpret the numbers by the page's tags."""
     photometric, bits = number(directory, tags.PHOTOMETRIC, tags.MIN_IS_BLACK), number(directory, tags.BITS, 1)
     array = _plain(array, path)
     if photometric not in _PHOTOMETRICS:
@@ -289,7 +289,7 @@ def _picture(
 
 
 def _plain(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Numbers of a type that numpy calculates with, in this machine's byte order."""
+    """Convert to a type that numpy calculates with, in this machine's byte order."""
     if array.dtype.kind == "c":
         raise InputError("its numbers are complex", where=path, remedy="save their magnitude")
     if array.dtype == bool:
@@ -310,7 +310,7 @@ def _inverted(array: NDArray[Any], bits: int, path: Path) -> NDArray[Any]:
 
 
 def _palette(array: NDArray[Any], colormap: tuple[int, ...] | bytes, path: Path) -> NDArray[np.uint8]:
-    """``(N, 3)``; the colours of a TIFF have 16 bits, of which some writers fill 8 only."""
+    """Return the palette ``(N, 3)``; the colours of a TIFF have 16 bits, of which some writers fill only 8."""
     if len(array) != 1 or array.dtype.kind != "u" or len(colormap) % 3 or 3 * int(array.max()) >= len(colormap):
         raise _damaged(path, "its palette lacks colours")
     colours = np.array(colormap).reshape(3, -1).T

@@ -33,34 +33,34 @@ _ALIKE = {
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is a TIFF or a BigTIFF."""
+    """Return whether a file that starts with these bytes is a TIFF or a BigTIFF."""
     return start[:4] in _MAGIC
 
 
 def number(directory: Directory, tag: int, default: int) -> int:
-    """The first number of a tag."""
+    """Return the first number of a tag."""
     value = directory.get(tag, ())
     return int(value[0]) if value else default
 
 
 def alike(a: Directory, b: Directory) -> bool:
-    """Whether two pages can be slices of one stack: size, type, colours and orientation are the same."""
+    """Return whether two pages can be slices of one stack: size, type, colours and orientation are the same."""
     return all(_values(a, tag, default) == _values(b, tag, default) for tag, default in _ALIKE.items())
 
 
 def _values(directory: Directory, tag: int, default: int) -> tuple[int, ...]:
-    """A tag's numbers; one where all samples have the same."""
+    """Return a tag's numbers; a single one where all samples have the same."""
     values = tuple(directory.get(tag) or (default,))
     return values[:1] if len(set(values)) == 1 else values
 
 
 def is_main(directory: Directory) -> bool:
-    """Whether a page is an image of its own: neither a reduced copy of one nor its transparency mask."""
+    """Return whether a page is an image of its own: not a reduced copy of another, nor a transparency mask."""
     return number(directory, SUBFILE, 0) & 0b101 == 0 and number(directory, OLD_SUBFILE, 1) != 2
 
 
 def read_directories(path: Path) -> list[Directory]:
-    """The directories of a file that ``is_tiff``, in order. Raises InputError when it was cut or they are damaged."""
+    """Return the directories of a TIFF, in order. Raises InputError for a truncated file and for damaged ones."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(16)
@@ -81,7 +81,7 @@ def read_directories(path: Path) -> list[Directory]:
 
 
 def _directory(file: BinaryIO, offset: int, order: str, big: bool, size: int, path: Path) -> tuple[Directory, int]:
-    """One directory and where the next is (0: nowhere)."""
+    """Read one directory; also return where the next one is (0: nowhere)."""
     count_size, entry_size, pointer_size = (8, 20, 8) if big else (2, 12, 4)
     count = int.from_bytes(_bytes(file, offset, count_size, size, path), "little" if order == "<" else "big")
     if not count or count > 4096:
@@ -111,7 +111,7 @@ def _bytes(file: BinaryIO, offset: int, length: int, size: int, path: Path) -> b
 
 
 def _check_segments(directory: Directory, size: int, path: Path) -> None:
-    """Every strip or tile lies in the file."""
+    """Check that every strip or tile lies in the file. Raises InputError."""
     where, lengths = directory.get(STRIPS), directory.get(STRIP_BYTES)
     if TILES in directory:
         where, lengths = directory[TILES], directory.get(TILE_BYTES)

@@ -63,12 +63,12 @@ class Volume:
 
 
 def is_constant(array: NDArray[Any]) -> bool:
-    """Whether an image shows nothing: one number everywhere."""
+    """Return whether an image shows nothing: one number everywhere."""
     return bool((array == array.flat[0]).all())
 
 
 def shown_channel(sequences: Sequence[str]) -> int:
-    """Which of *sequences* to look at: the T1 with contrast agent, without which a small metastasis is not seen.
+    """Return the index of the sequence to look at: T1 with contrast, without which a small metastasis is not visible.
 
     The first where there is none.
     """

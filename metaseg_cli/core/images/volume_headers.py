@@ -67,7 +67,7 @@ def check_sizes(sizes: tuple[int, ...], dimension: tuple[int, ...], path: Path) 
 
 
 def read_voxels(header: VolumeHeader, path: Path) -> NDArray[Any]:
-    """The voxels ``(C, Z, Y, X)`` in this machine's byte order: just as many as announced. Raises InputError."""
+    """Return the voxels ``(C, Z, Y, X)`` in native byte order, exactly as many as announced. Raises InputError."""
     check_fits(2 * header.bytes, path)
     with header.data.open("rb") as file:
         if header.encoding == "text":
@@ -109,7 +109,7 @@ def _numbers(text: bytes, header: VolumeHeader, path: Path) -> NDArray[Any]:
 
 
 def text_header(path: Path, ends: Callable[[bytes], int]) -> tuple[list[str], int]:
-    """The lines of the header, and the byte behind it as *ends* finds it. Raises InputError."""
+    """Return the lines of the header, and the byte after it, as *ends* finds it. Raises InputError."""
     with path.open("rb") as file:
         data = file.read(MOST_HEADER)
     end = ends(data)
@@ -121,7 +121,7 @@ def text_header(path: Path, ends: Callable[[bytes], int]) -> tuple[list[str], in
 
 
 def beside(name: str, path: Path) -> Path:
-    """The file with the voxels, which must lie beside its header: a header must not read other files of the machine."""
+    """Return the file with the voxels. It must lie beside its header, or a header could open any file here."""
     plain = name.strip().removeprefix("./")
     if plain != Path(plain).name or plain in ("", ".", "..") or "\\" in plain or ":" in plain:
         raise InputError(
@@ -152,17 +152,17 @@ def several_files(path: Path) -> NoReturn:
 
 
 def damaged(name: str, text: str, path: Path) -> InputError:
-    """The error for a line of a header that says nothing."""
+    """Return the error for a header line that cannot be understood."""
     return InputError(f"its header is damaged ({name}: {printable(text)[:60]})", where=path, remedy=AGAIN)
 
 
 def nowhere(name: str, text: str, path: Path) -> InputError:
-    """The error for a line that ought to place the voxels."""
+    """Return the error for a header line that fails to place the voxels."""
     return InputError(f"{NOWHERE} ({name}: {printable(text)[:60]})", where=path, remedy=CONVERT)
 
 
 def whole(text: str, name: str, path: Path) -> tuple[int, ...]:
-    """Whole numbers of a header's line; nothing beyond what 64 bits hold."""
+    """Parse whole numbers of a header's line. Raises InputError for anything else, or beyond 64 bits."""
     parts = text.split()
     if not parts or not all(re.fullmatch(r"[+-]?\d{1,18}", part) for part in parts):
         raise damaged(name, text, path)
@@ -177,7 +177,7 @@ def once(fields: dict[str, str], name: str, value: str, path: Path) -> None:
 
 
 def without_time(matrix: NDArray[np.float64], name: str, path: Path) -> NDArray[np.float64]:
-    """4×4 with time as its last row and column → 3×3. Raises InputError where space and time are mixed."""
+    """Reduce 4×4 with time as last row and column to 3×3. Raises InputError where space and time are mixed."""
     if matrix[3, :3].any() or matrix[:3, 3].any():
         raise InputError(f"{NOWHERE} ({name} mixes space and time)", where=path, remedy=CONVERT)
     return matrix[:3, :3]

@@ -21,21 +21,21 @@ from metaseg_cli.errors import InputError, decoding
 
 
 def read_volume(path: Path) -> Volume:
-    """A volume with its geometry; vector voxels and a fourth axis become channels. Raises InputError."""
+    """Return a volume with its geometry; vector voxels and a fourth axis become channels. Raises InputError."""
     volume = read_nifti(path) if suffix_of(path) in NIFTI + MGH else _read_text_headed(path, voxels=True)
     _check_finite(volume.array, path)
     return volume
 
 
 def read_volume_geometry(path: Path) -> Volume:
-    """As ``read_volume``, from the header alone where the format allows; its voxels are all 0. Raises InputError."""
+    """Read as ``read_volume``, from the header alone where the format allows; voxels are all 0. Raises InputError."""
     if suffix_of(path) in NIFTI + MGH:
         return read_nifti_geometry(path)
     return _read_text_headed(path, voxels=False)
 
 
 def _read_text_headed(path: Path, *, voxels: bool) -> Volume:
-    """NRRD or MetaImage; their voxels are not read by ITK, which gives uninitialised memory where a header is odd."""
+    """Read NRRD or MetaImage. ITK does not read the voxels: it returns uninitialised memory for odd headers."""
     with decoding(path):
         header = nrrd_header(path) if suffix_of(path) in NRRD else metaimage_header(path)
         spacing, origin, direction, notes = grid_of(header.affine, header.shape[1:], path)

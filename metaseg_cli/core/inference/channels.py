@@ -19,7 +19,7 @@ Scan = Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
 
 
 def as_channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
-    """The sequences that are there as channels of one volume, and which of the model's they are ``(C,)``.
+    """Return the available sequences as channels of one volume, and their modality availability ``(C,)``.
 
     A sequence that shows nothing, one number everywhere, is not there. Raises InputError.
     """
@@ -91,7 +91,7 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
 
 
 def _in_order(card: ModelCard, volume: Volume) -> Volume:
-    """A file of several channels with the model's sequences in their order, never by position alone."""
+    """Reorder a file of several channels to the model's sequences, never by position alone."""
     channels, wanted = volume.array.shape[0], card.sequences
     if channels == 1 or len(wanted) == 1 or not _oriented(card):
         return volume
@@ -105,7 +105,7 @@ def _in_order(card: ModelCard, volume: Volume) -> Volume:
 
 
 def _fitted(card: ModelCard, volume: Volume) -> Volume:
-    """*volume* with the model's channels; a grey picture saved in colour is taken as grey."""
+    """Give *volume* the model's channels; a grey picture saved in colour is taken as grey. Raises InputError."""
     wanted = len(card.sequences)
     if volume.array.shape[0] != wanted and wanted == 1 and channels_are_equal(volume):
         volume = as_grey(volume)

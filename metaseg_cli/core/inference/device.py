@@ -13,7 +13,7 @@ from metaseg_cli.errors import InputError, first_line
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``--device`` names; auto takes a GPU where there is one. Raises InputError."""
+    """Return the device that ``--device`` names; auto takes a GPU where there is one. Raises InputError."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """What the device is known for: bf16 where its processor has it; elsewhere it is emulated and slow."""
+    """Return the precision that suits the device: bf16 where the hardware has it; emulation is slow."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -44,21 +44,21 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def memory_format(dims: int, norm: str) -> torch.memory_format:
-    """The layout in which a network runs faster: measured, batch norm likes channels last, instance norm does not."""
+    """Return the faster memory format: measured, batch norm prefers channels last, instance norm does not."""
     if not NORMS[norm].channels_last:
         return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def lay_out(network: Network, dims: int, norm: str) -> Network:
-    """*network* with its weights in ``memory_format``."""
+def to_memory_format(network: Network, dims: int, norm: str) -> Network:
+    """Put the weights of *network* into ``memory_format``."""
     if NORMS[norm].channels_last:
         network.to(memory_format=memory_format(dims, norm))  # type: ignore[call-overload]
     return network
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on *device*; None where it does not say."""
+    """Return the bytes that are free on *device*; None where unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return available_memory() if device.type == "cpu" else None

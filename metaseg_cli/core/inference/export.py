@@ -39,7 +39,7 @@ def export_onnx(model: Model, path: Path) -> None:
 
 
 def description(card: ModelCard) -> dict[str, Any]:
-    """What the ``.json`` says: the card, and the steps in words."""
+    """Return what the ``.json`` says: the card, and the steps in words."""
     channels = [
         f"{sequence}{f' slice {offset:+d}' if offset else ''}"
         for sequence in card.sequences
@@ -68,7 +68,7 @@ def description(card: ModelCard) -> dict[str, Any]:
 
 
 def is_description(path: Path) -> bool:
-    """Whether *path* is a file that ``export_onnx`` put beside a model."""
+    """Return whether *path* is a file that ``export_onnx`` put beside a model."""
     try:
         written = read_json(path, remedy="")
     except InputError:
@@ -77,7 +77,7 @@ def is_description(path: Path) -> bool:
 
 
 def greatest_difference(model: Model, path: Path, image: NDArray[np.float32]) -> float:
-    """Between the probabilities of torch and of ONNX Runtime on *image* ``(B, C, *spatial)``, normalised.
+    """Return the largest difference of probabilities between torch and ONNX Runtime on *image* ``(B, C, …)``.
 
     Raises ConfigError when onnxruntime is missing.
     """

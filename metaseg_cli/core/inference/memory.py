@@ -15,7 +15,7 @@ _SPARE = 64 * 2**20  # for what nobody counts
 
 
 def bytes_per_voxel(card: ModelCard, precision: str, n_passes: int) -> float:
-    """Of a window, while the network works on it; *n_passes* are answers that are kept until they are fused."""
+    """Return the memory per voxel of a window; the logits of *n_passes* are kept until they are fused."""
     number = 4 if precision == "fp32" else 2
     maps = NETWORKS[card.name].inference_maps * card.widths[0]
     return maps * number + 4 * (card.in_channels + card.out_channels * (n_passes + 2))
@@ -24,7 +24,7 @@ def bytes_per_voxel(card: ModelCard, precision: str, n_passes: int) -> float:
 def fitting_windows(
     card: ModelCard, largest: int | None, precision: str, n_passes: int, left: int
 ) -> tuple[tuple[int, ...], int | None]:
-    """The patch and the largest window, in voxels, that fit into *left* bytes, at best ``card.patch`` and *largest*.
+    """Return the patch and the largest window (in voxels) that fit into *left* bytes, at most the usual ones.
 
     Raises ConfigError when not even the smallest useful window fits, or when the network's norm allows no other than
     the patch.

@@ -15,7 +15,7 @@ from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.images import Volume, to_canonical
 from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
-from metaseg_cli.core.inference.device import choose_device, choose_precision, lay_out
+from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
 from metaseg_cli.core.inference.memory import fitting_windows
 from metaseg_cli.core.inference.sliding_window import predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
@@ -98,7 +98,7 @@ class Model:
     ) -> None:
         self.card, self.device, self.path, self.max_memory = card, device, path, max_memory
         self.precision = choose_precision("auto", device)
-        self.torch_network = lay_out(network, card.dims, card.norm)
+        self.torch_network = to_memory_format(network, card.dims, card.norm)
         self.network = accelerated(self.torch_network, card, backend, self.precision, device)
         self.scans = 1
         self.tta = replace(

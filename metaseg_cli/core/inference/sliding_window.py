@@ -20,13 +20,13 @@ _SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, l
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast to the number format that *precision* names; nothing for "fp32"."""
+    """Return autocast to the number format of *precision*; a context that does nothing for "fp32"."""
     formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return torch.autocast(device.type, formats[precision]) if precision in formats else contextlib.nullcontext()
 
 
 def with_neighbours(image: Tensor, context: int, slices: slice = slice(None)) -> Tensor:
-    """``(C, Z, Y, X)`` → ``(C·(2·context + 1), S, Y, X)``: each sequence's slices z − context … z + context.
+    """Add adjacent slices as channels: ``(C, Z, Y, X)`` → ``(C·(2·context + 1), S, Y, X)``, z − context … z + context.
 
     For every z of *slices*; beyond the ends the last slice is repeated.
     """
@@ -91,7 +91,7 @@ class _WindowInference:
             return self.tta.infer(self.model, x)
 
     def is_background(self, image: Tensor) -> bool:
-        """Whether a window ``(C, …)`` shows no anatomy."""
+        """Return whether a window ``(C, …)`` shows no anatomy."""
         values = image.flatten(1)
         most = self.background_range.repeat_interleave(len(image) // len(self.background_range))  # adjacent slices too
         return bool((values.amax(1) - values.amin(1) <= most).all())

@@ -35,7 +35,7 @@ class Tiling:
         return int(np.prod(self.shape)) * int(np.prod([len(s) for s in self.starts]))
 
     def boxes(self, first_axis: int = 0) -> Iterator[tuple[slice, ...]]:
-        """Every window, along the axes from *first_axis* on."""
+        """Yield every window, along the axes from *first_axis* on."""
         shape = self.shape[first_axis:]
         for corner in itertools.product(*self.starts[first_axis:]):
             yield tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
@@ -56,7 +56,7 @@ class Tiling:
 
 
 def tile(size: Sequence[int], patch: Sequence[int], largest: int | None = None) -> Tiling:
-    """Windows over an image of *size* for a network that learnt from *patch*.
+    """Return windows over an image of *size* for a network that was trained on *patch*.
 
     Neighbours share at least half a patch, so that every voxel is seen from the distance to the border that the network
     knows. The windows are patches, unless *largest* voxels are allowed: then those of half patches that compute least.
@@ -70,12 +70,12 @@ def tile(size: Sequence[int], patch: Sequence[int], largest: int | None = None) 
 
 
 def largest_window(norm: str) -> int | None:
-    """For ``tile``: None where *norm* makes a voxel's answer depend on the statistics of its window."""
+    """Return the limit for ``tile``: None where *norm* makes a voxel depend on the statistics of its window."""
     return None if NORMS[norm].window_statistics else LARGEST
 
 
 def _sides(length: int, patch: int) -> list[int]:
-    """The patch, and its multiples by 1.5, 2, …, up to the image."""
+    """Return the patch length, and its multiples by 1.5, 2, …, up to the image."""
     if length <= patch:
         return [length]
     half = max(1, patch // 2)
@@ -89,7 +89,7 @@ def _tiling(size: Sequence[int], shape: Sequence[int], patch: Sequence[int]) -> 
 
 
 def _starts(length: int, window: int, patch: int) -> tuple[int, ...]:
-    """Where windows begin: evenly spread, half a patch or more of each shared with the next."""
+    """Return where windows begin: evenly spread, each sharing at least half a patch with the next."""
     if length <= window:
         return (0,)
     step = window - min(window, patch) / 2

@@ -67,7 +67,7 @@ class Phantom:
 
 
 def make_phantom(seed: int, settings: PhantomSettings | None = None) -> Phantom:
-    """One patient's volume; the same *seed* and *settings* give the same patient."""
+    """Make one patient's volume; the same *seed* and *settings* give the same patient."""
     settings = settings or PhantomSettings()
     rng = np.random.default_rng(seed)
     spacing = settings.grid_mm
@@ -99,7 +99,7 @@ def _coordinates(shape: tuple[int, int, int], spacing: tuple[float, float, float
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...], scale_mm: float) -> Array:
-    """Smooth noise of unit deviation whose bumps are about *scale_mm* wide."""
+    """Return smooth noise of unit deviation with bumps about *scale_mm* wide."""
     # Drawn on a grid as coarse as the bumps allow, then interpolated: twenty times quicker than filtering white noise.
     step = [max(1.0, 0.5 * scale_mm / s) for s in spacing]
     coarse = rng.standard_normal([int(np.ceil(n / f)) + 4 for n, f in zip(shape, step, strict=True)])
@@ -112,7 +112,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[floa
 def _tissue(
     rng: np.random.Generator, radius: Array, folds: Array, at: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    """Head without vessels and lesions: T1 after contrast, and FLAIR."""
+    """Return a head without vessels and lesions: T1 after contrast, and FLAIR."""
     z, y, x = at
     t1c = np.full(radius.shape, 0.02, np.float32)
     t2f = np.full(radius.shape, 0.02, np.float32)
@@ -165,7 +165,7 @@ def _vessels(
     t1c: Array,
     at: tuple[Array, Array, Array],
 ) -> None:
-    """Enhancing vessels as curved tubes through the volume; cut across they are small bright discs."""
+    """Draw enhancing vessels as curved tubes through the volume; in cross-section they are small bright discs."""
     z = at[0]
     low, high = float(z.min()) - 10, float(z.max()) + 10
     points: list[tuple[float, float, float, float, float]] = []
@@ -250,7 +250,7 @@ def write_phantom_pictures(
     seed: int = 0,
     first: int = 1,
 ) -> None:
-    """One folder per patient with 8-bit PNG slices and masks: ``patient003/patient003_05.png`` and ``…_05_mask.png``.
+    """Write a folder per patient with 8-bit PNG slices and masks: ``patient003/patient003_05.png``, ``…_05_mask.png``.
 
     Patients are numbered from *first*; number and *seed* alone make a patient.
     """
@@ -270,7 +270,7 @@ def write_phantom_pictures(
 
 
 def write_phantom_volumes(folder: Path, cases: int, settings: PhantomSettings | None = None, seed: int = 0) -> None:
-    """A Decathlon folder of NIfTI volumes: ``imagesTr``, ``labelsTr``, ``dataset.json``."""
+    """Write a Decathlon folder of NIfTI volumes: ``imagesTr``, ``labelsTr``, ``dataset.json``."""
     import SimpleITK as sitk
 
     settings = settings or PhantomSettings()
