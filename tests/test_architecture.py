@@ -19,6 +19,7 @@ LEAVES |= {
     "core.atomic",
     "core.choices",
     "core.csv_text",
+    "core.detection",
     "core.dicom",
     "core.digests",
     "core.formats",
@@ -94,6 +95,7 @@ ALLOWED = {
     },
 }
 WITHOUT_TORCH = [
+    "core.detection",
     "core.dicom",
     "core.images",
     "core.datasets",

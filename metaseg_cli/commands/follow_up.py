@@ -16,6 +16,7 @@ import metaseg_cli
 from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, make_folder, translate_write_errors
 from metaseg_cli.core.csv_text import csv_text
+from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.follow_up import Course, Finding, follow
 from metaseg_cli.core.formats import is_picture, stem_of
 from metaseg_cli.core.images import (
@@ -29,7 +30,6 @@ from metaseg_cli.core.images import (
     to_canonical,
 )
 from metaseg_cli.core.measurements import measure
-from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.run_folder import find_model

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from metaseg_cli.core.choices import LOSSES
+from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -120,11 +121,10 @@ def _nearest_lesion(target: Tensor) -> tuple[Tensor, int]:
         mask = masks[index]
         if not mask.any():
             continue
-        labels, found = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+        labels, found = label_lesions(mask)
         if found > 1:
             nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-            labels = labels[tuple(nearest)]
-            owner[index] = labels - 1 + count
+            owner[index] = labels[tuple(nearest)] - 1 + count
         else:
             owner[index] = count
         count += found

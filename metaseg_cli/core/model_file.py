@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import metaseg_cli
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.choices import NETWORKS
+from metaseg_cli.core.detection import selection_score
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import is_there, why_not_openable
@@ -37,7 +38,7 @@ _AGAIN = "copy it again, or take the model.safetensors of another finished run"
 class Pruned:
     """How good a prunable network is on its validation cases at a shallower depth, and what to make of its logits."""
 
-    score: float  # mean of Dice and lesion F1
+    score: float  # as ``detection.selection_score``
     temperature: float
     postprocessing: dict[str, Postprocessing]
 
@@ -87,7 +88,7 @@ class ModelCard:
         """
         full = len(self.widths) - 1
         if wanted == "auto":
-            whole = (self.validation.get("dice", 0.0) + self.validation.get("lesion_f1", 0.0)) / 2
+            whole = selection_score(self.validation.get("dice", 0.0), self.validation.get("lesion_f1", 0.0))
             good = [depth for depth, each in sorted(self.depths.items()) if each.score >= whole - DEPTH_MARGIN]
             depth = good[0] if good else full
         elif wanted == "full":

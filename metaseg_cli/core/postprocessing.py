@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from metaseg_cli.core.detection import bounding_box, component_values, label_lesions, voxel_size
 from metaseg_cli.core.typed_json import stored_as
 
 _NEAR = 1 - 1e-6  # a lesion of exactly the smallest size stays, whatever the rounding of its volume
@@ -62,47 +63,20 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-@dataclass(frozen=True)
-class Components:
-    """Connected components of a mask, numbered from 1: voxels, highest probability and confidence of each."""
-
-    voxels: NDArray[np.int64]
-    peak: NDArray[np.float32]
-    confidence: NDArray[np.float64]
-
-
-def components_of(labels: NDArray[np.int32], count: int, probability: NDArray[np.floating]) -> Components:
-    """Describe *count* components. The confidence is the sigmoid of a component's mean logit."""
-    inside = labels > 0
-    owner = labels[inside]
-    values = probability[inside].astype(np.float32)
-    voxels = np.bincount(owner, minlength=count + 1)[1:]
-    clipped = np.clip(values, 1e-6, 1 - 1e-6)
-    logits = np.bincount(owner, weights=np.log(clipped / (1 - clipped)), minlength=count + 1)[1:]
-    peak = np.zeros(count + 1, np.float32)
-    np.maximum.at(peak, owner, values)
-    return Components(voxels, peak[1:], 1 / (1 + np.exp(-logits / np.maximum(1, voxels))))
-
-
-def voxel_size(spacing_mm: Sequence[float] | None, *, flat: bool) -> float:
-    """In mm³, of *flat* images in mm²; 1 where there is no spacing."""
-    return 1.0 if spacing_mm is None else float(np.prod(spacing_mm[1:] if flat else spacing_mm))
-
-
 def to_mask(
     probability: NDArray[np.floating], settings: Postprocessing, spacing_mm: Sequence[float] | None = None
 ) -> NDArray[np.bool_]:
     """``(Z, Y, X)`` probabilities → mask. *spacing_mm* is (z, y, x); components have 26 neighbours (one slice: 8)."""
     mask: NDArray[np.bool_] = probability >= settings.threshold
     filtered = settings.min_size > 0 or settings.high_threshold > settings.threshold
-    box = ndimage.find_objects(mask.view(np.uint8))[0] if mask.any() else None
+    box = bounding_box(mask)
     if box is None or not (filtered or settings.fill_holes):
         return mask
     if filtered:
-        labels, count = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
-        each = components_of(labels, count, probability[box])
-        size = each.voxels * voxel_size(spacing_mm, flat=len(mask) == 1)
-        mask[box] = np.concatenate([[False], settings.keep_mask(size, each.peak, each.confidence)])[labels]
+        labels, count = label_lesions(mask[box])
+        values = component_values(labels, count, probability[box])
+        size = values.voxels * voxel_size(spacing_mm, flat=len(mask) == 1)
+        mask[box] = np.concatenate([[False], settings.keep_mask(size, values.peak, values.logit_confidence)])[labels]
     if settings.fill_holes:
         # A slice has no inside in space: there holes are what the outline encloses.
         mask[box] = (

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.csv_text import csv_text
+from metaseg_cli.core.detection import Lesion
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
-from metaseg_cli.core.metrics import Lesion, LesionComparison, policy
+from metaseg_cli.core.metrics import LesionComparison, policy
 from metaseg_cli.core.metrics.cases import CaseScore
 from metaseg_cli.core.results import CaseMetrics, CaseRow, EvaluatedLesionRow, Metrics, PatientMetrics, problem_rows
 from metaseg_cli.outputs.documents import cells, columns, write_table

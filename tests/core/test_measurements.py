@@ -76,9 +76,9 @@ def test_the_perpendicular_is_a_chord_not_a_shadow() -> None:
 
 
 def test_slices_are_axial_however_the_scan_is_stored() -> None:
+    from metaseg_cli.core.detection import find_lesions
     from metaseg_cli.core.images import Volume
     from metaseg_cli.core.inference.predictor import _measured
-    from metaseg_cli.core.metrics import find_lesions
 
     # Sagittal: the array's first axis runs to the patient's left, its last one to the head.
     mask = np.zeros((20, 30, 40), bool)

@@ -17,6 +17,7 @@ from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.choices import MASK_FORMATS
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.datasets.naming import PREDICTED_MAPS, PREDICTED_MASK, predicted_name
+from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
     MaskToWrite,
@@ -35,7 +36,6 @@ from metaseg_cli.core.inference.inputs import ScanFiles, scan_for
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import available_memory, resident_memory
-from metaseg_cli.core.metrics import find_lesions
 from metaseg_cli.core.results import LesionRow, ScanResult
 from metaseg_cli.errors import InputError, Problem, attempt
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metaseg_cli.core.detection import Lesion, find_lesions
 from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.images import Volume, to_canonical
 from metaseg_cli.core.inference.backends import Accelerated, accelerated
@@ -22,7 +23,6 @@ from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import largest_window, tile
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.memory import resident_memory
-from metaseg_cli.core.metrics import Lesion, find_lesions
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.models.network import Prunable

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from metaseg_cli.core.choices import BRATS_REGIONS, PROTOCOLS, TOLERANCES, Protocol, find_protocol
-from metaseg_cli.core.metrics.components import (
-    Lesion,
-    describe_lesions,
-    equivalent_diameter,
-    find_lesions,
-    label_lesions,
-)
 from metaseg_cli.core.metrics.lesions import (
     LesionComparison,
     Matching,
@@ -28,7 +21,6 @@ __all__ = [
     "TOLERANCES",
     "Comparison",
     "Confusion",
-    "Lesion",
     "LesionComparison",
     "Matching",
     "Protocol",
@@ -36,11 +28,7 @@ __all__ = [
     "bootstrap_mean",
     "compare",
     "confusion",
-    "describe_lesions",
-    "equivalent_diameter",
-    "find_lesions",
     "find_protocol",
-    "label_lesions",
     "lesion_scores",
     "match_lesions",
     "policy",

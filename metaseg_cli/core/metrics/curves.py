@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.metrics.components import label_lesions
+from metaseg_cli.core.detection import describe_labels, label_lesions, overlaps
 from metaseg_cli.core.results import FrocCurve, Reliability, ReliabilityCurves
 
 FROC_AT = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)  # false lesions per case
@@ -34,17 +34,11 @@ def find_candidates(
     """Components of *probability* ``(Z, Y, X)`` at *threshold* and what they touch."""
     truth, lesions = label_lesions(reference)
     labels, count = label_lesions(probability >= threshold)
-    if not count:
-        return Candidates((), (), lesions)
-    inside = labels > 0
-    owner = labels[inside]
-    total = np.bincount(owner, weights=probability[inside], minlength=count + 1)[1:]
-    sizes = np.bincount(owner, minlength=count + 1)[1:]
-    touched: list[set[int]] = [set() for _ in range(count)]
-    for number, lesion in np.unique(np.stack([owner, truth[inside]]), axis=1).T:
-        if lesion:
-            touched[number - 1].add(int(lesion))
-    return Candidates(tuple((total / sizes).tolist()), tuple(tuple(sorted(t)) for t in touched), lesions)
+    touched: list[list[int]] = [[] for _ in range(count)]
+    for component, lesion in overlaps(labels, truth)[0]:
+        touched[component - 1].append(int(lesion))
+    components = describe_labels(labels, count, probability=probability)
+    return Candidates(tuple(each.confidence or 0.0 for each in components), tuple(map(tuple, touched)), lesions)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from metaseg_cli.core.choices import Protocol
-from metaseg_cli.core.metrics.components import Lesion, describe_labels, label_lesions, neighbourhood
+from metaseg_cli.core.detection import SIZE_CLASSES, Lesion, describe_labels, label_lesions, neighbourhood, overlaps
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.core.results import SizeClassScores
 
@@ -30,10 +30,7 @@ def _volume(lesion: Lesion) -> float:
 
 # Size classes: what is measured (diameter in mm, or pixels; volume in mm³), from, and up to.
 _SIZES: tuple[tuple[str, Callable[[Lesion], float], float, float], ...] = (
-    ("<3", _diameter, 0, 3),
-    ("3–5", _diameter, 3, 5),
-    ("5–10", _diameter, 5, 10),
-    ("≥10", _diameter, 10, math.inf),
+    *((str(each), _diameter, each.low, each.high) for each in SIZE_CLASSES),
     ("<27 mm³", _volume, 0, 27),
     ("<100 mm³", _volume, 0, 100),
 )
@@ -71,10 +68,9 @@ def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching
     p, p_count = label_lesions(prediction)
     found = np.zeros(r_count + 1, bool)
     hits = np.zeros(p_count + 1, bool)
-    if r_count and p_count:
-        both = (r > 0) & (p > 0)
-        found[r[both]] = True
-        hits[p[both]] = True
+    pairs, _ = overlaps(r, p)
+    found[pairs[:, 0]] = True
+    hits[pairs[:, 1]] = True
     return Matching(tuple(bool(f) for f in found[1:]), tuple(not h for h in hits[1:]))
 
 
@@ -200,7 +196,7 @@ def compare_lesions(
         prediction=p,
         reference_lesions=describe_labels(r.reshape(reference.shape), r_count, spacing_mm),
         predicted_lesions=describe_labels(p.reshape(reference.shape), p_count, spacing_mm, probability),
-        overlaps=_overlaps(r, p, p_count),
+        overlaps=_shared_voxels(r, p),
     )
     matched = _matched(maps, protocol)
     taken = {other for others in matched.values() for other in others}
@@ -291,11 +287,10 @@ def _merged(mask: NDArray[np.bool_], protocol: Protocol) -> tuple[NDArray[np.int
     return np.where(mask, wide, 0).astype(np.int32), count
 
 
-def _overlaps(r: NDArray[np.int32], p: NDArray[np.int32], p_count: int) -> dict[tuple[int, int], int]:
+def _shared_voxels(r: NDArray[np.int32], p: NDArray[np.int32]) -> dict[tuple[int, int], int]:
     """Return the voxels that each pair of a reference and a predicted lesion has in common."""
-    both = (r > 0) & (p > 0)
-    pairs, counts = np.unique(r[both].astype(np.int64) * (p_count + 1) + p[both], return_counts=True)
-    return {divmod(int(pair), p_count + 1): int(n) for pair, n in zip(pairs, counts, strict=True)}
+    pairs, voxels = overlaps(r, p)
+    return {(int(i), int(j)): int(n) for (i, j), n in zip(pairs, voxels, strict=True)}
 
 
 def _owners(overlaps: dict[tuple[int, int], int]) -> dict[int, tuple[int, ...]]:

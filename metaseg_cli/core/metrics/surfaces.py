@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from metaseg_cli.core.detection import bounding_box
+
 # The surface through a cell of 2 × 2 × 2 (2 × 2) voxel centres, for one of each kind of occupied corners; corner
 # (z, y, x) is bit 4z + 2y + x. Each piece as its normal and its area, in eighths (halves) of a face of the cell.
 # Rotations, reflections and exchanging inside for outside give all 256 (16).
@@ -168,17 +170,6 @@ def _by_transform(start: NDArray[np.int64], goal: NDArray[np.int64], spacing: tu
 def _percentile(distances: NDArray[np.float64], weights: NDArray[np.float64], share: float) -> float:
     reached = np.cumsum(weights) / np.sum(weights)
     return float(distances[min(int(np.searchsorted(reached, share)), len(distances) - 1)])
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """The smallest box around the foreground, None when there is none."""
-    box = []
-    for axis in range(mask.ndim):
-        line = np.asarray(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if not line.any():
-            return None
-        box.append(slice(int(line.argmax()), line.size - int(line[::-1].argmax())))
-    return tuple(box)
 
 
 def _surfels(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> Surface:

@@ -13,13 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.metrics import equivalent_diameter, label_lesions, lesion_scores
-from metaseg_cli.core.postprocessing import Components, Postprocessing, components_of, voxel_size
+from metaseg_cli.core.detection import (
+    SIZE_CLASSES,
+    ComponentValues,
+    component_values,
+    equivalent_diameter,
+    label_lesions,
+    overlaps,
+    selection_score,
+    voxel_size,
+)
+from metaseg_cli.core.metrics import lesion_scores
+from metaseg_cli.core.postprocessing import Postprocessing
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 DEFAULT_THRESHOLD = 0.5
-# Upper ends of the size classes in mm (pixels where there is no spacing).
-SIZE_CLASSES = (3.0, 5.0, 10.0, np.inf)
 LOGIT_EDGES = np.linspace(-16, 16, 321)
 
 
@@ -35,15 +43,15 @@ class ValidationScore:
 
     @property
     def score(self) -> float:
-        """By which the best model is chosen: the mean of Dice and lesion F1."""
-        return (self.dice + self.lesion_f1) / 2
+        """By which the best model is selected."""
+        return selection_score(self.dice, self.lesion_f1)
 
 
 @dataclass(frozen=True)
 class ThresholdedRegion:
     """The predicted components of one region of one case at one threshold."""
 
-    components: Components
+    components: ComponentValues
     hits: NDArray[np.int64]  # of their voxels, on the reference
     overlaps: NDArray[np.integer[Any]]  # pairs (component, reference lesion) that share a voxel, shape (n, 2)
 
@@ -72,7 +80,7 @@ class CaseDetections:
 class SizeClassScore:
     """How many reference lesions there are of one size, and how many of them were found."""
 
-    up_to: float  # diameter; infinite for the last class
+    up_to: float  # the diameter at which the next class begins; infinite for the last one
     lesions: int
     found: int
 
@@ -100,12 +108,11 @@ def _detect_region(probability: NDArray[np.floating[Any]], reference: NDArray[np
     at = {}
     for threshold in THRESHOLDS:
         predicted, count = label_lesions(probability >= threshold)
-        inside = predicted > 0
-        p, r = predicted[inside], truth[inside]
+        pairs, voxels = overlaps(predicted, truth)
         at[threshold] = ThresholdedRegion(
-            components=components_of(predicted, count, probability),
-            hits=np.bincount(p[r > 0], minlength=count + 1)[1:],
-            overlaps=np.unique(np.column_stack([p[r > 0], r[r > 0]]), axis=0) - 1,
+            components=component_values(predicted, count, probability),
+            hits=np.bincount(pairs[:, 0], weights=voxels, minlength=count + 1)[1:].astype(np.int64),
+            overlaps=pairs - 1,
         )
     sizes = np.bincount(truth[truth > 0], minlength=lesions + 1)[1:]
     return RegionDetections(sizes, at, _logit_histograms(probability, truth > 0))
@@ -128,7 +135,7 @@ class DetectionTable:
         first_lesion = np.cumsum([0, *(len(each.lesion_voxels) for each in regions)])
         self.voxels = _concatenated([each.components.voxels for each in at])
         self.peak = _concatenated([each.components.peak for each in at])
-        self.confidence = _concatenated([each.components.confidence for each in at])
+        self.confidence = _concatenated([each.components.logit_confidence for each in at])
         self.hits = _concatenated([each.hits for each in at])
         self.size = _concatenated([each.components.voxels * case.voxel for each, case in zip(at, cases, strict=True)])
         owner = np.array([patients[case.patient] for case in cases])
@@ -196,9 +203,9 @@ def score_by_size(cases: Sequence[CaseDetections], settings: Sequence[Postproces
             table = DetectionTable([case], number, each.threshold)
             for voxels, found in zip(region.lesion_voxels, table.found(table.kept(each)), strict=True):
                 diameter = equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
-                which = int(np.searchsorted(SIZE_CLASSES, diameter, side="left"))
+                which = next(i for i, size_class in enumerate(SIZE_CLASSES) if diameter in size_class)
                 counts[which] += (1, int(found))
     return [
-        SizeClassScore(up_to=float(end), lesions=int(n), found=int(f))
-        for end, (n, f) in zip(SIZE_CLASSES, counts, strict=True)
+        SizeClassScore(up_to=float(size_class.high), lesions=int(n), found=int(f))
+        for size_class, (n, f) in zip(SIZE_CLASSES, counts, strict=True)
     ]

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from metaseg_cli.core.metrics import label_lesions
+from metaseg_cli.core.detection import describe_labels, label_lesions
 from metaseg_cli.core.sampling import PatchCentre
 from metaseg_cli.core.typed_json import parsed
 
@@ -60,17 +59,12 @@ def false_positive_centres(
 
     *probabilities* and *reference* are ``(R, Z, Y, X)``; *case* is the case's number among the training cases.
     """
-    centres: list[tuple[float, PatchCentre]] = []
+    false: list[tuple[float, PatchCentre]] = []
     for probability, truth in zip(probabilities, reference, strict=True):
         labels, count = label_lesions(probability >= threshold)
-        if not count:
-            continue
-        numbers = np.arange(1, count + 1)
-        false = numbers[ndimage.maximum(truth, labels, numbers) == 0]
-        if not len(false):
-            continue
-        confidence = np.atleast_1d(ndimage.mean(probability, labels, false))
-        middles = np.atleast_2d(ndimage.center_of_mass(labels > 0, labels, false))
-        for value, (z, y, x) in zip(confidence, middles, strict=True):
-            centres.append((-float(value), PatchCentre(case, (round(z), round(y), round(x)))))
-    return [centre for _, centre in sorted(centres, key=lambda pair: (pair[0], pair[1].centre))[:_MAX_PER_CASE]]
+        true = {int(number) for number in np.unique(labels[truth])}
+        for lesion in describe_labels(labels, count, probability=probability):
+            if lesion.number not in true:
+                z, y, x = (round(c) for c in lesion.centroid_voxel)
+                false.append((-(lesion.confidence or 0.0), PatchCentre(case, (z, y, x))))
+    return [centre for _, centre in sorted(false, key=lambda pair: (pair[0], pair[1].centre))[:_MAX_PER_CASE]]

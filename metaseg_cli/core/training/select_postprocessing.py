@@ -10,7 +10,8 @@ import numpy as np
 from scipy import optimize
 
 from metaseg_cli.core.cache import CaseRecord
-from metaseg_cli.core.postprocessing import Postprocessing, voxel_size
+from metaseg_cli.core.detection import voxel_size
+from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.training.detections import (
     DEFAULT_THRESHOLD,
     LOGIT_EDGES,

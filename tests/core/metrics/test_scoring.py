@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from skimage.measure import label as sk_label
 
-from metaseg_cli.core.metrics import (
-    Confusion,
-    Protocol,
-    bootstrap_mean,
-    confusion,
-    describe_lesions,
-    label_lesions,
-    match_lesions,
-    policy,
-    score,
-)
+from metaseg_cli.core.detection import describe_lesions, label_lesions
+from metaseg_cli.core.metrics import Confusion, Protocol, bootstrap_mean, confusion, match_lesions, policy, score
 from metaseg_cli.errors import ConfigError, InputError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metaseg_cli.core.metrics import label_lesions
+from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom, write_phantom_pictures
 
 SMALL = PhantomSettings(shape=(6, 96, 96))
