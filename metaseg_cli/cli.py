@@ -165,16 +165,15 @@ def follow_up(
     Example: metaseg follow-up january_mask.nii.gz april_mask.nii.gz
     """
     checked = merge_config(settings.FollowUpConfig, read_yaml(config), cli_values)
-    from metaseg_cli.commands.follow_up import as_document
     from metaseg_cli.commands.follow_up import follow_up as run
     from metaseg_cli.reports import tables
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
     if as_json:
-        _print_json(as_document(result))
+        _print_json(result.document)
     elif not quiet:
-        _print(*tables.follow_up_summary(as_document(result)))
+        _print(*tables.follow_up_summary(result.document))
 
 
 @app.command()

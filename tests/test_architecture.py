@@ -77,6 +77,7 @@ ALLOWED = {
         "core.images",
         "core.datasets",
         "core.executor",
+        "core.follow_up",
         "core.measurements",
         "core.metrics",
         "core.results",

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from metaseg_cli.core.measurements import MEASURABLE_SLICES, Measurement
+from metaseg_cli.core.measurements import MEASURABLE_MM, MEASURABLE_SLICES, Measurement
 
 TARGETS = 5
 _RESPONSE, _PROGRESSION, _PROGRESSION_MM = -30.0, 20.0, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Detection:
     """A lesion as one visit shows it.
 
     *points_mm* ``(N, 3)`` are its voxels' centres in patient coordinates that all visits share, *reach_mm* is half the
@@ -34,10 +34,10 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
-    """One lesion at one visit. Its ``parts`` are numbers of the visit's findings: none, one, or several after a split.
+class LesionAtVisit:
+    """One lesion at one visit. ``parts`` are numbers of the visit's detections: none, one, or several after a split.
 
-    ``longest_mm`` and ``volume_mm3`` are sums over the parts. ``joined`` is the lesion that it has merged into.
+    ``longest_mm`` and ``volume_mm3`` are sums over the parts. ``merged_into`` is the number of another lesion.
     """
 
     parts: tuple[int, ...] = ()
@@ -45,30 +45,30 @@ class Sight:
     perpendicular_mm: float = 0.0
     volume_mm3: float = 0.0
     slices: int = 0
-    joined: int | None = None
+    merged_into: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FollowedLesion:
-    """One lesion, numbered from 1, with what each visit shows of it. ``first`` is the visit that saw it first."""
+    """One lesion, numbered from 1, at all visits. ``first`` is the first visit that shows it."""
 
     number: int
     first: int
-    sights: tuple[Sight, ...]
+    at_visits: tuple[LesionAtVisit, ...]
     target: bool
     centre_mm: tuple[float, float, float]  # x, y, z where it was first seen
 
     def state(self, visit: int) -> str:
-        """In a word or two."""
-        sight = self.sights[visit]
+        """Return "there", "new", "gone", "split in 2", "merged into 1", or nothing before its first visit."""
+        at_visit = self.at_visits[visit]
         if visit < self.first:
             return ""
-        if sight.joined is not None:
-            return f"merged into {sight.joined}"
-        if not sight.parts:
+        if at_visit.merged_into is not None:
+            return f"merged into {at_visit.merged_into}"
+        if not at_visit.parts:
             return "gone"
-        if len(sight.parts) > 1:
-            return f"split in {len(sight.parts)}"
+        if len(at_visit.parts) > 1:
+            return f"split in {len(at_visit.parts)}"
         return "new" if visit and visit == self.first else "there"
 
 
@@ -90,7 +90,7 @@ class Assessment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class FollowUpResult:
     """All lesions, and an assessment for every visit."""
 
     lesions: tuple[FollowedLesion, ...]
@@ -98,141 +98,150 @@ class Course:
 
 
 @dataclass
-class _Track:
-    """A lesion while the visits are gone through. *points* are those it had when it last stood alone."""
+class _Trajectory:
+    """A lesion while visits are added. *points* are those it had when it was last separate from others."""
 
     first: int
     points: NDArray[np.float64]
     reach: float
     volume: float
-    sights: list[Sight] = field(default_factory=list)
+    at_visits: list[LesionAtVisit] = field(default_factory=list)
 
 
-def follow(visits: Sequence[Sequence[Finding]], tolerance_mm: float = 3.0) -> Course:
-    """Match the findings of *visits*, which are in order of time, and assess each visit.
+def follow(visits: Sequence[Sequence[Detection]], tolerance_mm: float = 3.0) -> FollowUpResult:
+    """Match the detections of *visits*, which are in order of time, and assess each visit.
 
-    A finding belongs to the lesion that it overlaps, or else to the nearest one that lies within *tolerance_mm*. One
-    that overlaps several lesions is the largest of them, and the others have merged into it; several that overlap one
-    lesion are its parts.
+    A detection belongs to the lesion that it overlaps, or else to the nearest one within *tolerance_mm*. One that
+    overlaps several lesions is the largest of them, and the others have merged into it; several that overlap one lesion
+    are its parts.
     """
-    tracks: list[_Track] = []
-    for number, findings in enumerate(visits):
-        owners = [_owners(finding, tracks, tolerance_mm) for finding in findings]
-        parts: dict[int, list[int]] = {}
-        joined: dict[int, int] = {}
-        for i, (finding, owned) in enumerate(zip(findings, owners, strict=True)):
-            if not owned:
-                tracks.append(_Track(number, finding.points_mm, finding.reach_mm, finding.volume_mm3))
-                tracks[-1].sights = [Sight()] * number
-                parts[len(tracks) - 1] = [i]
-                continue
-            holder = max(owned, key=lambda t: tracks[t].volume)
-            parts.setdefault(holder, []).append(i)
-            joined.update({other: holder for other in owned if other != holder})
-        for t, track in enumerate(tracks):
-            mine = parts.get(t, [])
-            into = joined.get(t) if not mine else None
-            track.sights.append(_sight([findings[i] for i in mine], mine, None if into is None else into + 1))
-            # What has merged is remembered as it was before, so that it is known again should it come apart.
-            alone = mine and t not in joined.values()
-            if alone:
-                track.points = np.concatenate([findings[i].points_mm for i in mine])
-                track.reach = findings[mine[0]].reach_mm
-                track.volume = sum(findings[i].volume_mm3 for i in mine)
-    targets = _targets(tracks)
+    trajectories: list[_Trajectory] = []
+    for number, detections in enumerate(visits):
+        _add_visit(trajectories, number, detections, tolerance_mm)
+    targets = _targets(trajectories)
     lesions = tuple(
         FollowedLesion(
             number=t + 1,
-            first=track.first,
-            sights=tuple(track.sights),
+            first=trajectory.first,
+            at_visits=tuple(trajectory.at_visits),
             target=t in targets,
-            centre_mm=_centre(visits[track.first], track.sights[track.first]),
+            centre_mm=_centre(visits[trajectory.first], trajectory.at_visits[trajectory.first]),
         )
-        for t, track in enumerate(tracks)
+        for t, trajectory in enumerate(trajectories)
     )
-    return Course(lesions=lesions, visits=_assessments(lesions, len(visits)))
+    return FollowUpResult(lesions=lesions, visits=_assessments(lesions, len(visits)))
 
 
-def _owners(finding: Finding, tracks: Sequence[_Track], tolerance_mm: float) -> list[int]:
-    """The lesions that *finding* is."""
-    distances = [float(KDTree(track.points).query(finding.points_mm)[0].min()) for track in tracks]
-    touched = [t for t, d in enumerate(distances) if d <= max(finding.reach_mm, tracks[t].reach)]
-    if touched or not tracks:
+def _add_visit(
+    trajectories: list[_Trajectory], number: int, detections: Sequence[Detection], tolerance_mm: float
+) -> None:
+    """Extend every trajectory by visit *number*, and add those of lesions that are new."""
+    owners = [_owners(detection, trajectories, tolerance_mm) for detection in detections]
+    parts: dict[int, list[int]] = {}
+    merged_into: dict[int, int] = {}
+    for i, (detection, owned) in enumerate(zip(detections, owners, strict=True)):
+        if not owned:
+            trajectories.append(_Trajectory(number, detection.points_mm, detection.reach_mm, detection.volume_mm3))
+            trajectories[-1].at_visits = [LesionAtVisit()] * number
+            parts[len(trajectories) - 1] = [i]
+            continue
+        holder = max(owned, key=lambda t: trajectories[t].volume)
+        parts.setdefault(holder, []).append(i)
+        merged_into.update({other: holder for other in owned if other != holder})
+    for t, trajectory in enumerate(trajectories):
+        mine = parts.get(t, [])
+        into = merged_into.get(t) if not mine else None
+        trajectory.at_visits.append(_at_visit([detections[i] for i in mine], mine, None if into is None else into + 1))
+        # A lesion that has merged is remembered as it was before, so that it is recognised should it separate again.
+        if mine and t not in merged_into.values():
+            trajectory.points = np.concatenate([detections[i].points_mm for i in mine])
+            trajectory.reach = detections[mine[0]].reach_mm
+            trajectory.volume = sum(detections[i].volume_mm3 for i in mine)
+
+
+def _owners(detection: Detection, trajectories: Sequence[_Trajectory], tolerance_mm: float) -> list[int]:
+    """Return the lesions that *detection* belongs to."""
+    distances = [float(KDTree(trajectory.points).query(detection.points_mm)[0].min()) for trajectory in trajectories]
+    touched = [t for t, d in enumerate(distances) if d <= max(detection.reach_mm, trajectories[t].reach)]
+    if touched or not trajectories:
         return touched
     nearest = int(np.argmin(distances))
     return [nearest] if distances[nearest] <= tolerance_mm else []
 
 
-def _sight(findings: Sequence[Finding], numbers: Sequence[int], joined: int | None) -> Sight:
-    measured = [finding.measurement for finding in findings]
-    return Sight(
+def _at_visit(detections: Sequence[Detection], numbers: Sequence[int], merged_into: int | None) -> LesionAtVisit:
+    measured = [detection.measurement for detection in detections]
+    return LesionAtVisit(
         parts=tuple(number + 1 for number in numbers),
         longest_mm=sum(m.longest for m in measured),
         perpendicular_mm=sum(m.perpendicular for m in measured),
-        volume_mm3=sum(finding.volume_mm3 for finding in findings),
+        volume_mm3=sum(detection.volume_mm3 for detection in detections),
         slices=max((m.slices[1] - m.slices[0] + 1 for m in measured), default=0),
-        joined=joined,
+        merged_into=merged_into,
     )
 
 
-def _targets(tracks: Sequence[_Track]) -> set[int]:
-    """Up to five lesions that are measurable at baseline, the longest first."""
-    able = [
-        (track.sights[0].longest_mm, t)
-        for t, track in enumerate(tracks)
-        if track.first == 0 and track.sights[0].longest_mm >= 10.0 and track.sights[0].slices >= MEASURABLE_SLICES
+def _targets(trajectories: Sequence[_Trajectory]) -> set[int]:
+    """Return up to five lesions that are measurable at baseline, the longest first."""
+    at_baseline = [(t, trajectory.at_visits[0]) for t, trajectory in enumerate(trajectories) if trajectory.first == 0]
+    measurable = [
+        (lesion.longest_mm, t)
+        for t, lesion in at_baseline
+        if lesion.longest_mm >= MEASURABLE_MM and lesion.slices >= MEASURABLE_SLICES
     ]
-    return {t for _, t in sorted(able, reverse=True)[:TARGETS]}
+    return {t for _, t in sorted(measurable, reverse=True)[:TARGETS]}
 
 
-def _centre(findings: Sequence[Finding], sight: Sight) -> tuple[float, float, float]:
-    x, y, z = np.concatenate([findings[n - 1].points_mm for n in sight.parts]).mean(axis=0)
+def _centre(detections: Sequence[Detection], at_visit: LesionAtVisit) -> tuple[float, float, float]:
+    x, y, z = np.concatenate([detections[n - 1].points_mm for n in at_visit.parts]).mean(axis=0)
     return (float(x), float(y), float(z))
 
 
 def _assessments(lesions: Sequence[FollowedLesion], count: int) -> tuple[Assessment, ...]:
     targets = [lesion for lesion in lesions if lesion.target]
-    sums = [sum(lesion.sights[v].longest_mm for lesion in targets) for v in range(count)]
-    found = [Assessment(sum_mm=sums[0], from_baseline=None, from_nadir=None, category="baseline", reason="")]
-    for v in range(1, count):
-        nadir = min(range(v), key=lambda earlier: sums[earlier])
-        appeared = [lesion for lesion in lesions if lesion.first == v]
-        new = tuple(x.number for x in appeared if x.sights[v].slices >= MEASURABLE_SLICES)
-        from_baseline, from_nadir = _percent(sums[v], sums[0]), _percent(sums[v], sums[nadir])
-        growth = max((x.sights[v].longest_mm - x.sights[nadir].longest_mm for x in targets), default=0.0)
-        more = sums[v] - sums[nadir] >= _PROGRESSION / 100 * sums[nadir] and growth >= _PROGRESSION_MM
-        gone = not any(x.sights[v].parts for x in lesions if x.first < v)
-        if new:
-            category, reason = "PD", f"new: lesion {', '.join(map(str, new))}"
-        elif more:
-            category, reason = (
-                "PD",
-                f"smallest sum {sums[nadir]:.1f} mm, now {sums[v]:.1f}, one lesion {growth:.1f} mm more",
-            )
-        elif gone and any(x.first == 0 for x in lesions):
-            category, reason = "CR", "no lesion is left"
-        elif not targets:
-            category, reason = "non-CR/non-PD", "nothing was measurable at baseline"
-        elif from_baseline is not None and from_baseline <= _RESPONSE:
-            category, reason = "PR", f"{from_baseline:+.0f} % from baseline"
-        else:
-            category, reason = (
-                "SD",
-                f"{from_baseline or 0:+.0f} % from baseline, {from_nadir or 0:+.0f} % from the smallest sum",
-            )
-        found.append(
-            Assessment(
-                sum_mm=sums[v],
-                from_baseline=from_baseline,
-                from_nadir=from_nadir,
-                category=category,
-                reason=reason,
-                new=new,
-                uncertain=tuple(x.number for x in appeared if x.number not in new),
-            )
-        )
-    return tuple(found)
+    sums = [sum(lesion.at_visits[v].longest_mm for lesion in targets) for v in range(count)]
+    baseline = Assessment(sum_mm=sums[0], from_baseline=None, from_nadir=None, category="baseline", reason="")
+    return (baseline, *(_assess(lesions, sums, v) for v in range(1, count)))
 
 
-def _percent(now: float, before: float) -> float | None:
+def _assess(lesions: Sequence[FollowedLesion], sums: Sequence[float], v: int) -> Assessment:
+    """Assess visit *v*; *sums* are those of the targets' diameters at each visit."""
+    nadir = min(range(v), key=lambda earlier: sums[earlier])
+    appeared = [lesion for lesion in lesions if lesion.first == v]
+    new = tuple(x.number for x in appeared if x.at_visits[v].slices >= MEASURABLE_SLICES)
+    category, reason = _category(lesions, sums, v, nadir, new)
+    return Assessment(
+        sum_mm=sums[v],
+        from_baseline=change_percent(sums[v], sums[0]),
+        from_nadir=change_percent(sums[v], sums[nadir]),
+        category=category,
+        reason=reason,
+        new=new,
+        uncertain=tuple(x.number for x in appeared if x.number not in new),
+    )
+
+
+def _category(
+    lesions: Sequence[FollowedLesion], sums: Sequence[float], v: int, nadir: int, new: Sequence[int]
+) -> tuple[str, str]:
+    """Return the category of visit *v* and why; *nadir* is the earlier visit with the smallest sum."""
+    targets = [lesion for lesion in lesions if lesion.target]
+    from_baseline, from_nadir = change_percent(sums[v], sums[0]), change_percent(sums[v], sums[nadir])
+    growth = max((x.at_visits[v].longest_mm - x.at_visits[nadir].longest_mm for x in targets), default=0.0)
+    if new:
+        return "PD", f"new: lesion {', '.join(map(str, new))}"
+    if sums[v] - sums[nadir] >= _PROGRESSION / 100 * sums[nadir] and growth >= _PROGRESSION_MM:
+        return "PD", f"smallest sum {sums[nadir]:.1f} mm, now {sums[v]:.1f}, one lesion {growth:.1f} mm more"
+    gone = not any(x.at_visits[v].parts for x in lesions if x.first < v)
+    if gone and any(x.first == 0 for x in lesions):
+        return "CR", "no lesion is left"
+    if not targets:
+        return "non-CR/non-PD", "nothing was measurable at baseline"
+    if from_baseline is not None and from_baseline <= _RESPONSE:
+        return "PR", f"{from_baseline:+.0f} % from baseline"
+    return "SD", f"{from_baseline or 0:+.0f} % from baseline, {from_nadir or 0:+.0f} % from the smallest sum"
+
+
+def change_percent(now: float, before: float) -> float | None:
+    """Return the change in percent; None where there is nothing to compare with."""
     return 100 * (now - before) / before if before else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metaseg_cli.core.follow_up import Course
+from metaseg_cli.core.follow_up import FollowUpResult
 from metaseg_cli.core.metrics.curves import FROC_AT
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
@@ -147,12 +147,12 @@ def rank_stability(ranks: RankFrequencies) -> bytes:
     return _png(figure)
 
 
-def course(visits: Sequence[str], found: Course) -> bytes:
-    """Longest diameter of every lesion over the visits, and the sum of the targets' with its categories."""
+def diameters_over_visits(visits: Sequence[str], result: FollowUpResult) -> bytes:
+    """Draw the longest diameter of every lesion over the visits, and the sum of the targets' with its categories."""
     figure, (each, together) = _figure(2, width=max(4.6, 1.1 * len(visits)))
     at = np.arange(len(visits))
-    for lesion in found.lesions:
-        lengths = [sight.longest_mm for sight in lesion.sights]
+    for lesion in result.lesions:
+        lengths = [at_visit.longest_mm for at_visit in lesion.at_visits]
         shown = at[lesion.first :]
         style = {"color": _LINE, "linewidth": 1.8} if lesion.target else {"color": _SOFT, "linewidth": 1.2}
         each.plot(shown, lengths[lesion.first :], marker="o", markersize=4, **style)
@@ -162,9 +162,9 @@ def course(visits: Sequence[str], found: Course) -> bytes:
             str(lesion.number), (shown[-1], lengths[-1]), xytext=(6, 0), textcoords="offset points", va="center"
         )
     each.set(title="Longest diameter (mm); targets blue, first sight of new ones orange", ylim=(0, None))
-    sums = [visit.sum_mm for visit in found.visits]
+    sums = [visit.sum_mm for visit in result.visits]
     together.plot(at, sums, marker="o", color=_LINE)
-    for x, visit in zip(at, found.visits, strict=True):
+    for x, visit in zip(at, result.visits, strict=True):
         together.annotate(visit.category, (x, visit.sum_mm), xytext=(0, 8), textcoords="offset points", ha="center")
     together.set(title="Sum of the targets' diameters (mm)", ylim=(0, 1.2 * max([*sums, 1.0])))
     for axes in (each, together):

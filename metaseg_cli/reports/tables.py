@@ -15,7 +15,16 @@ from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import metric_of
-from metaseg_cli.core.results import ConfidenceReport, LesionRow, Predictions, ScanResult, SystemComparison
+from metaseg_cli.core.results import (
+    ConfidenceReport,
+    FollowUp,
+    LesionRow,
+    LesionVisitRow,
+    Predictions,
+    ScanResult,
+    SystemComparison,
+    VisitRow,
+)
 from metaseg_cli.errors import Problem, printable
 
 
@@ -342,43 +351,50 @@ def _scan_summary(scan: ScanResult, threshold: float) -> list[RenderableType]:
     ]
 
 
-def follow_up_summary(document: dict[str, Any]) -> list[Any]:
-    """What ``metaseg follow-up`` prints of its ``follow_up.json``: each lesion's diameter, then each visit."""
-    visits, rows = document["visits"], document["lesions"]
-    names = [visit["visit"] for visit in visits]
+def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
+    """What ``metaseg follow-up`` prints: each lesion's diameter at each visit, then each visit."""
+    names = [visit.visit for visit in follow_up.visits]
     lengths = _table("Longest axial diameter (mm)", "lesion", *(f">{escape(name)}" for name in names))
-    for number in dict.fromkeys(row["lesion"] for row in rows):
-        mine = {row["visit"]: row for row in rows if row["lesion"] == number}
-        target = any(row["target"] for row in mine.values())
-        cells = (_sight(mine[name]) if name in mine else "" for name in names)
+    for number in dict.fromkeys(row.lesion for row in follow_up.lesions):
+        mine = {row.visit: row for row in follow_up.lesions if row.lesion == number}
+        target = any(row.target for row in mine.values())
+        cells = (_at_visit(mine[name]) if name in mine else "" for name in names)
         lengths.add_row(f"{number}{' target' if target else ''}", *cells)
-    course = _table("Visits", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why")
-    for visit in visits:
-        changes = (
-            "" if v is None else f"{v:+.0f} %" for v in (visit["from_baseline_percent"], visit["from_nadir_percent"])
-        )
-        course.add_row(
-            escape(visit["visit"]),
-            str(visit["lesions"]),
-            _number(visit["sum_of_diameters_mm"], 1),
-            *changes,
-            f"[bold]{visit['category']}[/bold]",
-            visit["reason"],
-        )
     uncertain = [
-        f"[dim]· {escape(visit['visit'])}: lesion {visit['uncertain']} is new, but on one slice only: not counted[/dim]"
-        for visit in visits
-        if visit["uncertain"]
+        f"[dim]· {escape(visit.visit)}: lesion {visit.uncertain} is new, but on one slice only: not counted[/dim]"
+        for visit in follow_up.visits
+        if visit.uncertain
     ]
-    notes = [f"[dim]· {escape(note)}[/dim]" for note in document["notes"]]
-    where = f"All results: {escape(document['out'])}; look at course.png there"
-    return [*([lengths] if rows else ["no lesion at any visit"]), "", course, *uncertain, *notes, "", where]
+    return [
+        lengths if follow_up.lesions else "no lesion at any visit",
+        "",
+        _visit_table(follow_up.visits),
+        *uncertain,
+        *_notes(follow_up.notes),
+        "",
+        f"All results: {escape(str(follow_up.out))}; look at course.png there",
+    ]
 
 
-def _sight(row: dict[str, Any]) -> str:
-    if row["state"] == "there":
-        return f"{row['longest_axial_mm']:.1f}"
-    return row["state"] if not row["longest_axial_mm"] else f"{row['longest_axial_mm']:.1f} ({row['state']})"
+def _visit_table(visits: Sequence[VisitRow]) -> Table:
+    table = _table("Visits", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why")
+    for visit in visits:
+        changes = ("" if v is None else f"{v:+.0f} %" for v in (visit.from_baseline_percent, visit.from_nadir_percent))
+        table.add_row(
+            escape(visit.visit),
+            str(visit.lesions),
+            _number(visit.sum_of_diameters_mm, 1),
+            *changes,
+            f"[bold]{visit.category}[/bold]",
+            visit.reason,
+        )
+    return table
+
+
+def _at_visit(row: LesionVisitRow) -> str:
+    if row.state == "there":
+        return f"{row.longest_axial_mm:.1f}"
+    return row.state if not row.longest_axial_mm else f"{row.longest_axial_mm:.1f} ({row.state})"
 
 
 def export_summary(result: Any) -> Table:

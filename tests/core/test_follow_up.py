@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from metaseg_cli.cli import app
-from metaseg_cli.commands.follow_up import FollowUpResult, follow_up
+from metaseg_cli.commands.follow_up import FollowUpReport, follow_up
 from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.images import align_rigidly, read_image
 from metaseg_cli.core.progress import Silent
@@ -37,7 +37,7 @@ def write(path: Path, *balls: Ball, spacing: tuple[float, float, float] = (1.0, 
     return path
 
 
-def course(folder: Path, *visits: list[Ball], **settings: Any) -> FollowUpResult:
+def course(folder: Path, *visits: list[Ball], **settings: Any) -> FollowUpReport:
     paths = [str(write(folder / f"visit{i}.nii.gz", *balls)) for i, balls in enumerate(visits)]
     return follow_up(FollowUpConfig(visits=tuple(paths), out=folder / "out", **settings), Silent())
 
@@ -60,15 +60,15 @@ def course(folder: Path, *visits: list[Ball], **settings: Any) -> FollowUpResult
     ],
 )
 def test_categories(tmp_path: Path, visits: list[list[Ball]], categories: list[str]) -> None:
-    assert [visit.category for visit in course(tmp_path, *visits).course.visits] == categories
+    assert [visit.category for visit in course(tmp_path, *visits).result.visits] == categories
 
 
 def test_diameters_sums_and_changes(tmp_path: Path) -> None:
     result = course(tmp_path, [(A, 20), (B, 12), (C, 5)], [(A, 14), (B, 12), (C, 5)])
-    first, second = result.course.visits
+    first, second = result.result.visits
     assert first.sum_mm == pytest.approx(32, abs=2.5)
     assert second.from_baseline == pytest.approx(100 * (26 - 32) / 32, abs=3)
-    assert [lesion.target for lesion in result.course.lesions] == [True, True, False]
+    assert [lesion.target for lesion in result.result.lesions] == [True, True, False]
     rows = list(csv.DictReader((tmp_path / "out" / "follow_up.csv").read_text().splitlines()))
     assert len(rows) == 6
     assert float(rows[1]["from_first_percent"]) == pytest.approx(-30, abs=4)
@@ -82,34 +82,34 @@ def test_diameters_sums_and_changes(tmp_path: Path) -> None:
 def test_lesions_that_merge_and_come_apart_are_known_again(tmp_path: Path) -> None:
     apart: list[Ball] = [((20, 20, 20), 12), ((20, 36, 20), 10)]
     result = course(tmp_path, apart, [((20, 20, 20), 17), ((20, 36, 20), 17)], apart)
-    one, two = result.course.lesions
+    one, two = result.result.lesions
     assert [one.state(v) for v in range(3)] == ["there"] * 3
     assert [two.state(v) for v in range(3)] == ["there", "merged into 1", "there"]
-    assert len(one.sights[1].parts) == 1
+    assert len(one.at_visits[1].parts) == 1
 
 
 def test_a_lesion_that_splits_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     whole: list[Ball] = [((20, 20, 20), 14), ((20, 30, 20), 14)]
     result = course(tmp_path, whole, [((20, 18, 20), 8), ((20, 33, 20), 8)])
-    (lesion,) = result.course.lesions
+    (lesion,) = result.result.lesions
     assert lesion.state(1) == "split in 2"
-    assert lesion.sights[1].longest_mm == pytest.approx(16, abs=2)
+    assert lesion.at_visits[1].longest_mm == pytest.approx(16, abs=2)
 
 
 def test_small_lesions_that_moved_a_little_are_the_same(tmp_path: Path) -> None:
     moved = [(A, 3.5)], [((24.0, 20.0, 20.0), 3.5)]
-    assert [x.state(1) for x in course(tmp_path, *moved).course.lesions] == ["there"]
+    assert [x.state(1) for x in course(tmp_path, *moved).result.lesions] == ["there"]
     far = course(tmp_path, *moved, match_distance=0.5, overwrite=True)
-    assert [x.state(1) for x in far.course.lesions] == ["gone", "new"]
+    assert [x.state(1) for x in far.result.lesions] == ["gone", "new"]
 
 
 def test_other_grids_are_placed_by_their_coordinates(tmp_path: Path) -> None:
     first = write(tmp_path / "a.nii.gz", (A, 16), (C, 12))
     second = write(tmp_path / "b.nrrd", (A, 16), (C, 12), spacing=(0.7, 0.7, 2.0))
     result = follow_up(FollowUpConfig(visits=(str(first), str(second)), out=tmp_path / "out"), Silent())
-    assert len(result.course.lesions) == 2
-    assert result.course.visits[1].category == "SD"
-    assert any("another grid" in note for note in result.notes)
+    assert len(result.result.lesions) == 2
+    assert result.result.visits[1].category == "SD"
+    assert any("another grid" in note for note in result.document.notes)
 
 
 def test_rigid_alignment_finds_a_turned_and_shifted_head(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_scans_are_segmented_and_aligned_first(trained: Path, tmp_path: Path) ->
     sitk.WriteImage(image, str(tmp_path / "later.nii.gz"))
     visits = (str(scan), str(tmp_path / "later.nii.gz"))
     result = follow_up(FollowUpConfig(visits=visits, model=str(trained), out=tmp_path / "out"), Silent())
-    assert any("aligned rigidly" in note for note in result.notes)
-    assert result.course.visits[1].category in ("SD", "non-CR/non-PD")
+    assert any("aligned rigidly" in note for note in result.document.notes)
+    assert result.result.visits[1].category in ("SD", "non-CR/non-PD")
 
 
 def test_the_terminal_says_what_happened(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
         follow_up(FollowUpConfig(visits=(mask, str(tmp_path / "c.nii.gz")), out=tmp_path / "out"), Silent())
     assert not (tmp_path / "out").exists()
     settings = FollowUpConfig(visits=(mask, mask), out=tmp_path / "out")
-    assert follow_up(settings, Silent()).names == ("visit 1", "visit 2")
+    assert [v.visit for v in follow_up(settings, Silent()).document.visits] == ["visit 1", "visit 2"]
     with pytest.raises(InputError, match="--overwrite"):
         follow_up(settings, Silent())
