@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from metaseg_cli.core.follow_up import FollowUpResult
-from metaseg_cli.core.metrics.curves import FROC_AT
 from metaseg_cli.core.metrics.evaluation import Evaluation
+from metaseg_cli.core.metrics.froc import FROC_AT
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import CHARTED_DISTANCES, CHARTED_SCORES, metric_of
 from metaseg_cli.core.results import FrocCurve, RankFrequencies, ReliabilityCurves

@@ -13,7 +13,7 @@ from metaseg_cli.reports.pages import interval, number, p_value, template
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSection:
+class ComparedRegion:
     """What the page shows of one region: rows of its tables, and the chart of ranks as base64 of a PNG."""
 
     name: str
@@ -34,9 +34,9 @@ def write_comparison_page(path: Path, comparison: SystemComparison) -> None:
     atomic_write_text(path, text)
 
 
-def _region(comparison: SystemComparison, region: str) -> RegionSection:
+def _region(comparison: SystemComparison, region: str) -> ComparedRegion:
     ranks = comparison.ranks[region]
-    return RegionSection(
+    return ComparedRegion(
         name=region,
         means=[
             (metric, [number(system.summary[region][metric].mean) for system in comparison.systems]) for metric in ranks

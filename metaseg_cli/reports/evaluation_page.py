@@ -15,7 +15,7 @@ from metaseg_cli.reports.pages import interval, number, template
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSection:
+class EvaluatedRegion:
     """What the page shows of one region: rows of its tables, and charts as (title, base64 of a PNG)."""
 
     name: str
@@ -58,10 +58,10 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
 
 
-def _region(evaluation: Evaluation, region: str) -> RegionSection:
+def _region(evaluation: Evaluation, region: str) -> EvaluatedRegion:
     meanings = policy(evaluation.protocol)
     sizes = {name: row.scores() for name, row in evaluation.by_size[region].items()}
-    return RegionSection(
+    return EvaluatedRegion(
         name=region,
         rows=[
             (metric, number(row.mean), interval(row.ci95), row.n, meaning_of_empty(metric, meanings))

@@ -17,8 +17,9 @@ from metaseg_cli.core.evaluation.system import EvaluatedSystem, EvaluationLog, c
 from metaseg_cli.core.executor import map_cases
 from metaseg_cli.core.inference.predictor import Model, load_model
 from metaseg_cli.core.intensity import head_of_normalised
+from metaseg_cli.core.metrics.calibration import count_calibration
 from metaseg_cli.core.metrics.cases import Confidence, MaskPair, ScoredCase, ScoringRules, score_case
-from metaseg_cli.core.metrics.curves import count_calibration, find_candidates
+from metaseg_cli.core.metrics.froc import find_candidates
 from metaseg_cli.core.model_file import ModelCard, patient_hash, read_card, unkeyed_patient_hash
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.progress import Progress

@@ -10,7 +10,7 @@ import numpy as np
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.choices import Protocol, find_protocol
-from metaseg_cli.core.metrics.cases import CaseScore, Picture, ScoredCase, ScoringRules
+from metaseg_cli.core.metrics.cases import CaseScore, CaseSlice, ScoredCase, ScoringRules
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.results import FolderSettings, ModelSettings
 from metaseg_cli.errors import InputError, Problem
@@ -32,7 +32,7 @@ class WorstCase:
 
     case: str
     dice: float
-    picture: Picture
+    picture: CaseSlice
 
 
 @dataclass(frozen=True, kw_only=True)

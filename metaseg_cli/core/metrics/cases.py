@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.choices import Protocol
-from metaseg_cli.core.metrics.curves import CalibrationCounts, Candidates
+from metaseg_cli.core.metrics.calibration import CalibrationCounts
+from metaseg_cli.core.metrics.froc import Candidates
 from metaseg_cli.core.metrics.scoring import Comparison, compare
 
 
@@ -54,7 +55,7 @@ class CaseScore:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaseSlice:
     """The slice in which the masks of a case differ most; ``image (C, Y, X)`` None when there is no scan."""
 
     image: NDArray[Any] | None
@@ -67,7 +68,7 @@ class ScoredCase:
     """Scores and picture of a case."""
 
     score: CaseScore
-    picture: Picture
+    picture: CaseSlice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +103,13 @@ def score_case(
         confidence={name: pair.confidence for name, pair in regions.items() if pair.confidence is not None},
         affine=None if affine is None else tuple(tuple(float(v) for v in row) for row in affine),
     )
-    return ScoredCase(score, _picture(list(regions.values()), image))
+    return ScoredCase(score, _slice(list(regions.values()), image))
 
 
-def _picture(pairs: Sequence[MaskPair], image: NDArray[Any] | None) -> Picture:
+def _slice(pairs: Sequence[MaskPair], image: NDArray[Any] | None) -> CaseSlice:
     reference = np.any([pair.reference for pair in pairs], axis=0)
     prediction = np.any([pair.prediction for pair in pairs], axis=0)
     wrong = (reference ^ prediction).reshape(len(reference), -1).sum(axis=1)
     z = int(wrong.argmax()) if wrong.any() else int(reference.reshape(len(reference), -1).sum(axis=1).argmax())
     shown = None if image is None else image[:, z].copy()
-    return Picture(shown, reference[z].copy(), prediction[z].copy())
+    return CaseSlice(shown, reference[z].copy(), prediction[z].copy())

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaseg_cli.core.choices import Protocol
+from metaseg_cli.core.metrics.calibration import calibration
 from metaseg_cli.core.metrics.cases import CaseScore
-from metaseg_cli.core.metrics.curves import calibration, froc
+from metaseg_cli.core.metrics.froc import froc
 from metaseg_cli.core.metrics.lesions import SizeClass, lesion_scores
 from metaseg_cli.core.metrics.summary import bootstrap_mean
 from metaseg_cli.core.metrics.voxels import Confusion
