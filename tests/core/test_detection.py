@@ -16,7 +16,7 @@ from metaseg_cli.core.detection import (
     overlaps,
     selection_score,
 )
-from metaseg_cli.core.metrics.curves import find_candidates
+from metaseg_cli.core.metrics.froc import find_candidates
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.training.detections import detect, score_by_size
 
