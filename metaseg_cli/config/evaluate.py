@@ -84,7 +84,7 @@ class EvaluateConfig:
     smallest_lesion: Annotated[
         float | None,
         Setting(
-            help="Reference lesions of up to so many mm³ (or pixels) do not count.",
+            help="Reference lesions of up to this many mm³ (or pixels) do not count.",
             min=0,
             panel="Lesions",
             shown_default="the protocol's",
@@ -102,7 +102,7 @@ class EvaluateConfig:
     penalty: Annotated[
         float | None,
         Setting(
-            help="Distance that stands for that of a missed or false lesion, in mm (or pixels).",
+            help="Distance assigned to a missed or false lesion, in mm (or pixels).",
             min=0,
             panel="Lesions",
             shown_default="the protocol's, or the image's diagonal",
@@ -122,7 +122,8 @@ class EvaluateConfig:
             raise ConfigError("--predictions and --references come together", remedy="name both folders")
         if self.references is not None and (self.predictions is None) == (not self.models):
             raise ConfigError(
-                "--references wants the folders to score", remedy="name one with --predictions, or several without it"
+                "--references requires folders to score",
+                remedy="name one with --predictions, or several without it",
             )
 
     def structure_names(self) -> tuple[str, ...]:

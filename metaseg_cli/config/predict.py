@@ -30,20 +30,21 @@ class PredictConfig:
     model: Model = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("predictions")
     threshold: Threshold = None
-    tta: Annotated[bool, Setting(help="Look at every mirror image too: steadier, 4 (2D) or 8 (3D) times as long.")] = (
-        False
-    )
+    tta: Annotated[
+        bool,
+        Setting(help="Test-time augmentation with mirror images: takes 4 (2D) or 8 (3D) times as long."),
+    ] = False
     fusion: Annotated[
         str,
         Setting(
-            help="One answer of several networks or mirror images; max keeps a lesion that only one of them sees.",
+            help="How several networks or mirror images make one prediction; max keeps a lesion that only one finds.",
             choices=FUSIONS,
         ),
     ] = "mean"
     probabilities: Annotated[bool, Setting(help="Write the calibrated probabilities too.")] = False
     uncertainty: Annotated[
         bool,
-        Setting(help="Write how unsure each voxel is: entropy, and how far mirror images or networks disagree."),
+        Setting(help="Write the uncertainty per voxel: entropy, and the disagreement of mirror images or networks."),
     ] = False
     format: Annotated[
         str,
@@ -52,9 +53,9 @@ class PredictConfig:
             choices=("auto", *MASK_FORMATS),
         ),
     ] = "auto"
-    per_lesion: Annotated[
-        bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a structure of its own.")
-    ] = False
+    per_lesion: Annotated[bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a separate structure.")] = (
+        False
+    )
     postprocess: Annotated[
         bool, Setting(help="Apply the model's threshold and filters; without: 0.5 and no filter.")
     ] = True
@@ -64,16 +65,16 @@ class PredictConfig:
     depth: Annotated[
         str,
         Setting(
-            help="Where to cut a nested-unet: 1 (fastest), 2, …, full; auto: the shallowest one that is nearly as good."
+            help="Depth to which a nested-unet is pruned: 1 (fastest), 2, …, full; auto: the shallowest nearly as good."
         ),
     ] = "full"
     max_memory: Annotated[
-        str | None, Setting(help="Memory that the program may take, such as 2GB.", shown_default="half of what is free")
+        str | None, Setting(help="Memory that the program may use, such as 2GB.", shown_default="half of what is free")
     ] = None
     backend: Annotated[
         str,
         Setting(
-            help="What runs the network on a processor; auto: the fastest that is installed and agrees with torch.",
+            help="What runs the network on a CPU; auto: the fastest that is installed and agrees with torch.",
             choices=("auto", *BACKENDS),
         ),
     ] = "auto"
@@ -97,6 +98,6 @@ class PredictConfig:
             return None
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", self.max_memory.strip(), re.IGNORECASE)
         if found is None:
-            raise ConfigError(f"--max-memory {self.max_memory!r} is no size", remedy="write it as 2GB or 1500MB")
+            raise ConfigError(f"--max-memory {self.max_memory!r} is not a size", remedy="write it as 2GB or 1500MB")
         number, prefix, binary = found.groups()
         return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

@@ -94,7 +94,7 @@ class PrepareConfig:
             sizes = []
         if len(sizes) not in (1, 3) or not all(0.05 <= size <= 50 for size in sizes):
             raise ConfigError(
-                f"--spacing {self.spacing!r} is no voxel size",
+                f"--spacing {self.spacing!r} is not a voxel size",
                 remedy="take auto, native, or three numbers in mm, as in --spacing 1 1 1",
             )
         z, y, x = sizes * 3 if len(sizes) == 1 else sizes

@@ -33,11 +33,10 @@ class ServeUiConfig:
     password: Annotated[
         bool,
         Setting(
-            help="Let in only who knows a password; it is asked for, or taken from the environment variable "
-            "METASEG_UI_PASSWORD."
+            help="Require a password; it is prompted for, or taken from the environment variable METASEG_UI_PASSWORD."
         ),
     ] = False
-    no_auth: Annotated[bool, Setting(help="Let in everyone who can reach the address, without a password.")] = False
+    no_auth: Annotated[bool, Setting(help="Allow everyone who can reach the address, without a password.")] = False
 
     def __post_init__(self) -> None:
         check(self)

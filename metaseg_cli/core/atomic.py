@@ -20,16 +20,16 @@ from metaseg_cli.errors import InputError, MetasegError, disk_error, first_line
 _TEMPORARY = re.compile(r"^\.?metaseg-([0-9a-f]{8})-(\d+)-")
 _LOCK = ".lock"
 _LONGEST_NAME = 255  # bytes
-_ABANDONED = 86400.0  # seconds after which another computer's temporary file is nobody's
+_ABANDONED = 86400.0  # seconds, after which a temporary file of another computer is abandoned
 _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exceeded")
-_LITTLE = 2**16  # bytes; a disk with less is full for whoever failed to write
+_LITTLE = 2**16  # bytes; a disk with less is full
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Call *write* with a temporary name beside *path* (of the same suffix), then rename.
 
-    Whatever goes wrong in between, a full disk or a kill, leaves what stood under *path* untouched. Raises InputError
-    that names the place and the cause where the disk, or a library that writes to it, refuses.
+    Whatever goes wrong in between, a full disk or a kill, leaves the old *path* untouched. Raises InputError with the
+    place and the cause where the disk, or a library that writes to it, fails.
     """
     temporary = path.with_name(_temporary_name(path.name))
     with translate_write_errors(path):
@@ -45,7 +45,7 @@ def _temporary_name(name: str) -> str:
     """Return a hidden name that ends like *name* and tells its owner: the computer and the process."""
     owner = f".metaseg-{_here()}-{os.getpid()}-"
     end = os.fsencode(name)[-(_LONGEST_NAME - len(owner)) :]
-    return owner + end.decode("utf-8", "ignore")  # not every library takes other names
+    return owner + end.decode("utf-8", "ignore")  # not every library accepts other names
 
 
 @lru_cache(maxsize=1)
@@ -62,8 +62,8 @@ def _here() -> str:
 def temporary_folder(purpose: str, beside: Path | None = None) -> Iterator[Path]:
     """Provide a temporary folder, in the system's place for them or beside the file *beside*, and remove it afterwards.
 
-    What killed processes left there of such folders goes too: they may hold images of patients. Raises InputError where
-    the folder cannot be made.
+    Such folders of killed processes are removed too: they may hold images of patients. Raises InputError where the
+    folder cannot be made.
     """
     place = _system_folder() if beside is None else beside.parent
     _clear_once(place)
@@ -88,7 +88,7 @@ def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Translate what the system, or a library that writes *path*, raises: a full disk says so, whoever noticed it."""
+    """Translate what the system, or a library that writes *path*, raises; a full disk is always reported as such."""
     try:
         yield
     except MetasegError:
@@ -132,7 +132,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that are gone."""
+    """Remove temporary files of processes that have ended."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = _TEMPORARY.match(path.name)
@@ -159,7 +159,7 @@ def _is_abandoned(path: Path, where: str, process: int) -> bool:
     written = path.stat().st_mtime
     if where != _here():
         return time.time() - written > _ABANDONED
-    # A number is given again: who began after the file was written did not write it.
+    # Process numbers are reused: a process that began after the file was written did not write it.
     return not _runs(process) or written < _began(process) - 2
 
 
@@ -194,7 +194,7 @@ def exclusive_writer(folder: Path, command: str) -> Iterator[None]:
     path = folder / _LOCK
     handle = _locked(path, command)
     with handle:
-        with contextlib.suppress(OSError):  # a full disk must not stop what may write elsewhere
+        with contextlib.suppress(OSError):  # a full disk must not stop a writer of other disks
             os.ftruncate(handle.fileno(), 0)
             os.write(handle.fileno(), str(os.getpid()).encode())
         clear_leftovers(folder)
@@ -223,7 +223,7 @@ def _locked(path: Path, command: str) -> TextIO:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
-            return handle  # Windows: two at once are not told apart
+            return handle  # Windows has no such locks
         except (BlockingIOError, PermissionError):
             with handle:
                 handle.seek(0)
@@ -234,8 +234,8 @@ def _locked(path: Path, command: str) -> TextIO:
                 remedy="wait for it, or choose another folder",
             ) from None
         except OSError:
-            return handle  # nor on a network disk without locks
+            return handle  # nor do some network disks
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
                 return handle
-        handle.close()  # the one before has just removed the file that was opened here
+        handle.close()  # its previous holder has just removed the file that was opened here

@@ -1,4 +1,4 @@
-"""What recognises a file by its content."""
+"""Digests that recognise files by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One ``map`` over cases: here, in several processes, or on a Dask cluster; a failing case is reported, not fatal."""
+"""``map`` over cases: here, in several processes, or on a Dask cluster. A failing case is reported, not fatal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def map_cases(
 ) -> Iterator[tuple[Item, Result | Problem]]:
     """Yield ``(item, function(item))`` in the order of *items*; whatever one item raises becomes its Problem.
 
-    *file_of* names an item's file in its Problem; the traceback of what nobody expected goes to *log_folder*.
+    *file_of* names an item's file in its Problem; tracebacks of unexpected errors go to *log_folder*.
     *function* and *items* travel to other processes when *workers* is above 1, or when *cluster* is the address or
     scheduler file of a Dask cluster, and must be picklable. A worker that dies (by lack of memory, say) costs the item
     that it worked on; a cluster gives that to another worker first. Raises InputError when the cluster cannot be
@@ -67,7 +67,7 @@ def _died(file: Path) -> Problem:
 def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result | None]:
     """Yield the results in order, None for a call that killed its worker.
 
-    A dead worker breaks its whole pool. Whoever was at work then is tried again alone, the others in a new pool.
+    A dead worker breaks its whole pool. The calls that were running are repeated alone, the others in a new pool.
     """
     done: dict[int, Result | None] = {}
     waiting = list(range(len(calls)))
@@ -85,14 +85,14 @@ def _in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterat
                 pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for worker in multiprocessing.active_children():  # what they write appears whole or not at all
+                for worker in multiprocessing.active_children():  # they write whole files or none
                     worker.terminate()
                 raise
         for number, future in futures.items():
             if number >= following and number not in done and not future.cancelled() and not future.exception():
                 done[number] = future.result()
         waiting = [number for number in waiting if number >= following and number not in done]
-        for number in waiting[:workers]:  # work is handed out in order: one of these was it
+        for number in waiting[:workers]:  # calls start in order: one of these killed the worker
             done[number] = _alone(calls[number])
         waiting = waiting[workers:]
         while following in done:
@@ -115,9 +115,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _depend_on_the_parent() -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the one that the user started; end when it is gone.
+    """Leave Ctrl-C, which reaches every process of a terminal, to the main process, and end when that has ended.
 
-    A worker that waits for work would not notice: it holds the writing end of its own queue.
+    A waiting worker would not notice: it holds the writing end of its own queue.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -178,7 +178,7 @@ def _on_cluster(calls: Sequence[Callable[[], Result]], cluster: str) -> Iterator
             remedy="start one with dask scheduler, or leave out --cluster",
         ) from error
     with client:
-        # Not pure: what a job leaves is a file, and the same job may have to run again.
+        # Not pure: a job leaves a file, and the same job may have to run again.
         futures = client.map(_call, calls, pure=False, retries=1)
         try:
             for future in futures:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metaseg_cli.errors import InputError
 
-_SHARE = 0.8  # of the available memory that one array may take
+_SHARE = 0.8  # of the available memory that one array may use; the rest is for its copies and other programs
 
 
 def available_memory() -> int | None:
@@ -44,7 +44,7 @@ def resident_memory() -> int:
 def check_fits(size: int, path: Path) -> None:
     """Raise InputError where an array of *size* bytes, which the header of *path* announces, does not fit into memory.
 
-    Before it is allocated: the system would kill the whole process for it.
+    Called before it is allocated: the system would kill the whole process.
     """
     free = available_memory()
     if free is not None and size > _SHARE * free:

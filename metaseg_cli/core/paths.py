@@ -1,7 +1,7 @@
-"""Paths from outside: what of them may be opened, and which names a file may have.
+"""Paths from users and file systems: what may be opened, and which names a file may have.
 
-A named pipe or a device never ends, so only regular files are opened. A name that holds a line break, an escape
-sequence or bytes that are not text cannot be written into tables, pages and HDF5; its file is named and left out.
+A named pipe or a device never ends, so only regular files are opened. A name with a line break, an escape sequence or
+bytes that are not text cannot be written into tables, pages and HDF5: its file is reported and excluded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _REASONS = {
     errno.ELOOP: ("a link that leads in a circle", "name the file itself"),
     errno.EACCES: ("no permission to read it", "change its permissions"),
 }
-_SYSTEM_FILES = ("icon\r",)  # of macOS, in a folder with an icon of its own
-_MOST_BYTES = 160  # of a name that endings such as _probability_ET.nii.gz are added to; file systems take 255
+_SYSTEM_FILES = ("icon\r",)  # of macOS, in a folder with a custom icon
+_MOST_BYTES = 160  # of a name, to which endings such as _probability_ET.nii.gz are added; file systems allow 255
 
 
 def why_not_openable(path: Path) -> tuple[str, str] | None:
@@ -90,7 +90,7 @@ def unusable(path: Path) -> Problem | None:
 def unusable_below(folder: Path) -> list[Problem]:
     """Return Problems of what lies under *folder*, is named like an image or has no suffix, and cannot be used.
 
-    Those who look for images pass over it; it is said here, so that it is not absent without a word.
+    A search for images skips such files; they are reported here, so that none is missing silently.
     """
     problems = []
     for path in _entries(folder):
@@ -116,7 +116,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 def file_name(text: str, most: int = _MOST_BYTES) -> str:
     """Make *text*, from a header or a table, a part of a file name: no folders, no control characters, not too long.
 
-    What is cut off is made up for by a hash, so that different texts stay different.
+    A hash replaces what is cut off, so that different texts stay different.
     """
     name = "".join("_" if c in "/\\:\0" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
     name = name.strip(" ") if name.strip(". ") else "case"

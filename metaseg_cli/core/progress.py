@@ -1,4 +1,4 @@
-"""How the core says how far it is, without knowing who listens (a terminal, a browser, a log, a test)."""
+"""How the core reports progress, without knowing the listener (a terminal, a browser, a log, a test)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Random names instead of those of patients, cases and files, and the key that tells which is which.
+"""Random names in place of those of patients, cases and files, and the key that maps them back.
 
-The key is a table of its own that stays with whoever prepared the data: with it, preparing again gives the same names.
+The key is a separate table that stays with those who prepared the data. With it, preparing again gives the same names.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _COLUMNS = ("kind", "pseudonym", "original")
 _HIDDEN = "[name]"  # in a sentence
 _QUOTED = re.compile(r"""(?<!\w)(?:'[^']*'|"[^"]*")(?!\w)""")
 _LOST = "restore it from a copy, or remove it: all cases then get new names"
-# Words of layouts and sentences: a folder called so names nobody.
+# Words of layouts and sentences, which identify no person.
 _PLAIN_WORDS = IMAGE_FOLDERS | MASK_FOLDERS | {"anat", "case", "data", "derivatives", "dicom", "dose", "file", "folder"}
 _PLAIN_WORDS |= {"imagestr", "imagests", "labelstr", "labelsts", "patient", "raw", "series", "slice", "study", "volume"}
 
 
 class Pseudonyms:
-    """The names that have been given. ``secret`` makes the keys of cases in the cache unguessable."""
+    """The random names given so far. ``secret`` makes the keys of cases in the cache unguessable."""
 
     def __init__(self, path: Path) -> None:
         """Read the key *path* where there is one. Raises InputError for a damaged one: names must not change."""
@@ -48,7 +48,7 @@ class Pseudonyms:
         return self._names.get((kind, str(safe_cell(original)))) or self._give(kind, original)
 
     def note(self, kind: str, pseudonym: str, original: str) -> None:
-        """Add a line for a name that was formed of another one."""
+        """Add a name that was derived from another one."""
         self._names[kind, str(safe_cell(original))] = pseudonym
 
     def _give(self, kind: str, original: str) -> str:
@@ -60,7 +60,7 @@ class Pseudonyms:
         return random
 
     def save(self) -> None:
-        """Write the key, for its owner's eyes alone."""
+        """Write the key, readable by its owner alone."""
         rows = [
             {"kind": kind, "pseudonym": name, "original": original} for (kind, original), name in self._names.items()
         ]
@@ -78,7 +78,7 @@ class Pseudonyms:
                 rows = list(csv.DictReader(file, strict=True))
             for row in rows:
                 if set(row) != set(_COLUMNS) or None in row.values():
-                    raise ValueError("its columns are others")
+                    raise ValueError("its columns differ")
                 self._names[row["kind"], row["original"]] = row["pseudonym"]
             if not re.fullmatch("[0-9a-f]{64}", self._names.get(("secret", ""), "")):
                 raise ValueError("it has no secret")
@@ -117,7 +117,7 @@ def file_aliases(source: CaseSource) -> dict[Path, Path]:
 
 
 class Mask:
-    """Takes names out of sentences and paths."""
+    """Removes names from sentences and paths."""
 
     def __init__(self, replacements: dict[str, str]) -> None:
         self._replacements = dict(sorted(replacements.items(), key=lambda each: -len(each[0])))

@@ -1,4 +1,4 @@
-"""Free text as words: series descriptions, file names and structure names are all read by ``words``."""
+"""Split free text into words: series descriptions, file names and structure names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from itertools import groupby
 
-# A minus sign is one only where it stands at the edge of a word, as in "T1 -C" and "C- 3D"; elsewhere it is a hyphen.
+# A minus sign stands at the edge of a word, as in "T1 -C" and "C- 3D"; elsewhere it is a hyphen.
 _SIGNS = re.compile(r"[+*/]|(?<=\s)-(?=\w)|(?<=\w)-(?=\s|$)")
 _PARTS = re.compile(rf"[^\W_]+|{_SIGNS.pattern}")
 _INITIALS = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}")  # m.d.c., i.v.
@@ -30,9 +30,9 @@ def without_marks(text: str) -> str:
 def words(text: str, vocabulary: Collection[str] = (), *, signs: bool = False) -> tuple[str, ...]:
     """Return the words of *text* in lower case, without accents.
 
-    Words end at blanks, underscores and punctuation, where letters turn into digits, and where the case changes; ``t1``
-    and ``t2`` stay whole, and so does each word of *vocabulary*. What is written together (``AXT1POSTGD``) is split
-    where it is a chain of words of *vocabulary*. With *signs*, ``+ * / -`` are words of their own.
+    Words end at blanks, underscores and punctuation, between letters and digits, and where the case changes; ``t1`` and
+    ``t2`` stay whole, and so does each word of *vocabulary*. Text without separators (``AXT1POSTGD``) is split if it is
+    a chain of words of *vocabulary*. With *signs*, ``+ * / -`` are words too.
     """
     found: list[str] = []
     plain = _INITIALS.sub(lambda m: m.group().replace(".", "") + " ", without_marks(text))
@@ -69,7 +69,7 @@ def _by_case(part: str, vocabulary: frozenset[str]) -> list[str]:
         elif before.isdigit() and run[0] in "dD" and before in ("2", "3") and not run[1:2].islower():
             pieces[-1:] = [before + run[0], *([run[1:]] if run[1:] else [])]
         elif before.isupper() and before.isalpha() and run.islower():
-            # The last capital begins the new word, unless the capitals are a word or one small letter only follows.
+            # The last capital begins the new word, unless the capitals form a word or only one small letter follows.
             one = len(run) == 1 and not _known(before[:-1], vocabulary)
             apart = len(before) > 1 and (one or bool(_known(before, vocabulary)))
             pieces[-1:] = [before, run] if apart else [*([before[:-1]] if before[:-1] else []), before[-1] + run]
@@ -88,8 +88,8 @@ def _kind(character: str) -> str:
 def _chain(text: str, vocabulary: frozenset[str]) -> tuple[str, ...] | None:
     """Return *text* as the fewest words of *vocabulary* and numbers; among equals the one with the longest first words.
 
-    A single letter counts only behind ``t1``, ``t2`` or another single letter (``t1wc``): otherwise chance would find
-    words in every name. No number follows a word that ends in one: T10 is a vertebra.
+    A single letter is a word only after ``t1``, ``t2`` or another single letter (``t1wc``): otherwise every name would
+    contain words by chance. No number follows a word that ends in one: T10 is a vertebra.
     """
     if not vocabulary or len(text) > _LONGEST:
         return None
@@ -112,7 +112,7 @@ def _chain(text: str, vocabulary: frozenset[str]) -> tuple[str, ...] | None:
         return best[start, before]
 
     chain = from_(0, "")
-    # A number with a letter is no chain of words ("c9", "12a").
+    # A number with a letter is not a chain of words ("c9", "12a").
     return chain if chain and any(len(word) > 1 and not word.isdigit() for word in chain) else None
 
 

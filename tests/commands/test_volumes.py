@@ -280,7 +280,7 @@ def test_spacing_and_sequences_can_be_chosen(visits: Path, tmp_path: Path) -> No
     assert native.spacing_mm is None
     with pytest.raises(ConfigError, match="is not there"):
         prepared_from(visits, tmp_path / "c", sequences="dwi")
-    with pytest.raises(ConfigError, match="no voxel size"):
+    with pytest.raises(ConfigError, match="not a voxel size"):
         PrepareConfig(raw=visits, spacing="1 2")
 
 

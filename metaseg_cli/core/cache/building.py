@@ -18,7 +18,7 @@ from metaseg_cli.errors import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltCases:
-    """All cases in the shards, sorted by patient, with what was said of them; *reused* of them are from earlier."""
+    """All cases in the shards, sorted by patient, with problems and notes; *reused* counts those of an earlier run."""
 
     records: list[CaseRecord]
     problems: list[Problem]

@@ -1,4 +1,4 @@
-"""From the files of a case to its arrays: read, checked, brought onto one grid."""
+"""From the files of a case to its arrays: read, checked, and resampled to one grid."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _mask_and_base(
     raise InputError(
         f"the mask does not lie on its image's grid: {describe_difference(mask, first)}",
         where=path,
-        remedy="resample the mask onto the image, or mend its header where the voxels match one another",
+        remedy="resample the mask onto the image, or correct its header where the voxels match",
     )
 
 
@@ -245,7 +245,7 @@ def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDA
     return label
 
 
-# -- doubts -----------------------------------------------------------------------------------------------------------
+# -- warnings --------------------------------------------------------------------------------------------------------
 
 
 def _inverted(masks: Sequence[tuple[Path, NDArray[np.uint8]]], settings: CacheSettings) -> list[Problem]:
@@ -266,7 +266,7 @@ def _turned(mask: Path, doubt: str | None) -> list[Problem]:
     return [Problem(file=mask, reason=doubt, remedy=remedy, left_out=False)]
 
 
-# -- small things ----------------------------------------------------------------------------------------------------
+# -- hashes and problems ---------------------------------------------------------------------------------------------
 
 
 def _constant(path: Path, value: float) -> Problem:

@@ -1,4 +1,4 @@
-"""What is doubtful about the cases of a folder as a whole, though each could be read."""
+"""Warnings about the cases of a folder as a whole, after each could be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from metaseg_cli.core.cache.records import CaseRecord
 from metaseg_cli.errors import Problem
 
-_FAR = 2.0  # a spacing this many times the median, or its inverse, is an outlier
+_OUTLIER = 2.0  # a spacing above this many times the median, or below its inverse
 
 
 def dataset_warnings(
@@ -27,7 +27,7 @@ def dataset_warnings(
     return problems, same
 
 
-def _doubt(record: CaseRecord, reason: str, remedy: str) -> Problem:
+def _warning(record: CaseRecord, reason: str, remedy: str) -> Problem:
     return Problem(file=Path(record.file), reason=reason, remedy=remedy, left_out=False)
 
 
@@ -61,7 +61,7 @@ def _repeated_images(records: Sequence[CaseRecord]) -> tuple[list[Problem], dict
             else:
                 remedy, whose = "remove one", "of the same patient"
             problems.append(
-                _doubt(other, f"{shared} image(s) with the same content as case {first.case}, {whose}", remedy)
+                _warning(other, f"{shared} image(s) with the same content as case {first.case}, {whose}", remedy)
             )
     return problems, {patient: root(patient) for patient in leader if root(patient) != patient}
 
@@ -75,7 +75,7 @@ def _undeclared_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[i
         for value in set(record.labels) - declared:
             found[value].append(record)
     return [
-        _doubt(
+        _warning(
             cases[0],
             f"label {value} ({len(cases)} case(s)) is in no region: it counts as background",
             "name it with --region or --labels if it is lesion",
@@ -86,7 +86,7 @@ def _undeclared_labels(records: Sequence[CaseRecord], regions: dict[str, tuple[i
 
 def _empty_masks(records: Sequence[CaseRecord]) -> list[Problem]:
     return [
-        _doubt(r, f"the mask of {r.case} is empty", "fine for a patient without lesions; otherwise draw it")
+        _warning(r, f"the mask of {r.case} is empty", "fine for a patient without lesions; otherwise draw it")
         for r in records
         if r.labelled and not r.lesion_voxels
     ]
@@ -98,7 +98,7 @@ def _all_empty(records: Sequence[CaseRecord]) -> list[Problem]:
     if not labelled or any(r.labels for r in labelled):
         return []
     reason = f"all masks are empty ({len(labelled)} case(s))"
-    return [_doubt(labelled[0], reason, "check that lesions are not 0 in them, and that they are the right files")]
+    return [_warning(labelled[0], reason, "check that lesions are not 0 in them, and that they are the right files")]
 
 
 def _spacing_outliers(records: Sequence[CaseRecord]) -> list[Problem]:
@@ -108,10 +108,10 @@ def _spacing_outliers(records: Sequence[CaseRecord]) -> list[Problem]:
     # Sorted within a scan: which axis is the coarse one may differ.
     spacings = np.sort(np.array([r.source_spacing_mm for r in spaced]), axis=1)
     ratio = spacings / np.median(spacings, axis=0)
-    far = (np.maximum(ratio, 1 / ratio) > _FAR).any(axis=1)
+    far = (np.maximum(ratio, 1 / ratio) > _OUTLIER).any(axis=1)
     middle = "×".join(f"{s:.2f}" for s in np.median(spacings, axis=0))
     return [
-        _doubt(
+        _warning(
             r,
             f"its spacing, {'×'.join(f'{s:.2f}' for s in sorted(r.source_spacing_mm or ()))} mm, is far from the "
             f"others' ({middle} mm)",

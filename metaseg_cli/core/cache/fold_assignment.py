@@ -14,7 +14,7 @@ from metaseg_cli.errors import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAssignment:
-    """Cases with fold and split, and what is to be said of them."""
+    """Cases with fold and split, with notes and problems."""
 
     records: list[CaseRecord]
     notes: list[str]

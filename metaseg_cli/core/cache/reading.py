@@ -35,17 +35,17 @@ class Prepared:
     kind: str
     preprocessing: Preprocessing
     sequences: tuple[str, ...]
-    file_channels: tuple[str, ...]  # what the channels of one file were, where cases came as files of several
+    file_channels: tuple[str, ...]  # what the channels of one file hold, where cases are files of several channels
     regions: dict[str, tuple[int, ...]]
     folds: int
     dataset_id: str
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
-    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; empty: it is missing
+    patient_key: str = field(default="", repr=False)  # of the hashes of patients in model files; empty if missing
     _open: dict[tuple[int, str], h5py.File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _group(self, record: CaseRecord) -> h5py.Group:
-        # The key holds the process: a handle that came over with a fork belongs to the parent.
+        # The key holds the process: a handle that was inherited by a fork belongs to the parent.
         key = (os.getpid(), record.shard)
         if key not in self._open:
             path = self.folder / "shards" / record.shard
@@ -126,8 +126,8 @@ def open_prepared(folder: Path) -> Prepared:
 def read_patient_key(folder: Path) -> str:
     """Return the folder's key for hashes of patients, hexadecimal; empty where there is none.
 
-    It is a file of its own, so that the rest of the folder is the same whenever it is prepared. Its permissions are
-    those of the other files, in which the names stand. Raises InputError for a damaged one.
+    It is a separate file, so that the rest of the folder is the same whenever it is prepared. Its permissions are
+    those of the other files, which hold the names. Raises InputError for a damaged one.
     """
     path = folder / PATIENT_KEY
     if not is_there(path):

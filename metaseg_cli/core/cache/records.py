@@ -1,4 +1,4 @@
-"""What is written down of a case and of the way it was made."""
+"""Records of a case, and of how it was prepared."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SCHEMA = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Everything that decides what a case looks like in the cache; another value means another cache."""
+    """Everything that determines a case in the cache; another value means another cache."""
 
     kind: str  # "pictures" or "volumes"
     preprocessing: Preprocessing
     sequences: tuple[str, ...]
     grey: bool = False  # pictures in colour whose channels agree are stored as one channel
-    foreground: tuple[int, ...] = ()  # label values that are lesion; none named: every one but 0
-    secret: str = ""  # of pseudonymised folders: no name or path is stored, and keys of cases cannot be guessed
-    structures: tuple[str, ...] = ()  # of an RTSTRUCT or SEG, those that are lesions; none named: by their names
+    foreground: tuple[int, ...] = ()  # label values of lesions; empty: every value but 0
+    secret: str = ""  # of pseudonymised folders: no name or path is stored, and case keys cannot be guessed
+    structures: tuple[str, ...] = ()  # of an RTSTRUCT or SEG, those that are lesions; empty: by their names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,11 @@ class CaseRecord:
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
     source_spacing_mm: tuple[float, float, float] | None
-    sequences: tuple[str, ...]  # those that are there
+    sequences: tuple[str, ...]  # the available ones
     lesion_voxels: tuple[int, ...]
     labels: tuple[int, ...]
-    content: str  # hash of the images' numbers; recognises a case whatever it is called
-    images: tuple[str, ...]  # hash of each image that is not constant; recognises a part of a case
+    content: str  # hash of the images' numbers; recognises a case under any name
+    images: tuple[str, ...]  # hash of each image that is not constant; recognises parts of a case
     key: str
     shard: str
     labelled: bool = True

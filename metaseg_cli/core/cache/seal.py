@@ -1,6 +1,6 @@
-"""A checksum in front of each HDF5 file of the prepared folder, in the block that HDF5 leaves to its users.
+"""A checksum in front of each HDF5 file of the prepared folder, in HDF5's user block.
 
-HDF5's own (Fletcher-32 of each chunk) doubles the time of every read; this one is checked once, when a file is opened.
+HDF5's own checksums (Fletcher-32 per chunk) double the time of every read; this one is checked once, when a file opens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import h5py
 
 from metaseg_cli.errors import InputError
 
-_BLOCK = 512  # bytes, the least that HDF5 allows
+_BLOCK = 512  # bytes, the smallest user block of HDF5
 _MARK = b"metaseg sha256 "
 
 
@@ -29,7 +29,7 @@ def sealed(file: h5py.File) -> bytes:
 
 
 def check_seal(path: Path, remedy: str) -> None:
-    """Raise InputError where *path* is not what ``sealed`` gave."""
+    """Raise InputError unless *path* is unchanged since ``sealed``."""
     with path.open("rb") as file:
         block = file.read(_BLOCK)
         found = hashlib.file_digest(file, "sha256").hexdigest() if block.startswith(_MARK) else ""

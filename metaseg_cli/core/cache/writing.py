@@ -1,4 +1,4 @@
-"""Writing a prepared folder: shards by many processes, then the index, each whole or not at all."""
+"""Write a prepared folder: shards by many processes, then the index, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.errors import Problem, attempt
 
-_POINTS_PER_LESION = 64
+_POINTS_PER_LESION = 64  # more centres than an epoch draws from one lesion
 _SHARD_BYTES = 16 * 2**20  # of source files; small enough to spread over workers, large enough not to litter
-_SHARD_CASES = 64
-_SHARDS = 16  # at least, so that several workers have something to do
+_SHARD_CASES = 64  # at most: a changed case rewrites its shard
+_SHARDS = 16  # at least, so that several workers have work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def case_key(source: CaseSource, settings: CacheSettings) -> str:
 def shard_jobs(folder: Path, sources: Sequence[CaseSource], settings: CacheSettings, total: int) -> list[ShardJob]:
     """Group *sources*, those of *total* that are new, into shards of about 16 MB of files and 1/16 of all cases.
 
-    Nothing here depends on the number of workers or on what a killed run left: the shards come out the same.
+    Nothing depends on the number of workers or on the remains of a killed run: the shards are always the same.
     """
     most = max(1, min(_SHARD_CASES, -(-total // _SHARDS)))
     jobs: list[ShardJob] = []
@@ -77,7 +77,7 @@ def shard_jobs(folder: Path, sources: Sequence[CaseSource], settings: CacheSetti
 def write_shard(job: ShardJob) -> list[WrittenCase]:
     """Read, check, normalise and store the cases of *job*; the shard appears whole or not at all.
 
-    It is made in memory and written at once: HDF5 does not survive a full disk.
+    It is made in memory and written in one go: HDF5 does not survive a full disk.
     """
     name = hashlib.sha256("".join(case_key(s, job.settings) for s in job.sources).encode()).hexdigest()[:16] + ".h5"
     log_folder = None if job.settings.secret else job.folder  # a traceback names files
@@ -113,7 +113,7 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
         name = source.case if number == 1 else f"{source.case}_size{number}"
         group = file.create_group(name)
         record = _store(group, case, source, settings, shard, str(names[source.first_file]))
-        # What was wrong with some of its files stays with the case: a later run that takes it from here says it too.
+        # Problems of its files stay with the case: a later run that reuses it reports them too.
         own = number == 1
         results.append(
             WrittenCase(record=record, problems=tuple(problems) if own else (), notes=tuple(notes) if own else ())
@@ -133,14 +133,14 @@ def _store(
     """Write the case's arrays and geometry into *group*; *file* names it in messages."""
     present, mapping = preprocess(case.image, settings.preprocessing, keep=case.label)
     z, y, x = mapping.shape
-    # A sequence that is missing is 0, which is the mean of every other one.
+    # A missing sequence is 0, which is the mean of every available one.
     stored = np.zeros((z, len(settings.sequences), y, x), np.float16)
     for channel, sequence in zip(present, case.sequences, strict=True):
         stored[:, settings.sequences.index(sequence)] = channel
     label = mapping.label(case.label) if case.label is not None else np.zeros((z, y, x), np.uint8)
     # Whole slices with all their channels as chunks, LZ4 without shuffle: measured, see docs/concepts/cache.md.
-    # Flushed one by one: where HDF5 puts things would otherwise depend on when Python lets go of its handles, and the
-    # same cases shall make the same bytes in whatever process.
+    # Flushed one by one: the layout of the file would otherwise depend on when Python closes its handles, and the same
+    # cases must give the same bytes in any process.
     group.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **hdf5plugin.LZ4())
     group.file.flush()
     group.create_dataset("label", data=label, chunks=(1, y, x), **hdf5plugin.LZ4())
@@ -209,7 +209,7 @@ def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
             check_seal(shard, "")
             with h5py.File(shard, "r") as file:
                 cases = [_stored(group) for group in file.values()]
-        except Exception:  # a damaged shard raises whatever HDF5 and JSON have: its cases are read again
+        except Exception:  # a damaged shard may raise anything: its cases are read again
             continue
         for case in cases:
             assert case.record is not None
@@ -227,9 +227,9 @@ def _stored(group: h5py.Group) -> WrittenCase:
 
 
 def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[str, Any]) -> None:
-    """Write index and ``dataset.json`` and drop the shards that nothing links to any more.
+    """Write index and ``dataset.json``, and delete the shards that are no longer linked.
 
-    The folder gets its key for hashes of patients when it has none yet.
+    A folder without a key for hashes of patients gets one.
     """
     if not read_patient_key(folder):
         atomic_write_text(folder / PATIENT_KEY, secrets.token_hex(32))
@@ -250,7 +250,7 @@ def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[
 
 @contextlib.contextmanager
 def exclusive_cache_writer(folder: Path) -> Iterator[None]:
-    """Be the only one who writes *folder*, and clear away what a killed writer left. Raises InputError when busy."""
+    """Be the only process that writes *folder*, cleared of what a killed writer left. Raises InputError when busy."""
     make_folder(folder)
     make_folder(folder / "shards")
     with exclusive_writer(folder, "metaseg prepare"):

@@ -18,7 +18,7 @@ _NAMES_LESION = re.compile(r"lesion|tumou?r|met|gtv", re.IGNORECASE)
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     subjects = [p for p in root.glob("sub-*") if p.is_dir() and any(p.glob("**/anat/*.nii*"))]
     return f"{len(subjects)} folders sub-… hold anat" if subjects else None
 

@@ -1,4 +1,4 @@
-"""BraTS: the sequences of a case beside one another, told apart by the end of their names."""
+"""BraTS: the sequences of a case in one folder, distinguished by the end of their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VISIT = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$|^(BraTS\d\d_.+)_\d+$", re.IGNO
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     groups, _ = _groups(root)
     whole = [g for g in groups.values() if len(g) > 1 and any(w != "seg" for w in g)]
     if not whole:

@@ -1,4 +1,4 @@
-"""Where the files of one case lie, and what could not be used."""
+"""The files of one case, found but not yet read, and what could not be used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class CaseSource:
     ``masks`` one mask per picture; any other case has one volume per sequence (a file, a folder with a DICOM series,
     or the files of one) and at most one mask. Where an image has several masks, ``extra_masks`` holds the others, by
     the position of the first in ``masks``: they are united. ``channels`` names the sequences inside one file of
-    several channels. A picture in colour holds its channels under the one name ``image``. ``split`` is "train", "val"
-    or "test" when the folder's layout said so. Of a case in a ZIP, ``archive``, the paths are those inside it.
+    several channels. A picture in colour holds its channels under the single name ``image``. ``split`` is "train",
+    "val" or "test" where the layout says so. The paths of a case in the ZIP ``archive`` are those inside it.
     """
 
     case: str

@@ -15,7 +15,7 @@ from metaseg_cli.errors import Problem
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         return "it holds imagesTr and labelsTr"
     return None

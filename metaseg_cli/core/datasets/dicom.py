@@ -1,4 +1,4 @@
-"""DICOM folders, however named: patients, visits and series come from the headers; masks are SEG, RTSTRUCT or files."""
+"""DICOM folders of any names: patients, visits and series come from the headers; masks are SEG, RTSTRUCT or files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Visit:
 
 @dataclass(frozen=True)
 class _File:
-    """What a DICOM file says of its patient and visit."""
+    """What a DICOM file says about its patient and visit."""
 
     path: Path
     patient: str
@@ -72,7 +72,7 @@ class _File:
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     found = next((p for p in islice(_candidates(root), 200) if _is_readable(p)), None)
     return f"it holds DICOM files such as {found.name}" if found else None
 
@@ -166,8 +166,8 @@ def _visits(root: Path) -> tuple[list[_Visit], list[Problem], list[str]]:
 def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str], _File]]:
     """Yield images and masks with the patient and study that they belong to.
 
-    Where an anonymiser made up a study for every slice of one stack, their folder is the study. A file without
-    PatientID, as structure sets may be, belongs to the patient of its study.
+    Where an anonymiser invented a study for every slice of one stack, their folder is the study. A file without
+    PatientID, such as some structure sets, belongs to the patient of its study.
     """
     used = [f for f in files if f.image is not None or f.modality in ("SEG", "RTSTRUCT")]
     in_folder: dict[Path, list[_File]] = defaultdict(list)
@@ -255,7 +255,7 @@ def _case(name: str, visit: _Visit, problems: list[Problem]) -> CaseSource | Non
 def _evenly_named(cases: list[CaseSource]) -> list[CaseSource]:
     """Unite the names where every case has one series and they differ: it is one sequence, named freely.
 
-    Not where two of the names are known sequences: a T1 without contrast agent is not one with it.
+    Two known sequences stay apart: a T1 without contrast agent is not one with it.
     """
     names = {next(iter(c.sequences)) for c in cases if len(c.sequences) == 1}
     if len(names) < 2 or len(names & set(KNOWN)) > 1 or any(len(c.sequences) > 1 for c in cases):

@@ -1,4 +1,4 @@
-"""Two folders of masks, from any tool: which mask of the one is of the case of which mask of the other."""
+"""Match the masks of two folders, from any tool, by case."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def mask_folders(
 ) -> tuple[MaskFolder, MaskFolder]:
     """Return the masks of both folders by case: ``X-seg``, ``x_gt``, ``X.seg``, ``X_mask`` all belong to X.
 
-    Where one name lies in several folders, the folder belongs to the name. What ``predict`` writes beside its masks is
-    no mask, nor is a scan beside its own. ``X_mask_1`` and ``X_mask_2`` are X, unless the other folder has just those.
+    Where one name lies in several folders, the folder is part of the name. What ``predict`` writes beside its masks is
+    not a mask, nor is a scan beside its own. ``X_mask_1`` and ``X_mask_2`` are X, unless the other folder has them too.
     """
     names = [_names(_only_masks(references)), _names(_only_masks(predictions))]
     named = [_without_numbers(mine, set(other.values())) for mine, other in (names, names[::-1])]
@@ -71,8 +71,8 @@ def share_a_name(truth: MaskFolder, found: MaskFolder) -> bool:
 def the_mask(paths: Sequence[Path], dicom: Iterable[Path] = ()) -> tuple[Path, ...] | None:
     """Return the mask among the files of one case, or its parts, to be united; None when that is ambiguous.
 
-    A file that says that it is a mask goes before one that does not, and any other format before *dicom* files, which
-    ``predict`` writes as well.
+    A file that is named as a mask is preferred, and any other format to *dicom* files, which ``predict`` writes as
+    well.
     """
     says = [p for p in paths if mask_key(stem(p), certain=False) is not None or numbered_mask(stem(p))]
     masks = says or list(paths)

@@ -1,7 +1,7 @@
-"""What file names say: which are images, which belong together, in what order, and of whom.
+"""What file names say: which are images, which belong together, in what order, and of which patient.
 
-Names are compared in one Unicode form. Those that are equal belong together; where none is, so do those that differ in
-upper and lower case alone.
+Names are compared in one Unicode form. Equal names belong together; where there is none, those that differ in upper and
+lower case alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MASK_WORDS = (
     "masks?|segmentations?|segs?|labels?|gt|groundtruth|ground_truth|annotations?|annot|rois?|lesions?|tumou?rs?|manual"
 )
 _IMAGE_WORDS = r"images?|imgs?|scans?|orig(?:inal)?|raw|data"
-_ANY_NAME = re.IGNORECASE | re.DOTALL  # a name may hold line breaks
+_ANY_NAME = re.IGNORECASE | re.DOTALL  # file names may contain line breaks
 _MASK_END = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})$", _ANY_NAME)
 _MASK_START = re.compile(r"^(masks?|segmentations?|segs?|labels?|gt)[ _.\-]+(.+)$", _ANY_NAME)
 _NUMBERED_MASK = re.compile(rf"^(.+?)[ _.\-]+({_MASK_WORDS})[ _.\-]*\(?(\d{{1,3}})\)?$", _ANY_NAME)
@@ -40,7 +40,7 @@ _NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
 
 # What ``predict`` writes of a case, by the ending of its name: CASE_mask, CASE_probability_ET, CASE_overview …
 PREDICTED_MASK = "mask"
-PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # of several regions with the region's name behind
+PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # followed by the region where there are several
 PREDICTED_PICTURES = ("overlay", "overview")
 _PREDICTED = re.compile(
     rf"^(?P<case>.+)_(?:(?P<mask>{PREDICTED_MASK})|{'|'.join(PREDICTED_PICTURES)}|"
@@ -89,8 +89,9 @@ def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """Return the images under *folder* to predict: no masks (in a masks folder, or named as that of another image), and
-    nothing that ``predict`` has written.
+    """Return the images under *folder* to predict.
+
+    Excluded are masks (in a masks folder, or named as that of another image) and what ``predict`` has written.
     """
     files = [
         p
@@ -124,7 +125,7 @@ def natural(text: str) -> tuple[tuple[int, str | int], ...]:
 def mask_key(name: str, *, certain: bool) -> str | None:
     """Return what a mask's stem has in common with its image's; None when the stem is not that of a mask.
 
-    *certain* for files of a masks folder: there a stem without any mask word is a mask's too.
+    *certain* for files of a masks folder: there a stem without any mask word belongs to a mask too.
     """
     if match := _MASK_END.match(name):
         return image_key(match.group(1))
@@ -170,7 +171,7 @@ def _word_of(name: str) -> str | None:
 def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
     """Match names that belong together, *left* → *right*: equal ones first, then those that differ in case alone.
 
-    Case is passed over only where that leaves no choice.
+    Case is ignored only where that leaves one candidate on each side.
     """
     left, right = list(left), set(right)
     pairs = {name: name for name in left if name in right}
@@ -190,7 +191,7 @@ def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
 def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     """Append a number to each name that equals an earlier one, upper and lower case being the same.
 
-    Results are named after cases, on disks some of which do not tell ``a`` from ``A``.
+    Results are named after cases, and some file systems do not distinguish ``a`` from ``A``.
     """
     seen = {same_form(name).casefold() for name in taken}
     result = []
@@ -236,13 +237,13 @@ def find_file(folder: Path, relative: str) -> Path | None:
     return place
 
 
-# -- of whom ---------------------------------------------------------------------------------------------------------
+# -- patients --------------------------------------------------------------------------------------------------------
 
 
 def numbered(name: str) -> tuple[str, int] | None:
     """Split ``BraTS-MET-00230-000_1094`` into patient and 1094; None unless the part before the number has a digit.
 
-    ``image_12`` is no patient's twelfth slice: a word alone says nothing about whom a picture belongs to.
+    ``image_12`` is not the twelfth slice of a patient: a word alone does not identify one.
     """
     match = _NUMBERED.match(name)
     if not match or not re.search(r"\d", match.group(1)):

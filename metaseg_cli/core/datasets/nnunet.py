@@ -18,7 +18,7 @@ _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     if not (root / "imagesTr").is_dir() or not (root / "labelsTr").is_dir():
         return None
     first = next((p for p in image_files(root / "imagesTr")), None)
@@ -74,9 +74,9 @@ def channel_names(description: dict[str, Any], path: Path) -> dict[int, str]:
     try:
         names = {int(number): sequence_name(str(name)) for number, name in dict(named).items()}
     except (ValueError, TypeError):
-        raise InputError("channel_names is no table of numbers", where=path, remedy="mend it") from None
+        raise InputError("channel_names is not a table of numbers", where=path, remedy="correct it") from None
     if len(set(names.values())) < len(names):
-        # Two channels of one name (or both noNorm) stay apart by their number.
+        # Two channels of one name (or both noNorm) are distinguished by their number.
         names = {number: f"{name}_{number}" for number, name in names.items()}
     return names
 

@@ -42,7 +42,7 @@ class _Pair:
 
 
 def looks_like(root: Path) -> str | None:
-    """Return why *root* is laid out so, or None."""
+    """Return why *root* has this layout, or None."""
     pairs, _ = _pairs(root)
     return f"{len(pairs)} images have a mask" if pairs else None
 

@@ -10,7 +10,7 @@ from metaseg_cli.core.words import without_marks, words
 
 # The names of the BraTS challenges since 2023, in the order in which networks receive them.
 KNOWN = ("t1n", "t1c", "t2w", "t2f")
-# Names that say nothing of the contrast: they fit any one sequence.
+# Names that say nothing about the contrast: they fit any single sequence.
 GENERIC = ("image", "grey", "mri", "mr", "volume")
 
 # Pulse sequences that are T1-weighted by themselves, under the names of the vendors.
@@ -18,7 +18,7 @@ _T1_TECHNIQUES = {
     "mprage", "spgr", "fspgr", "irspgr", "irfspgr", "efgre3d", "bravo", "tfl", "vibe", "lava", "thrive", "ethrive",
     "tfe", "starvibe", "quick3d", "mp2rage",
 }  # fmt: skip
-# What is none of the four whatever else is said: other contrasts, maps, differences, other regions, set-up scans.
+# Words that exclude the four whatever else is said: other contrasts, maps, differences, other regions, set-up scans.
 _OTHER = {
     "dwi", "dw", "dti", "dki", "noddi", "diff", "diffusion", "adc", "eadc", "dadc", "trace", "tracew", "tensor",
     "colfa", "ep2d", "epi", "epse", "resolve", "ssdwi", "hardi", "bold", "fmri", "rsfmri", "rest", "resting", "perf",
@@ -78,7 +78,7 @@ _AND = {"and", "und", "et", "e", "y", "en", "og", "och", "/", "+"}
 _FULL_NEGATIONS = {
     "without", "wo", "wout", "ohne", "sans", "senza", "sin", "sem", "zonder", "utan", "uden", "bez", "ilman", "без",
 }  # fmt: skip
-# "Post op" and "pre RT" speak of the treatment.
+# "Post op" and "pre RT" refer to the treatment.
 _TREATMENTS = {
     "op", "operative", "operativ", "operation", "operatoire", "surgery", "surgical", "rt", "xrt", "srs", "radiation",
     "radiotherapy", "tx", "treatment", "therapy", "chemo", "biopsy", "resection", "ablation", "litt",
@@ -92,7 +92,7 @@ _ALONG = {
 _SHORT = {"t1n": ("t1", "native"), "t2f": ("t2", "flair"), "t2fl": ("t2", "flair")}
 _WEIGHTS = {"t1", "t2", "w", "wi", "weighted", "wichtung", "image", "images"}
 _FLAIR = {"flair", "flairs", "vflair", "darkfluid", "dafl"}
-_NAMES = (  # words that may make up the name of a sequence and nothing else
+_NAMES = (  # words that may form the name of a sequence on their own
     _WEIGHTS | _T1_TECHNIQUES | _FLAIR | _AGENTS | _WITHOUT | _PLAIN | _AFTER | {"c", "fl", "fla", "2d", "3d", "with"}
 )
 _VOCABULARY = frozenset(
@@ -121,8 +121,8 @@ def sequence_name(text: str) -> str:
 def case_and_sequence(name: str) -> tuple[str, str] | None:
     """Split ``BraTS19_CBICA_AAB_1_t1ce`` into case and t1c; a bare ``t1ce`` has an empty case. None: no known ending.
 
-    The ending begins with the weighting (``p1_T2_FLAIR``), so that ``p1_post_flair`` is the case ``p1_post``; of a T1,
-    words about the contrast may follow (``p1_T1w_post``). Before a T1, ``post`` may mean the contrast or the surgery:
+    The ending begins with the weighting (``p1_T2_FLAIR``), so that ``p1_post_flair`` is the case ``p1_post``; words
+    about the contrast may follow a T1 (``p1_T1w_post``). Before a T1, ``post`` may refer to contrast or to surgery:
     None.
     """
     parts = re.split(r"([-_. ]+)", name)
@@ -144,8 +144,8 @@ def case_and_sequence(name: str) -> tuple[str, str] | None:
 def from_description(text: str, contrast_agent: bool | str = False) -> str | None:
     """Return the sequence that a scanner's free text means (``AX T1 MPRAGE POST GAD``); None where it does not say.
 
-    *contrast_agent* is the header's ContrastBolusAgent: it counts unless the text denies it. Inversion-recovery T1
-    (``T1 FLAIR``) is T1. A text that says both with and without contrast is left open unless the header decides.
+    *contrast_agent* is the header's ContrastBolusAgent: it counts unless the text contradicts it. Inversion-recovery T1
+    (``T1 FLAIR``) is T1. A text with both "with" and "without" contrast means nothing unless the header decides.
     """
     said = _words(text, signs=True)
     if _is_other(said):

@@ -15,7 +15,7 @@ from metaseg_cli.core.formats import DICOM
 from metaseg_cli.core.paths import odd_name_below
 from metaseg_cli.errors import InputError, decoding
 
-_HEAD = 4096
+_HEAD = 4096  # bytes: preamble, meta header and the first elements
 _LOCK = threading.RLock()  # of the process's warning filters
 
 
@@ -29,7 +29,7 @@ def is_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             return looks_like_dicom(file.read(_HEAD))
     except OSError:
-        return not path.suffix  # what may be a slice is named when it is read, not lost
+        return not path.suffix  # it may be a slice: reading it reports the error
 
 
 def dicom_files(folder: Path) -> list[Path]:
@@ -48,7 +48,7 @@ def is_skipped(path: Path, root: Path) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings of odd values from becoming exceptions (``python -W error``)."""
+    """Suppress pydicom's warnings about odd values, which ``python -W error`` turns into exceptions."""
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What the headers of images say, as numbers that were checked, and which images form a series."""
+"""Headers of images as checked numbers, and which images form a series."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TAGS = [
     "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "ImageType",
 ]  # fmt: skip
 _NO_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE")
-_EVEN = 0.05  # of a step: what rounding of positions explains
+_EVEN = 0.05  # of a step: what rounding of positions explains; as in images.dicom_planes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What is needed of one image to place and name it. Lengths in mm, ``in_plane`` (row, column) spacing."""
+    """What places and names one image. Lengths in mm; ``in_plane`` is the spacing (row, column)."""
 
     path: Path
     instance: str  # SOPInstanceUID
@@ -58,7 +58,7 @@ class ImageHeader:
 def image_header(path: Path) -> ImageHeader | None:
     """Return the header of an image; None for other DICOM objects (SEG, RTSTRUCT, DICOMDIR).
 
-    Raises InputError for what is no DICOM, or holds values that are none.
+    Raises InputError for files that are not DICOM, and for invalid values.
     """
     return header_of(read_header(path, _TAGS), path)
 
@@ -100,7 +100,7 @@ def text_of(data: Any, keyword: str) -> str:
     with quiet():
         try:
             value = data.get(keyword)
-        except Exception:  # values are decoded when they are asked for
+        except Exception:  # pydicom decodes values on access
             return ""
         return "" if value is None else str(value).strip()
 
@@ -150,8 +150,8 @@ def _length(data: Any, keyword: str) -> float | None:
 def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], int]:
     """Remove duplicates from *images*; also return how many were removed.
 
-    A copy has the other's SOPInstanceUID, its place, its number and its pixels: careless anonymisers give one UID to
-    a whole series.
+    A copy has the same SOPInstanceUID, position, number and pixels: careless anonymisers give one UID to a whole
+    series.
     """
     kept: dict[tuple[object, ...], list[ImageHeader]] = defaultdict(list)
     copies = 0
@@ -173,8 +173,8 @@ def _pixel_bytes(path: Path) -> bytes:
 def series_of(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
     """Group *images* by series, the first one's first. Images of different descriptions are never one series.
 
-    Some scanners, and some anonymisers, give every slice a SeriesInstanceUID of its own: series of one description,
-    size, spacing and orientation that together are one regular stack, one image at each position, count as one.
+    Some scanners and anonymisers give every slice its own SeriesInstanceUID: series of one description, size, spacing
+    and orientation that together form one regular stack, one image per position, count as one.
     """
     by_uid: dict[tuple[str, str], list[ImageHeader]] = defaultdict(list)
     for image in images:
@@ -202,7 +202,7 @@ def _one_stack(images: Sequence[ImageHeader]) -> bool:
     """Return whether images of several series are the slices of one volume. Two are too few to tell."""
     if len(images) < 3 or any(i.position is None or i.orientation is None or i.frames > 1 for i in images):
         return False
-    # One study and one frame of reference; or one for each image, where UIDs were made up one by one.
+    # One study and one frame of reference; or one per image, where each UID was invented.
     for uids in ({i.study for i in images}, {i.frame_of_reference for i in images}):
         if len(uids) not in (1, len(images)):
             return False

@@ -1,7 +1,7 @@
-"""Whether a DICOM file is whole: every element, item and fragment lies inside what holds it, up to the file's end.
+"""Check that a DICOM file is complete: every element, item and fragment lies inside its container and the file.
 
-pydicom returns what it could read of a truncated file without a word; this walk over tags and lengths (PS3.5 7) does
-not read values and finds the place where the file stops short.
+pydicom silently returns what it could read of a truncated file. This walk over tags and lengths (PS3.5 7) does not read
+values, and finds the place where the file ends too early.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Tag = tuple[int, int]
 
 
 class BrokenStructure(Exception):
-    """The file stops short, or its lengths contradict one another; says where."""
+    """The file ends too early, or its lengths contradict one another; the message says where."""
 
 
 def looks_like_dicom(head: bytes) -> bool:
     """Return whether a file that starts with *head* is DICOM: by DICM at byte 128, or by its first elements.
 
     Files without preamble start with group 2 or 8; three elements in a row with known value representations (or, in
-    implicit VR, short even lengths) and rising tags are no accident.
+    implicit VR, short even lengths) and rising tags are not a coincidence.
     """
     if head[128:132] == b"DICM":
         return True

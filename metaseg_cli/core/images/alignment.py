@@ -1,4 +1,4 @@
-"""Where a scan of another visit lies: rigid registration."""
+"""Rigid registration of scans of two visits."""
 
 from __future__ import annotations
 

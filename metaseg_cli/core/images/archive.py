@@ -1,4 +1,4 @@
-"""ZIP archives of scans, unpacked for a moment and guarded against traversal and bombs."""
+"""ZIP archives of scans, unpacked temporarily and guarded against path traversal and bombs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path, PurePosixPath
 from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.errors import InputError, MetasegError, decoding
 
-_MOST_FILES = 50_000
+_MOST_FILES = 50_000  # a study has a few thousand
 _MOST_BYTES = 16 * 2**30
 _MOST_RATIO = 200  # images rarely shrink to less than a fiftieth
-_SMALL = 64 * 2**20
+_SMALL = 64 * 2**20  # bytes: below this any ratio is harmless
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """Unpack the ZIP *path* into a temporary folder. Raises InputError for one that must not be unpacked.
 
-    Errors on files in that folder, raised while it is there, name them as the ZIP has them.
+    Errors on files in that folder, raised inside the context, name the files as in the ZIP.
     """
     with decoding(path, "not a readable ZIP", remedy="pack it again"):
         archive = zipfile.ZipFile(path)

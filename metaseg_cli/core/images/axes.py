@@ -1,4 +1,4 @@
-"""From the matrix in a file's header to spacing, origin and direction; what is no grid at right angles is refused."""
+"""From the matrix in a file's header to spacing, origin and direction; grids without right angles are refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from metaseg_cli.errors import InputError
 
-_SHEAR = 0.02  # cosine between axes up to which a matrix counts as a rotation that was rounded
-_ROUNDING = 1e-3  # … and up to which nothing needs to be said of it
-_SIZES_MM = (1e-3, 1e3)  # voxels smaller or larger than this are a mistake in the header
+_SHEAR = 0.02  # cosine between axes: up to this a matrix is a rounded rotation …
+_ROUNDING = 1e-3  # … and up to this it needs no note
+_SIZES_MM = (1e-3, 1e3)  # voxels outside this are an error in the header
 
 
 def grid_of(

@@ -41,20 +41,20 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series, sorted into the order that numbers the channels where several share a position."""
+    """The images of one series, in the order that numbers the channels where several share a position."""
 
     images: list[ImageHeader]
-    where: Path  # its file, or folder
+    where: Path  # the file, or the folder
     notes: tuple[str, ...]
 
     @property
     def first(self) -> ImageHeader:
-        """Any of them, for what all share."""
+        """One of them, for what all share."""
         return self.images[0]
 
     @property
     def frame_of_reference(self) -> str:
-        """Its images'; empty where an anonymiser gave each one of its own."""
+        """The UID of its images; empty where an anonymiser gave each image its own."""
         uids = {image.frame_of_reference for image in self.images}
         return uids.pop() if len(uids) == 1 else ""
 
@@ -62,7 +62,7 @@ class Series:
 def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
     """Read one series as a volume, its slices sorted by position; several images per position become channels.
 
-    Objects that are no images (SEG, RTSTRUCT) are skipped. *geometry_only* leaves the pixels, all 0 then, alone.
+    Objects other than images (SEG, RTSTRUCT) are skipped. With *geometry_only* pixels are not read and all 0.
     Raises InputError for several series, missing or uneven slices (each named), and what cannot be decoded.
     """
     loaded: dict[Path, Any] = {}
@@ -88,7 +88,7 @@ def read_dicom(files: Sequence[Path], *, geometry_only: bool = False) -> Volume:
 def slice_headers(files: Sequence[Path]) -> tuple[list[Any], Planes | None]:
     """Return a data set without pixels per slice of ``read_dicom(files)``, in its order, and how the slices lie.
 
-    A multi-frame object is its only one, and comes whole. Raises InputError.
+    A multi-frame object is the only one, and comes with its pixels. Raises InputError.
     """
     series = _one_series(files)
     if _is_multi_frame(series):
@@ -110,7 +110,7 @@ def _header(path: Path, loaded: dict[Path, Any] | None) -> ImageHeader | None:
     try:
         data = read_data_set(path)
     except InputError:
-        if image_header(path) is None:  # a damaged report beside the images is not their fault
+        if image_header(path) is None:  # a damaged report beside the images does not concern them
             return None
         raise
     header = header_of(data, path)
@@ -177,7 +177,7 @@ def _no_image(files: Sequence[Path]) -> InputError:
             "a DICOMDIR, a table of contents, not an image", where=files[0], remedy="name the folder of the images"
         )
     named = ", ".join(sorted(kinds - {""}))
-    what = f"no DICOM image (it holds {named})" if named else "no DICOM image: the header has no Rows"
+    what = f"not a DICOM image (it holds {named})" if named else "not a DICOM image: the header has no Rows"
     return InputError(what, where=files[0], remedy="name a series of images")
 
 
@@ -241,7 +241,7 @@ def _rescale(slope: Any, intercept: Any, path: Path) -> tuple[float, float, list
 
 
 _NAMES = ("echo time {:g} ms", "time point {:g}", "acquisition {:g}", "image type {}")
-ImageTags = tuple[float, float, float, str]  # what tells images of one position apart, as _NAMES has it
+ImageTags = tuple[float, float, float, str]  # what distinguishes images of one position, in the order of _NAMES
 
 
 def _stacked(

@@ -15,14 +15,14 @@ from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-_ONE_PLANE = 0.05  # slices between contours of one plane
-_ON_SLICE = 0.1  # slices between a plane and the slice that it was drawn on
+_ONE_PLANE = 0.05  # slices: contours closer than this lie in one plane
+_ON_SLICE = 0.1  # slices: a plane closer than this to a slice was drawn on it
 _NAME_SERIES = "name the series that they were drawn on"
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Closed planar contours as points ``(n, 3)`` in voxel indices (x, y, z), and what was left out of it."""
+    """Closed planar contours as points ``(n, 3)`` in voxel indices (x, y, z), and the kinds of those excluded."""
 
     name: str
     contours: tuple[NDArray[Any], ...]
@@ -32,7 +32,7 @@ class Structure:
 def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure:
     """Return the contours of an item of the ROI Contour Sequence. Raises InputError for damaged or tilted ones."""
     to_index = np.linalg.inv(image.affine)
-    # By their points in any order: the same contour twice, wherever it starts, would cut itself out.
+    # Keyed by their points in any order: a contour that is there twice would cut itself out.
     contours: dict[bytes, NDArray[Any]] = {}
     excluded: Counter[str] = Counter()
     for contour in item.get("ContourSequence") or []:
@@ -76,8 +76,8 @@ def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[
     """Return the voxels ``(Z, Y, X)`` whose centres lie inside each structure's contours, and notes on their planes.
 
     Within one plane a contour inside another one cuts a hole; planes are united. A plane between slices counts for
-    the slices within half the distance of the planes (of slices, where planes lie closer), halves upwards: a lesion
-    stays solid. Slices between planes farther apart than that stay empty, and are named. Raises InputError.
+    the slices within half the distance of the planes (of slices, where planes are closer), halves rounded up, so that a
+    lesion stays solid. Slices between planes that are farther apart stay empty, with a note. Raises InputError.
     """
     planes = [_planes(structure) for structure in structures]
     levels = np.array(sorted({level for each in planes for level, _ in each}))

@@ -1,4 +1,4 @@
-"""DICOM SEG and RTSTRUCT as label maps."""
+"""Read DICOM SEG and RTSTRUCT as label maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
 
 _AGAIN = "export it again"
-_MOST_VOXELS = 2**30
+_MOST_VOXELS = 2**30  # of a SEG: a thousand slices of a thousand by a thousand
 
 
 def modality_of(path: Path) -> str:

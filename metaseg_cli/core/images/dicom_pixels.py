@@ -1,8 +1,7 @@
-"""The pixels of a DICOM data set as numbers, checked against what its header promises.
+"""The pixels of a DICOM data set as numbers, checked against its header.
 
-pydicom decodes what is uncompressed or RLE, GDCM (through ITK) the JPEG family. Both get their frames one way, so that
-single images and multi-frame objects of every syntax come out alike: unused bits removed, palettes applied, and
-MONOCHROME1 inverted, so that bright is always high.
+pydicom decodes what is uncompressed or RLE, GDCM (through ITK) the JPEG family. Single images and multi-frame objects
+of every syntax give the same: unused bits removed, palettes applied, and MONOCHROME1 inverted, so that bright is high.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _BY_PYDICOM = (
 _RLE = "1.2.840.10008.1.2.5"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
-_MOST_BYTES = 2**33
-_RLE_RATIO = 64  # PackBits: two bytes make 128 at most
-_JPEG_RATIO, _SMALL_BYTES = 1000, 2**28
+_MOST_BYTES = 2**33  # of pixels: more than any series holds
+_RLE_RATIO = 64  # PackBits: two bytes become 128 at most
+_JPEG_RATIO, _SMALL_BYTES = 1000, 2**28  # a higher ratio is accepted for small images only
 _AGAIN = "export it again"
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What the header promises of the pixels."""
+    """What the header says about the pixels."""
 
     rows: int
     columns: int
@@ -49,7 +48,7 @@ class PixelFormat:
 
     @property
     def bits(self) -> int:
-        """Of all frames, without padding. YBR_FULL_422 halves its colours."""
+        """The bits of all frames, without padding. YBR_FULL_422 halves its colours."""
         samples = 2 if self.photometric == "YBR_FULL_422" else self.samples
         return self.rows * self.columns * self.frames * samples * self.allocated
 

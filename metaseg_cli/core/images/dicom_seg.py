@@ -1,4 +1,4 @@
-"""Masks out as DICOM SEG, on the very slices of the series that they were found in."""
+"""Write masks as DICOM SEG, on the slices of the series in which they were found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def write_seg(path: Path, segments: Sequence[tuple[str, NDArray[np.bool_]]], fil
     highdicom, and when the series lacks what a SEG must repeat of it.
     """
     if not can_write_seg():
-        raise InputError("DICOM SEG wants highdicom", where=path, remedy="install it: pip install 'metaseg-cli[dicom]'")
+        raise InputError(
+            "DICOM SEG requires highdicom", where=path, remedy="install it: pip install 'metaseg-cli[dicom]'"
+        )
     what = "the series does not give what a DICOM SEG must repeat of it"
     with decoding(files[0], what, remedy="take --format nifti"), quiet():
         segmentation = _segmentation(segments, files)
@@ -83,10 +85,10 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
     )
 
 
-def _mended(data: Any) -> Any:
+def _repaired(data: Any) -> Any:
     """Repair *data* where it breaks the standard: drop invalid ages, empty invalid dates and times.
 
-    What anonymisers removed though it must be there, if only empty, is there empty.
+    What must exist, if only empty, and was removed by an anonymiser is added empty.
     """
     for keyword in _MAY_BE_EMPTY:
         if keyword not in data:
@@ -109,20 +111,20 @@ def _mended(data: Any) -> Any:
 def source_images(files: Sequence[Path]) -> tuple[list[Any], NDArray[np.int64]]:
     """Return the images that the masks lie on, and for each of them, or each frame, the slice of the masks.
 
-    Orientations and pixel spacings that differ by rounding are made the same, as readers want them. Raises InputError
-    for a series to whose images one cannot refer.
+    Orientations and pixel spacings that differ by rounding are made equal, as readers require. Raises InputError
+    for a series whose images cannot be referred to.
     """
     headers, planes = slice_headers(files)
-    headers = [_mended(header) for header in headers]
+    headers = [_repaired(header) for header in headers]
     _check_references(headers, files[0])
     if planes is None:
         return headers, np.arange(len(headers))
-    _level(headers)
+    _equalise(headers)
     groups = frame_groups(headers[0]) if len(headers) == 1 else []
     if not groups:
         return headers, np.arange(len(headers))
     for part in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
-        _level([item for own in groups for group in own for item in group.get(part) or []])
+        _equalise([item for own in groups for group in own for item in group.get(part) or []])
     if len(planes.slots) != planes.slices:
         raise InputError("several frames share one position", where=files[0], remedy="take --format nifti")
     return headers, planes.slots
@@ -140,7 +142,7 @@ def _check_references(headers: Sequence[Any], where: Path) -> None:
             )
 
 
-def _level(items: Sequence[Any]) -> None:
+def _equalise(items: Sequence[Any]) -> None:
     """Write the first item's orientation and spacing over those of the others, which differ by rounding at most."""
     for keyword in ("ImageOrientationPatient", "PixelSpacing"):
         those = [item for item in items if keyword in item]

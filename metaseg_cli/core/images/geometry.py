@@ -93,7 +93,7 @@ def same_grid(a: Volume, b: Volume) -> bool:
 def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     """Return *mask* on *image*'s grid where its voxels are some of the image's, perhaps in another order; else None.
 
-    A mask stored in another orientation, or cropped, or of several slices only (DICOM SEG) loses nothing by this.
+    A mask in another orientation, or cropped, or with only some slices (DICOM SEG), loses nothing by this.
     """
     if same_grid(mask, image):
         return mask
@@ -155,13 +155,15 @@ def resample(volume: Volume, grid: Volume) -> Volume:
     )
 
 
-_LEAST_COVERAGE = 0.25  # of a grid's field of view; a scan with less of it misses it
-_WHOLE_COVERAGE = 0.95
+_LEAST_COVERAGE = 0.25  # share of a grid's field of view; a scan that covers less is refused
+_WHOLE_COVERAGE = 0.95  # a scan that covers less gets a note
 
 
 def resample_to(volume: Volume, grid: Volume) -> Volume:
-    """*volume* on *grid*, placed by its geometry alone, with a note on what that took. Raises InputError when it
-    misses the grid, or does not say where it lies."""
+    """Return *volume* on *grid*, placed by its geometry alone, with a note if it was resampled.
+
+    Raises InputError when it covers too little of the grid, or has no spacing.
+    """
     if same_grid(volume, grid):
         return volume
     if volume.spacing_mm is None or grid.spacing_mm is None:

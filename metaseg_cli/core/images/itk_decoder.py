@@ -1,6 +1,6 @@
-"""SimpleITK in a process of its own: a file that makes its decoder crash costs that file, not the batch.
+"""SimpleITK in a separate process: a file that crashes its decoder costs that file, not the batch.
 
-The process starts with the first file, about a third of a second, and serves until this one ends.
+The process starts with the first file, which takes about a third of a second, and serves until this one ends.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from metaseg_cli.errors import InputError, printable
 
 _SECONDS = 60.0  # for the smallest file; a damaged one may keep a decoder busy for ever
-_BYTES_PER_SECOND = 2e6
+_BYTES_PER_SECOND = 2e6  # more time for larger files
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """An image as SimpleITK has it: ``array`` in the order of ``GetArrayFromImage``, geometry in the order of ITK."""
+    """An image as decoded by SimpleITK: ``array`` in the order of ``GetArrayFromImage``, geometry in ITK's order."""
 
     array: NDArray[Any]
     components: int  # numbers per voxel, the last axis of ``array`` when there are several
@@ -44,7 +44,7 @@ class DecodedImage:
 
 class _Process:
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C is for the program that asks, which ends this one by closing its input.
+        # In a new session: Ctrl-C is for the main program, which ends this one by closing its input.
         self.owner = os.getpid()
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("itk_process.py"))],
@@ -54,7 +54,7 @@ class _Process:
             start_new_session=True,
         )
 
-    def ask(self, path: Path, image_io: str, seconds: float) -> tuple[dict[str, Any], bytearray] | None:
+    def request(self, path: Path, image_io: str, seconds: float) -> tuple[dict[str, Any], bytearray] | None:
         """Return the answer; None when the process died, of the file or because it took longer than *seconds*."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -100,7 +100,7 @@ def decode(path: Path, image_io: str = "") -> DecodedImage:
         if _running is None or _running.owner != os.getpid():
             _running = _Process()
         seconds = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
-        answer = _running.ask(path, image_io, seconds)
+        answer = _running.request(path, image_io, seconds)
         if answer is None:
             _running.close()
             _running = None

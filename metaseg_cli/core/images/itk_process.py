@@ -1,6 +1,6 @@
-"""The program behind ``itk_decoder``, a process of its own: reads one file after the other with SimpleITK.
+"""The program that ``itk_decoder`` runs in a separate process: it reads files with SimpleITK, one after the other.
 
-A request is a line of JSON, ``[path, name of the ImageIO]``; the answer a line of JSON, then the voxels' bytes.
+A request is a line of JSON, ``[path, name of the ImageIO]``; the answer is a line of JSON, then the voxels' bytes.
 """
 
 from __future__ import annotations

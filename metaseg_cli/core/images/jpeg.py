@@ -1,4 +1,4 @@
-"""Whether a JPEG is whole: decoders fill what is missing with grey and do not say so."""
+"""Check whether a JPEG is complete: decoders silently fill what is missing with grey."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from metaseg_cli.errors import InputError
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
-_MOST_SCANS = 100  # a progressive one has about ten; each is a way through all pixels
+_MOST_SCANS = 100  # a progressive JPEG has about ten, and each is a pass over all pixels
 _ARITHMETIC = (0xC9, 0xCA, 0xCB)  # frames whose codes may end in zeros that are left out
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: restarts, start of image
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
@@ -27,8 +27,8 @@ def is_jpeg(start: bytes) -> bool:
 def load_jpeg(opened: Image.Image, path: Path) -> None:
     """Decode the first picture of the file. Raises InputError unless it has its end marker and the codes of all pixels.
 
-    A decoder that has found all pixels of a scan skips to the next marker. So codes put in there change nothing,
-    unless some were missing.
+    A decoder that has found all pixels of a scan skips to the next marker. So codes inserted there change nothing
+    unless pixels are missing.
     """
     data = path.read_bytes()
     *scans, end = _ends(data, path)
@@ -47,7 +47,7 @@ def _incomplete(path: Path) -> InputError:
 def _ends(data: bytes, path: Path) -> list[int]:
     """Return where the Huffman codes of each scan end, and where the picture ends.
 
-    Raises InputError when it does not end.
+    Raises InputError when there is no end marker.
     """
     at, found, arithmetic = 2, list[int](), False
     while at + 1 < len(data):

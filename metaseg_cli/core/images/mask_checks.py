@@ -1,4 +1,4 @@
-"""What is doubtful about a mask though it could be read: it may be inverted, or lie turned on its image."""
+"""Checks of a mask that could be read: is it inverted, or turned against its image?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from metaseg_cli.core.images.picture import raw_orientation, upright
 from metaseg_cli.core.images.volume import Volume
 
-_NEARLY_ALL = 0.95  # no lesions cover more of an image
+_NEARLY_ALL = 0.95  # share of an image that lesions never exceed
 
 
 def inverted_mask(label: NDArray[np.uint8], foreground: Sequence[int] = ()) -> str | None:
     """Return why labels ``(Z, Y, X)`` may be inverted: they cover nearly everything, or the whole border; else None.
 
-    *foreground* are the labels that count as lesion; none named: every one but 0.
+    *foreground* are the labels of lesions; empty: every label but 0.
     """
     lesion = np.isin(label, foreground) if len(foreground) else label != 0
     share = float(lesion.mean())
@@ -32,7 +32,7 @@ def inverted_mask(label: NDArray[np.uint8], foreground: Sequence[int] = ()) -> s
 def turned_like_image(mask: Volume, image: Volume) -> tuple[Volume, str | None]:
     """Orient *mask* like *image* where their EXIF orientations differ; also return why that is doubtful, or None.
 
-    A mask may have been drawn on the pixels as they are stored. Its size tells, unless it fits both ways.
+    A mask may have been drawn on the stored pixels. Its size tells, unless it fits both ways.
     """
     if mask.exif_orientation == image.exif_orientation:
         return mask, None

@@ -1,4 +1,4 @@
-"""Masks as people save them, read as label maps; and written so that they read back the same."""
+"""Read masks as people save them, as label maps; write them so that they read back the same."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from metaseg_cli.core.images.volumes import save_volume
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError
 
-_SMALL_LABEL = 31
+_SMALL_LABEL = 31  # grey levels up to this are labels, above it brightness
 _LARGEST_LABEL = 2**31
-_FEW = 8
+_FEW = 8  # levels that people number labels with; more are edges or noise
 _FEW_COLOURS = 16  # a picture of more has edges between colours, or noise
-_NOISE = 32  # a JPEG of nothing but black strays by a few grey levels
+_NOISE = 32  # grey levels: compression noise of a black JPEG stays well below this
 
 
 def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:

@@ -1,10 +1,11 @@
 """NIfTI-1 and NIfTI-2, single files and pairs, and FreeSurfer's MGH, through nibabel, the reference implementation.
 
-nibabel reads and writes the headers; the voxels are counted here, since a file that is cut short must not be read.
+nibabel reads and writes the headers; the voxels are counted here, because a truncated file must not be read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MOST_DIMENSIONS = 5
 _SIZES = {348: "Nifti1", 540: "Nifti2"}
 _IN_MM = {"meter": 1000.0, "micron": 0.001}
-_PLAUSIBLE_MM = (0.02, 50.0)
-_LONGEST_QUATERNION = 1.01  # what rounding, or a careless writer, makes of 1
-_SAME = 0.01  # relative difference of two voxel sizes that is rounding
+_PLAUSIBLE_MM = (0.02, 50.0)  # voxel sizes of any scanner
+_LONGEST_QUATERNION = 1.01  # what rounding by a writer may make of length 1
+_SAME = 0.01  # a relative difference of voxel sizes up to this is rounding
 _MOST_HEADER = 16 * 2**20  # header and extensions
 
 
@@ -44,7 +45,7 @@ class _Header:
 def _nibabel() -> Any:
     import nibabel
 
-    # Its warnings on headers go to the terminal; what users must know is said in notes.
+    # It prints warnings about headers to the terminal; what users must know stands in notes.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
     return nibabel
 
@@ -150,13 +151,13 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
 def _with_unit_quaternion(header: Any) -> Any:
     """Scale the quaternion to length 1 where rounding made it longer, as the standard's own code does.
 
-    nibabel refuses such a one.
+    nibabel refuses longer ones.
     """
     names = ("quatern_b", "quatern_c", "quatern_d")
     length = float(np.sqrt(sum(float(header[name]) ** 2 for name in names)))
     if 1 < length < _LONGEST_QUATERNION:
         for name in names:
-            header[name] = float(header[name]) / length / (1 + 2**-52)  # the last bit must not be too long again
+            header[name] = float(header[name]) / length / (1 + 2**-52)  # the last bit must not make it too long again
     return header
 
 
@@ -165,7 +166,7 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
     if dtype.names:  # colours: red, green, blue (, alpha) of a byte each
         return dtype
     if dtype.kind not in "uif" or dtype.itemsize > 8:
-        raise InputError(f"voxels of type {dtype} are no image", where=path, remedy="save it as numbers")
+        raise InputError(f"voxels of type {dtype} are not an image", where=path, remedy="save it as numbers")
     return dtype
 
 
@@ -188,8 +189,7 @@ def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_array(volume: Volume, array: NDArray[Any]) -> Volume:
-    fields = {**vars(volume), "array": array}
-    return Volume(**fields)
+    return dataclasses.replace(volume, array=array)
 
 
 # -- where it lies ---------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def _placed(header: _Header, path: Path) -> Volume:
     if s_code <= 0 and q_code <= 0:
         notes.append("the file stores no orientation: which side is left cannot be known")
     factor, note = _to_mm(parsed, affine)
-    with np.errstate(invalid="ignore"):  # infinities are refused below
+    with np.errstate(invalid="ignore"):  # infinities raise below
         lps = np.diag([-factor, -factor, factor, 1.0]) @ affine
     shape = (header.shape[2], header.shape[1], header.shape[0])
     spacing, origin, direction, more = grid_of(lps, shape, path)
@@ -273,8 +273,8 @@ def _disagreements(
             apart = float(np.linalg.norm(qform[:3, 3] - affine[:3, 3]))
             return [f"qform and sform disagree (origins {apart:.1f} mm apart): placed by the sform; both are kept"]
     if not np.allclose(np.abs(pixdim[:count]), sizes[:count], rtol=_SAME):
-        told, taken = ("×".join(f"{v:g}" for v in values[:count]) for values in (pixdim, sizes))
-        return [f"its header gives two voxel sizes, {told} and by its sform {taken} mm: the sform's are taken"]
+        stated, taken = ("×".join(f"{v:g}" for v in values[:count]) for values in (pixdim, sizes))
+        return [f"its header gives two voxel sizes, {stated} and by its sform {taken} mm: the sform's are taken"]
     return []
 
 

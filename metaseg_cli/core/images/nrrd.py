@@ -37,7 +37,7 @@ _SHORT = {
     "longlong": "long long",
 }
 _ENCODINGS = {"gz": "gzip", "bz2": "bzip2", "txt": "text", "ascii": "text"}
-# What turns coordinates of a space into LPS, by the sign of x and y; teem's long and short names.
+# Signs of x and y that turn the coordinates of a space into LPS, by teem's long and short names.
 _SPACES = {
     "left-posterior-superior": (1, 1),
     "right-anterior-superior": (-1, -1),
@@ -94,7 +94,7 @@ def _fields(lines: Sequence[str], path: Path) -> dict[str, str]:
         name, sign, value = line.partition(":")
         if not sign:
             raise InputError(f"its header is damaged ({printable(line)[:60]})", where=path, remedy=AGAIN)
-        if not value.startswith("="):  # a key of the program that wrote it, not of the format
+        if not value.startswith("="):  # a key of the writing program, not of the format
             once(fields, name.strip().lower().replace("datafile", "data file"), value.strip(), path)
     for name in ("type", "dimension", "sizes", "encoding"):
         if name not in fields:
@@ -118,7 +118,7 @@ def _dtype(kind: str) -> np.dtype[Any] | None:
 def _byte_order(dtype: np.dtype[Any] | None, fields: dict[str, str], encoding: str, path: Path) -> np.dtype[Any]:
     if dtype is None:
         raise InputError(
-            f"voxels of type {printable(fields['type'])[:40]} are no image", where=path, remedy="save numbers"
+            f"voxels of type {printable(fields['type'])[:40]} are not an image", where=path, remedy="save numbers"
         )
     if dtype.itemsize == 1 or encoding == "text":
         return dtype

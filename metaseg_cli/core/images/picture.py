@@ -1,4 +1,4 @@
-"""A decoded picture file, before anything is made of its colours; and turning pictures upright."""
+"""A decoded picture file before its colours are interpreted, and its EXIF orientation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_PIXELS = 2**26  # 8192 × 8192
 class Picture:
     """The numbers of a picture file, upright.
 
-    ``array`` is ``(C, Z, Y, X)``: grey, colours, or, where ``palette`` ``(N, 3)`` uint8 is there, indices into it.
-    ``alpha`` ``(Z, Y, X)`` is its opacity. ``bits`` are those of a stored number where they are fewer than a byte's,
-    else 0. ``orientation`` is the EXIF orientation by which it was turned. ``lossy`` compression leaves noise.
+    ``array`` is ``(C, Z, Y, X)``: grey, colours, or indices into ``palette`` ``(N, 3)`` uint8 if there is one.
+    ``alpha`` ``(Z, Y, X)`` is its opacity. ``bits`` are those of a stored number if fewer than 8, else 0.
+    ``orientation`` is the EXIF orientation by which it was turned. ``lossy`` compression leaves noise.
     """
 
     array: NDArray[Any]

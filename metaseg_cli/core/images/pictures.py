@@ -21,14 +21,14 @@ from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError, decoding
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # no others: Pillow runs programs for some of them
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # only these: for some others Pillow starts programs
 _NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 
 
 def read_picture(path: Path) -> Volume:
-    """Return a picture upright, by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF.
+    """Read a picture, turned upright by its EXIF orientation, as ``(C, Z, Y, X)``; Z counts the pages of a TIFF.
 
-    Raises InputError when it is none, is damaged or cut, or holds numbers that are not finite.
+    Raises InputError when it is not a picture, is damaged or truncated, or holds numbers that are not finite.
     """
     picture = decode_picture(path)
     notes = list(picture.notes)
@@ -92,7 +92,7 @@ def _decoded(opened: Image.Image, path: Path, header: png.PngHeader | None) -> P
     palette = None
     if opened.mode == "P":
         table = np.array(opened.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        palette = np.concatenate([table, np.zeros((256 - len(table), 3), np.uint8)])  # indices without colour: black
+        palette = np.concatenate([table, np.zeros((256 - len(table), 3), np.uint8)])  # others are black
     samples = _samples(opened, path, header, bits, notes)
     samples, alpha = _without_alpha(samples, opened, bits)
     array = np.ascontiguousarray(np.moveaxis(samples, -1, 0))[:, None]
@@ -164,7 +164,7 @@ def as_grey(volume: Volume) -> Volume:
 def save_picture(path: Path, pages: list[NDArray[Any]], exif_orientation: int) -> None:
     """Write ``(Y, X)`` pages (several only as TIFF), turned back and tagged as the picture they belong to.
 
-    Raises InputError for a format that is none of PNG, TIFF, BMP and JPEG.
+    Raises InputError for a format other than PNG, TIFF, BMP and JPEG.
     """
     suffix = path.suffix.lower()
     raw = [raw_orientation(page, exif_orientation) for page in pages]
@@ -183,7 +183,7 @@ def save_picture(path: Path, pages: list[NDArray[Any]], exif_orientation: int) -
     options: dict[str, Any] = {"exif": exif} if exif_orientation != 1 and kind != "BMP" else {}
     if kind == "JPEG":
         options |= {"quality": 100, "subsampling": 0}
-    encoded = io.BytesIO()  # Pillow writes half a BMP on a full disk and says nothing
+    encoded = io.BytesIO()  # Pillow writes half a BMP on a full disk without an error
     Image.fromarray(raw[0]).save(encoded, format=kind, **options)
     path.write_bytes(encoded.getbuffer())
 

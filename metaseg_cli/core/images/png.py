@@ -1,4 +1,4 @@
-"""What Pillow leaves out of PNG: checksums of the pixels, their number, and the lower 8 of 16 bits."""
+"""What Pillow ignores in PNG: checksums of the pixels, their number, and the lower 8 of 16 bits."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _inflated(inflate: zlib._Decompress, data: bytes, most: int, path: Path) -> 
 def read_sixteen_bits(path: Path, header: PngHeader) -> NDArray[np.uint16]:
     """Read ``(Y, X, samples)`` of a PNG in colour or with alpha, with all 16 bits.
 
-    Pillow unpacks the upper bytes of such a PNG; told that they come in the other order, it unpacks the lower ones.
+    Pillow unpacks the upper bytes of such a PNG; with the other byte order it unpacks the lower ones.
     """
     if header.colour == GREY_ALPHA:  # the four bytes of a pixel as they come
         four = _unpacked(path, "RGBA").astype(np.uint16)

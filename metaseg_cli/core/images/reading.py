@@ -1,4 +1,4 @@
-"""One door for every format."""
+"""Read any format."""
 
 from __future__ import annotations
 

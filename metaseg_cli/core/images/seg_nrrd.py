@@ -1,4 +1,4 @@
-"""The segments that 3D Slicer names in the header of an NRRD, mostly a ``.seg.nrrd``."""
+"""The segments that 3D Slicer names in the header of an NRRD file, usually a ``.seg.nrrd``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaseg_cli.core.formats import NRRD, suffix_of
 from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.errors import InputError, decoding
 
-_LONGEST_HEADER = 2**22
+_LONGEST_HEADER = 2**22  # bytes: Slicer stores hundreds of segments with their tags
 _KEY = re.compile(r"^Segment(\d+)_(Name|ID|Layer|LabelValue|Tags)\s*:=(.*)$")
 
 
@@ -32,7 +32,7 @@ class Segment:
 def segments_of(path: Path) -> list[Segment]:
     """Return the segments in the order of their numbers; none where the header names none. Raises InputError.
 
-    The header tells, not the name: a ``.seg.nrrd`` may have been renamed.
+    The header decides, not the name: a ``.seg.nrrd`` may have been renamed.
     """
     if suffix_of(path) not in NRRD:
         return []
@@ -85,7 +85,7 @@ def lesion_layers(
         here = layers[segments[i].layer] == segments[i].value
         of_lesions[segments[i].layer][here] = segments[i].value
     listed = ", ".join(f"{segments[i].value} = {segments[i].name}" for i in taken)
-    # What no segment owns would otherwise vanish without a word.
+    # Voxels that belong to no segment must not vanish silently.
     owned = {(s.layer, s.value) for s in segments}
     stray = {int(v) for n, layer in enumerate(layers) for v in np.unique(layer) if v and (n, int(v)) not in owned}
     if stray:

@@ -1,4 +1,4 @@
-"""The bytes of an image file, counted: a file that holds less or more than its header says is damaged."""
+"""Count the bytes of an image file: one that holds less or more than its header says is damaged."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
         with closing(bz2.BZ2File(file)) as stream:
             yield from iter(lambda: stream.read(_CHUNK), b"")
         return
-    wbits = {"gzip": 31, "zlib": 47}[encoding]  # 47: either header, as writers of MetaImage have it
+    wbits = {"gzip": 31, "zlib": 47}[encoding]  # 47: either header, as writers of MetaImage use both
     stream_of = zlib.decompressobj(wbits)
     started = False
     while chunk := file.read(_CHUNK):
         while chunk:
-            if stream_of.eof:  # another member, or padding behind the last one
+            if stream_of.eof:  # another member, or padding after the last one
                 if not chunk.strip(b"\0"):
                     break
                 stream_of = zlib.decompressobj(wbits)
             started = True
-            # A few MB at a time: a few bytes may stand for gigabytes.
+            # A few MB at a time: a few bytes may inflate to gigabytes.
             yield stream_of.decompress(chunk, 4 * _CHUNK)
             chunk = stream_of.unused_data if stream_of.eof else stream_of.unconsumed_tail
     if not started or not stream_of.eof:

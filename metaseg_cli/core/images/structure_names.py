@@ -63,7 +63,7 @@ _VOCABULARY = frozenset(
     (_GTV | _LESION | _REGION | _DERIVED | _DOSE | _ORGAN | {"left", "right", "minus"})
     - {"z", "et", "tc", "wt", "ed", "les"}
 )
-_MANY = 20
+_MANY = 20  # names in a message; the others are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def kind_of(structure: Structure) -> Kind:
     """Return what a structure is by its name or, where that does not say, by its coded concept or type.
 
     A lesion may be named with its place (``Met cerebellum``, ``Brain met 2``); an organ may be named with what was cut
-    out of it (``Brain-GTV``). In doubt it is no lesion: the user is shown what was left out.
+    out of it (``Brain-GTV``). When in doubt it is not a lesion: the user is shown what was excluded.
     """
     kind = _kind_of_name(structure.name)
     interpreted = structure.type.strip().upper()
@@ -136,9 +136,10 @@ def choose(
 ) -> tuple[list[int], list[str]]:
     """Return the numbers of the structures that are lesions, or that *wanted* names, and notes on those excluded.
 
-    *wanted* are names as ``--structures`` has them: upper and lower case are the same, ``*`` stands for anything. The
-    segments of a *segmentation* are taken where no name says anything ("Segment_1"), and its oedema is a label of its
-    own; among contours it is none beside the lesion. Raises InputError with the names when nothing is recognised.
+    *wanted* are names as in ``--structures``: upper and lower case are the same, ``*`` stands for anything. The
+    segments of a *segmentation* are taken where all names are meaningless ("Segment_1"), and its oedema is a label of
+    its own; contours of oedema are excluded beside a lesion. Raises InputError with the names when nothing is
+    recognised.
     """
     if wanted:
         patterns = [_pattern(name) for name in wanted]

@@ -1,4 +1,4 @@
-"""TIFF: pages, stacks and hyperstacks by tifffile; Pillow where tifffile lacks the decompressor."""
+"""Read TIFF: pages, stacks and hyperstacks with tifffile; with Pillow where tifffile lacks the decompressor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _NONE, _LZW, _DEFLATE = 1, 5, (8, 32946)
 _LOSSLESS = (_NONE, 2, 3, 4, _LZW, *_DEFLATE, 32773, 34925, 50000)  # also fax codes, PackBits, LZMA, Zstandard
-_DEFLATE_RATIO = 1032  # the most that deflate can do
+_DEFLATE_RATIO = 1032  # the largest that deflate can reach
 _LARGE = 2**29  # bytes; what would become larger than this must be large in the file too
 _LARGE_RATIO = 100
 _SLICES, _CHANNELS = "ZTQI", "CS"
@@ -52,7 +52,7 @@ def read_tiff(path: Path) -> Picture:
             raise InputError(
                 f"its pages differ in size or kind (pages {pages[0] + 1} and {page + 1})",
                 where=path,
-                remedy="keep the slices of one image in a file, other images apart",
+                remedy="keep one stack of slices per file",
             )
     with decoding(path, "damaged"):
         return _read_pages(path, directories, pages, notes)
@@ -65,10 +65,10 @@ def _read_pages(path: Path, directories: list[Directory], pages: list[int], note
     """Read *pages*, which have one size and kind, of all those in the file."""
     import tifffile
 
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it warns of is checked here
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its warnings are about what is checked here
     first = directories[pages[0]]
     white_is_zero = number(first, tags.PHOTOMETRIC, tags.MIN_IS_BLACK) == tags.MIN_IS_WHITE
-    # Other files that an OME-TIFF names are never opened, and no page is taken to be like the first unseen.
+    # Other files that an OME-TIFF names are never opened, and no page is assumed to be like the first.
     with tifffile.TiffFile(path, _multifile=False, is_uniform=False) as file:
         if len(file.pages) < len(directories):
             raise _damaged(path, "not every page can be read")
@@ -100,7 +100,7 @@ def _pages_one_by_one(path: Path, pages: list[Any], series: list[tifffile.TiffPa
         in_pages = sum(math.prod(page.shape) for page in each.pages if page is not None)
         if set(each.axes) <= set("QIZTYXS") and math.prod(each.shape) <= in_pages:
             continue
-        raise InputError("several stacks in one TIFF", where=path, remedy="save each as a file of its own")
+        raise InputError("several stacks in one TIFF", where=path, remedy="save each in its own file")
     _check_size(path, sum(page.nbytes for page in pages))
     _check_pages(path, pages)
     return np.stack([page.asarray(maxworkers=1) for page in pages]), "I" + pages[0].axes
@@ -186,7 +186,7 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
                 if kept.mode == "L" and bits < 8:
                     array = array // (255 // (2**bits - 1))  # Pillow spreads them over 8 bits
                 if picture.tag_v2.get(tags.ORIENTATION, 1) != stored:
-                    array = raw_orientation(array, stored)  # Pillow has turned it; this is done for all kinds below
+                    array = raw_orientation(array, stored)  # Pillow has turned it; all kinds are turned below
                 arrays.append(array)
         if said:
             raise _damaged(path, said[0])

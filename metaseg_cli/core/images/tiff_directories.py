@@ -29,7 +29,7 @@ _ALIKE = {
     COLORMAP: 0,
     EXTRA_SAMPLES: 0,
     SAMPLE_FORMAT: 1,
-}  # with what their absence means
+}  # with the value that a missing tag means
 
 
 def is_tiff(start: bytes) -> bool:
@@ -117,7 +117,7 @@ def _check_segments(directory: Directory, size: int, path: Path) -> None:
         where, lengths = directory[TILES], directory.get(TILE_BYTES)
     if not where or isinstance(where, bytes) or isinstance(lengths, bytes):
         raise _damaged(path, "a page without pixels")
-    if lengths is None:  # old writers left it out where nothing is compressed
+    if lengths is None:  # old writers omit it for uncompressed pages
         lengths = (1,) * len(where)
     if len(where) != len(lengths):
         raise _damaged(path, "the lists of its strips disagree")

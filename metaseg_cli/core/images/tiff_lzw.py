@@ -32,7 +32,7 @@ def lzw_decode(data: bytes, /, *, out: object = None) -> bytes:
         parts.append(entry)
         if previous:
             table.append(previous + entry[:1])
-            if len(table) + 1 >= 1 << width and width < 12:  # one code early, as TIFF has it
+            if len(table) + 1 >= 1 << width and width < 12:  # one code early, as TIFF requires
                 width += 1
         previous = entry
     return b"".join(parts)

@@ -19,12 +19,11 @@ class Volume:
 
     ``array`` is ``(C, Z, Y, X)``; a picture has Z = 1. ``spacing_mm`` is ``(z, y, x)``, or None when the file
     does not say (a PNG). ``origin_mm`` (x, y, z) and ``direction`` (row-major 3×3) are in ITK's LPS patient
-    coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is what the file's EXIF
-    tag said; ``array`` is already turned upright. ``nifti_header`` is a NIfTI's header as stored: a mask gets its very
-    matrices, so that every reader, whichever it believes, sees it on its scan. ``notes`` are sentences on what had to
-    be assumed while reading.
+    coordinates. ``source`` is the file, or the folder of a DICOM series. ``exif_orientation`` is the file's EXIF tag;
+    ``array`` is already upright. ``nifti_header`` is a NIfTI header as stored: a mask gets the same matrices, so that
+    every reader, whichever matrix it trusts, shows it on its scan. ``notes`` say what was assumed while reading.
     ``sequences`` name the channels where a model or its user says what they are; colours have no names.
-    ``frame_of_reference`` is DICOM's UID of the coordinates; empty where there is none.
+    ``frame_of_reference`` is the DICOM UID of the coordinates, empty if unknown.
     """
 
     array: NDArray[Any]
@@ -55,7 +54,7 @@ class Volume:
 
     @property
     def shown(self) -> NDArray[Any]:
-        """What people look at: ``array`` with its colours, or of its sequences one, ``(1, Z, Y, X)``."""
+        """What people look at: all colours of ``array``, or one of its sequences ``(1, Z, Y, X)``."""
         if not self.sequences:
             return self.array
         channel = shown_channel(self.sequences)
@@ -70,6 +69,6 @@ def is_constant(array: NDArray[Any]) -> bool:
 def shown_channel(sequences: Sequence[str]) -> int:
     """Return the index of the sequence to look at: T1 with contrast, without which a small metastasis is not visible.
 
-    The first where there is none.
+    0 without such a sequence.
     """
     return sequences.index("t1c") if "t1c" in sequences else 0

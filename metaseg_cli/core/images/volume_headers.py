@@ -1,7 +1,7 @@
 """What headers of NRRD and MetaImage files have in common, checked before a voxel is read.
 
-Headers come damaged, contradict themselves, and may name any file of the machine. So sizes, voxel type, the number of
-bytes, and the file with the voxels are looked at here first.
+Headers may be damaged, contradict themselves, or name any file of the machine. So sizes, voxel type, the number of
+bytes, and the file with the voxels are checked here first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metaseg_cli.core.images.streams import inflated, read_exactly
 from metaseg_cli.core.memory import check_fits
 from metaseg_cli.errors import InputError, printable
 
-MOST_HEADER = 2**20
+MOST_HEADER = 2**20  # bytes; real headers are a few kB, those with Slicer's segments some hundreds
 AGAIN = "copy it again from its source"
 NOWHERE = "its header does not say where it lies"
 CONVERT = "convert it again from the original images"
@@ -29,9 +29,9 @@ CONVERT = "convert it again from the original images"
 class VolumeHeader:
     """What a header announces.
 
-    ``sizes`` are in the order of the file, the fastest axis first; *space* are its two or three axes of space, x first,
-    and *channels* the axis of several numbers per voxel, if there is one. ``affine`` is 4×4, from index to LPS in mm;
-    the column of a third axis that is not there is 0.
+    ``sizes`` are in the order of the file, the fastest axis first; ``space`` are its two or three axes of space, x
+    first, and ``channels`` the axis of several numbers per voxel, if any. ``affine`` is 4×4, from index to LPS in mm;
+    the column of a missing third axis is 0.
     """
 
     sizes: tuple[int, ...]
@@ -95,7 +95,7 @@ def _packed(file: BinaryIO, header: VolumeHeader, path: Path) -> bytearray:
 def _numbers(text: bytes, header: VolumeHeader, path: Path) -> NDArray[Any]:
     wanted = header.bytes // header.dtype.itemsize
     found = text.split()
-    if text[-1:].strip():  # the last number may lack digits
+    if text[-1:].strip():  # the last number may have lost digits
         raise InputError("its last line does not end: it is cut short", where=path, remedy=AGAIN)
     if len(found) != wanted:
         raise InputError(f"its header announces {wanted} numbers, {len(found)} are there", where=path, remedy=AGAIN)

@@ -1,4 +1,4 @@
-"""From what the user has to the channels that a model wants: by names, never by position alone."""
+"""Map what the user has to the channels that a model needs: by names, never by position alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scan = Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
 def as_channels(card: ModelCard, scan: Scan) -> tuple[Volume, NDArray[np.bool_]]:
     """Return the available sequences as channels of one volume, and their modality availability ``(C,)``.
 
-    A sequence that shows nothing, one number everywhere, is not there. Raises InputError.
+    A constant sequence, one number everywhere, is not available. Raises InputError.
     """
     return _without_constant(card, *_channels(card, scan))
 
@@ -70,7 +70,7 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
     missing = [name for name in wanted if name not in scans]
     if unknown or len(missing) == len(wanted) or (missing and not card.presence):
         raise InputError(
-            f"the model wants the sequences {', '.join(wanted)}, got {', '.join(scans)}",
+            f"the model needs the sequences {', '.join(wanted)}, got {', '.join(scans)}",
             remedy="name one file per sequence, as in t1c=a.nii.gz",
         )
     volumes = {name: read_scan(_files(scans[name])) for name in wanted if name in scans}
@@ -116,7 +116,7 @@ def _fitted(card: ModelCard, volume: Volume) -> Volume:
         if wanted > 1 and _oriented(card):
             remedy = f"name the file of each sequence, as in {card.sequences[0]}=a.nii.gz"
         raise InputError(
-            f"the image has {kinds.get(has, f'{has} channels')}, the model wants "
+            f"the image has {kinds.get(has, f'{has} channels')}, the model needs "
             f"{kinds.get(wanted, f'{wanted} channels')}: {', '.join(card.sequences)}",
             where=volume.source,
             remedy=remedy,

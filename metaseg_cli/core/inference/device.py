@@ -1,4 +1,4 @@
-"""Which device, and which number format runs fast on it."""
+"""Choose the device, and the precision and memory format that are fast on it."""
 
 from __future__ import annotations
 

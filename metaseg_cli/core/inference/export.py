@@ -1,4 +1,4 @@
-"""A model for programs without torch: an ONNX file, and beside it all that its user must do before and after."""
+"""Export a model for programs without torch: an ONNX file, and a description of the steps before and after it."""
 
 from __future__ import annotations
 

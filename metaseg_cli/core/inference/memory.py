@@ -1,4 +1,4 @@
-"""How much memory prediction takes, and which windows fit into what it may take."""
+"""How much memory prediction needs, and which windows fit into the available memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.errors import ConfigError
 
-_SMALLEST = {2: 64, 3: 32}  # sides below which a window shows too little of what lies around
-_SPARE = 64 * 2**20  # for what nobody counts
+_SMALLEST = {2: 64, 3: 32}  # shortest side of a window: smaller ones show too little of the surroundings
+_SPARE = 64 * 2**20  # bytes for what is not modelled
 
 
 def bytes_per_voxel(card: ModelCard, precision: str, n_passes: int) -> float:
@@ -36,7 +36,7 @@ def fitting_windows(
     if np.prod(patch) > voxels:
         needed = np.prod(patch) * bytes_per_voxel(card, precision, n_passes) + _SPARE - left
         raise ConfigError(
-            f"--max-memory is too little: windows of {_times(patch)} voxels need {needed / 1e9:.1f} GB more",
+            f"--max-memory is too small: windows of {_times(patch)} voxels need {needed / 1e9:.1f} GB more",
             remedy="allow more, or close other programs",
         )
     return tuple(patch), None if largest is None else min(largest, voxels)

@@ -17,9 +17,9 @@ INPUT, OUTPUT = "image", "logits"
 
 
 def write_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
-    """Write *network* to *path*, with free batch and image sizes. Wants onnx and onnxscript."""
-    # No two sizes alike, or the exporter takes them for one and the same; no multiples of the stride, or it leaves out
-    # the padding.
+    """Write *network* to *path*, with free batch and image sizes. Requires onnx and onnxscript."""
+    # No two sizes are equal, or the exporter would unify them; none is a multiple of the stride, or it would omit the
+    # padding.
     multiple = total_stride(card.strides)
     size = [step * max(2, -(-16 // step)) + 2 * i * step + 1 + i for i, step in enumerate(multiple)]
     example = torch.randn(2, card.in_channels, *size)

@@ -16,7 +16,7 @@ from metaseg_cli.core.inference.windows import LARGEST, Tiling, tile
 from metaseg_cli.core.intensity import EMPTY_WINDOW_RANGE
 from metaseg_cli.core.models.availability import with_availability
 
-_SLICE_BATCH = 4 * 256 * 256  # pixels at once: enough to keep two cores busy, little memory
+_SLICE_BATCH = 4 * 256 * 256  # pixels per batch: enough to keep two cores busy, little memory
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -28,7 +28,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def with_neighbours(image: Tensor, context: int, slices: slice = slice(None)) -> Tensor:
     """Add adjacent slices as channels: ``(C, Z, Y, X)`` → ``(C·(2·context + 1), S, Y, X)``, z − context … z + context.
 
-    For every z of *slices*; beyond the ends the last slice is repeated.
+    Beyond the ends the last slice is repeated.
     """
     if not context:
         return image[:, slices]

@@ -1,4 +1,4 @@
-"""Where the windows lie that an image is looked at through, and how much each of their voxels counts."""
+"""Windows of sliding-window inference: where they lie, and the weight of each of their voxels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaseg_cli.core.choices import NORMS
 
-# As many voxels at once as two cores like; a GPU takes them as well.
+# Voxels per window: as many as keep two cores busy; a GPU holds them too.
 LARGEST = 64 * 128 * 128
 
 
@@ -21,7 +21,7 @@ LARGEST = 64 * 128 * 128
 class Tiling:
     """Windows of one *shape* over an image of *size*; ``starts`` are their first voxels along each axis.
 
-    *patch* is what the network learnt from.
+    *patch* is the patch size of the training.
     """
 
     size: tuple[int, ...]
@@ -31,7 +31,7 @@ class Tiling:
 
     @property
     def voxels(self) -> int:
-        """What the network computes altogether."""
+        """Voxels that the network computes in all windows."""
         return int(np.prod(self.shape)) * int(np.prod([len(s) for s in self.starts]))
 
     def boxes(self, first_axis: int = 0) -> Iterator[tuple[slice, ...]]:
@@ -42,9 +42,10 @@ class Tiling:
 
     @cached_property
     def weight(self) -> Tensor:
-        """1 from half a patch inside the border on; outside it the flank of a Gaussian of sigma 1/8 of the patch.
+        """Weight of each voxel: 1 from half a patch inside the border on, then the flank of a Gaussian.
 
-        A window as large as the patch has the whole Gaussian (Isensee et al. 2021). Never below a thousandth.
+        Its sigma is 1/8 of the patch: a window of the size of a patch has nnU-Net's Gaussian (Isensee et al. 2021). The
+        weight is at least 0.001.
         """
         weight = torch.ones(())
         for n, patch in zip(self.shape, self.patch, strict=True):
@@ -58,8 +59,8 @@ class Tiling:
 def tile(size: Sequence[int], patch: Sequence[int], largest: int | None = None) -> Tiling:
     """Return windows over an image of *size* for a network that was trained on *patch*.
 
-    Neighbours share at least half a patch, so that every voxel is seen from the distance to the border that the network
-    knows. The windows are patches, unless *largest* voxels are allowed: then those of half patches that compute least.
+    Neighbours overlap by at least half a patch, so that every voxel is predicted as far from a border as in training.
+    Windows are patches, unless *largest* voxels are allowed: then multiples of half a patch with the least to compute.
     """
     exact = _tiling(size, patch, patch)
     if largest is None:
