@@ -32,7 +32,7 @@ class TrainConfig:
     model: Annotated[str, Setting(help=f"Network: {' or '.join(NETWORKS)}.")] = DEFAULT_NETWORK
     epochs: Annotated[int, Setting(help="Passes over the training cases.", min=1)] = 50
     fold: Annotated[
-        str, Setting(help="Fold that validates, the others train; or all: a model for each fold, then their ensemble.")
+        str, Setting(help="Fold to validate on, the others train; or all: one model per fold, then their ensemble.")
     ] = "0"
     out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
     max_minutes: Annotated[
@@ -42,13 +42,13 @@ class TrainConfig:
     patience: Annotated[
         int | None, Setting(help="Stop after this many epochs without a better score.", min=1, shown_default="never")
     ] = None
-    resume: Annotated[Path | None, Setting(help="Run folder to go on with; its own settings hold.")] = None
+    resume: Annotated[Path | None, Setting(help="Run folder to resume; its own settings apply.")] = None
     init: Annotated[
         Path | None,
         Setting(help="Model file or run whose weights to start from, sequences and regions matched by name."),
     ] = None
     plan_only: Annotated[bool, Setting(help="Show what would be trained, and why, and stop.")] = False
-    tensorboard: Annotated[bool, Setting(help="Write TensorBoard events into the run (wants tensorboard).")] = False
+    tensorboard: Annotated[bool, Setting(help="Write TensorBoard events into the run (requires tensorboard).")] = False
     seed: Annotated[int, Setting(help="Seed of all randomness.", min=0)] = 0
     device: Annotated[str, Setting(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", panel="Machine")] = (
         "auto"
@@ -64,18 +64,20 @@ class TrainConfig:
     layout: Annotated[
         str,
         Setting(
-            help="Memory layout of the convolutions; auto measures what is faster here.",
+            help="Memory format of the convolutions; auto measures what is faster here.",
             choices=MEMORY_FORMATS,
             panel="Machine",
         ),
     ] = "auto"
     compile: Annotated[
         bool,
-        Setting(help="Compile the network first: a minute that pays on a GPU and in long runs.", panel="Machine"),
+        Setting(
+            help="Compile the network first; takes a minute and pays off on a GPU and in long runs.", panel="Machine"
+        ),
     ] = False
     accumulate: Annotated[
         int,
-        Setting(help="Pieces in which a batch goes through the network, to save memory.", min=1, panel="Machine"),
+        Setting(help="Micro-batches per step (gradient accumulation), to save memory.", min=1, panel="Machine"),
     ] = 1
 
     dims: Annotated[
@@ -85,7 +87,7 @@ class TrainConfig:
     context: Annotated[
         int | None,
         Setting(
-            help="Neighbour slices on each side that a 2D network sees too.",
+            help="Adjacent slices on each side that a 2D network sees too (2.5D).",
             min=0,
             max=8,
             panel="Network and plan",
@@ -119,36 +121,31 @@ class TrainConfig:
     foreground_prior: Annotated[
         float | None,
         Setting(
-            help="Probability of a lesion that the untrained network answers everywhere.",
+            help="Foreground probability that the untrained network predicts everywhere.",
             min=1e-6,
             max=0.9,
             panel="Network and plan",
             shown_default="from the data",
         ),
     ] = None
+    # Measured: docs/decisions/batch-norm.md.
     norm: Annotated[str, Setting(help="Normalisation.", choices=tuple(NORMS), panel="Network and plan")] = "batch"
     activation: Annotated[str, Setting(help="Activation.", choices=tuple(ACTIVATIONS), panel="Network and plan")] = (
         "leaky-relu"
     )
     deep_supervision: Annotated[
-        bool, Setting(help="A loss on every head, not only the last.", panel="Network and plan")
+        bool, Setting(help="Deep supervision: a loss on every head, not only the last.", panel="Network and plan")
     ] = True
 
-    loss: Annotated[
-        str,
-        Setting(
-            help="What is minimised.",
-            choices=tuple(LOSSES),
-            panel="Optimisation",
-        ),
-    ] = "dice-focal"
+    # Measured: docs/decisions/dice-focal-loss.md; gamma 2 is that of Lin et al. 2017.
+    loss: Annotated[str, Setting(help="Loss function.", choices=tuple(LOSSES), panel="Optimisation")] = "dice-focal"
     focal_gamma: Annotated[
         float, Setting(help="Focal exponent; 0 is cross-entropy.", min=0, max=10, panel="Optimisation")
     ] = 2.0
     focal_alpha: Annotated[
         float | None,
         Setting(
-            help="Weight of the foreground in the focal loss, 0 to 1.",
+            help="Weight of the foreground in the focal loss (alpha), 0 to 1.",
             min=0,
             max=1,
             panel="Optimisation",
@@ -179,18 +176,28 @@ class TrainConfig:
         "poly"
     )
     warmup_steps: Annotated[int, Setting(help="Steps of linear warm-up.", min=0, panel="Optimisation")] = 50
-    clip: Annotated[float, Setting(help="Largest gradient norm; 0 does not clip.", min=0, panel="Optimisation")] = 12.0
+    # nnU-Net (Isensee et al. 2021).
+    clip: Annotated[float, Setting(help="Maximum gradient norm; 0 does not clip.", min=0, panel="Optimisation")] = 12.0
+    # About the last 100 steps: short enough for runs of minutes. Chosen, like the fractions below, and not measured.
     ema: Annotated[
         float,
-        Setting(help="Decay of the averaged weights; 0 uses the last ones.", min=0, max=0.99999, panel="Optimisation"),
+        Setting(
+            help="Decay of the exponential moving average of the weights (EMA); 0 uses the last weights.",
+            min=0,
+            max=0.99999,
+            panel="Optimisation",
+        ),
     ] = 0.99
     lesion_share: Annotated[
-        float, Setting(help="Share of patches around a lesion.", min=0, max=1, panel="Optimisation")
+        float,
+        Setting(
+            help="Foreground oversampling: fraction of patches around a lesion.", min=0, max=1, panel="Optimisation"
+        ),
     ] = 0.5
     hard_share: Annotated[
         float,
         Setting(
-            help="Share of patches around false lesions seen on training cases after the last epoch.",
+            help="Hard-negative fraction: patches around false-positive lesions on training cases.",
             min=0,
             max=1,
             panel="Optimisation",
@@ -199,7 +206,7 @@ class TrainConfig:
     paste: Annotated[
         float,
         Setting(
-            help="Chance of a patch without lesion to get the lesions of another patch.",
+            help="Probability that a patch without lesions gets those of another patch (copy-paste).",
             min=0,
             max=1,
             panel="Optimisation",
@@ -208,7 +215,7 @@ class TrainConfig:
     drop_sequence: Annotated[
         float,
         Setting(
-            help="Chance of each sequence to be taken away in training, where there are several; never all.",
+            help="Modality dropout: probability that a sequence is left out of a patch; one always stays.",
             min=0,
             max=0.9,
             panel="Optimisation",
@@ -217,7 +224,8 @@ class TrainConfig:
     augment: Annotated[
         bool,
         Setting(
-            help="Change patches at random: rotation, scaling, flips, intensity, noise, blur.", panel="Optimisation"
+            help="Random augmentation: rotation, scaling, flips, elastic deformation, intensity, noise, blur.",
+            panel="Optimisation",
         ),
     ] = True
 

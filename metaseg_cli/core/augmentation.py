@@ -1,4 +1,4 @@
-"""Random changes of a training batch, on its device: parameters apart from their effect, so both can be tested.
+"""Random augmentation of a batch on its device; drawing parameters is apart from applying them, to test both.
 
 All spatial changes (rotation, scaling, flips, elastic deformation) are one resampling of image and target together.
 Targets come out soft, between 0 and 1, along resampled edges: hardened, a lesion of one or two voxels that falls
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from metaseg_cli.core.intensity import ABOVE_BACKGROUND
 
-_ELASTIC_NODES = 5  # per axis, over the patch
-_BIAS_NODES = 3
-_BLUR_REACH = 3  # voxels
+_ELASTIC_NODES = 5  # per axis, over the patch: bends longer than most lesions
+_BIAS_NODES = 3  # per axis: a bias field varies over half the head
+_BLUR_RADIUS = 3  # voxels: 2.5 times the largest sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class Augmentation:
     rotation: float = 30.0
     tilt: float = 10.0  # out of the axial plane, in 3D
     scale: tuple[float, float] = (0.75, 1.33)
-    stretch: float = 0.1  # each axis apart, as a logarithm
-    elastic: float = 0.2  # chance
-    displacement: float = 0.08  # standard deviation, as a share of the distance between the elastic nodes
+    stretch: float = 0.1  # of each axis on its own, as a logarithm
+    elastic: float = 0.2  # probability
+    displacement: float = 0.08  # standard deviation, as a fraction of the distance between the elastic nodes
     flip_axes: tuple[int, ...] = (-1, -2)  # counted from the last
-    paste: float = 0.0  # chance of a patch without lesion to get that of another one
+    paste: float = 0.0  # probability that a patch without lesion gets that of another one
     brightness: float = 0.3
     contrast: tuple[float, float] = (0.75, 1.33)
     gamma: tuple[float, float] = (0.7, 1.5)
@@ -42,15 +42,15 @@ class Augmentation:
     noise: float = 0.15
     blur: tuple[float, float] = (0.5, 1.2)
     low_resolution: tuple[float, float] = (0.5, 1.0)
-    gibbs: tuple[float, float] = (0.5, 0.9)  # share of k-space that is kept, per axis
-    each: float = 0.2  # chance of every single intensity change …
+    gibbs: tuple[float, float] = (0.5, 0.9)  # fraction of k-space that is kept, per axis
+    each: float = 0.2  # probability of every single intensity change …
     rarely: float = 0.08  # … and of those that cost more: bias field and Gibbs ringing
-    drop_sequence: float = 0.0  # chance of every sequence to be taken away; one always stays
+    drop_sequence: float = 0.0  # modality dropout: probability that a sequence is removed; one always stays
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What will be done to each of B patches of C sequences. 0 or 1 where nothing is done to a patch."""
+    """What is done to each of B patches of C sequences; 0 or 1 where nothing is done to a patch."""
 
     affine: Tensor  # (B, dims, dims + 1), output grid → input grid, in grid_sample's −1 … 1 coordinates
     elastic: Tensor  # (B, dims, nodes, …) displacement in the same coordinates
@@ -70,7 +70,7 @@ class Parameters:
 
 
 def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generator) -> Parameters:
-    """Parameters for a batch of *shape* ``(B, C, *spatial)``; C counts sequences, not their neighbour slices."""
+    """Draw parameters for a batch of *shape* ``(B, C, *spatial)``; C counts sequences, not their adjacent slices."""
     b, c, *spatial = shape
     dims = len(spatial)
     affine = np.zeros((b, dims, dims + 1))
@@ -124,7 +124,7 @@ def draw(settings: Augmentation, shape: tuple[int, ...], rng: np.random.Generato
 
 
 def _rotation(dims: int, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """A rotation in grid_sample's axis order x, y(, z)."""
+    """Return a rotation in the axis order of ``grid_sample``: x, y(, z)."""
     matrix = np.eye(dims)
     planes = (
         [(0, 1, settings.rotation)]
@@ -145,14 +145,14 @@ def _rotation(dims: int, settings: Augmentation, rng: np.random.Generator) -> np
 
 
 def apply(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """*image* ``(B, C·(2k + 1), *spatial)`` and *target* ``(B, R, *spatial)`` → changed copies, the target in 0 … 1."""
+    """Return changed copies of *image* ``(B, C·(2k + 1), *spatial)`` and *target* ``(B, R, *spatial)``, in 0 … 1."""
     image, target = _pasted(image, target, p)
     for i in p.flipped.any(dim=1).nonzero().flatten().tolist():
         axes = [1 + int(axis) for axis in p.flipped[i].nonzero().flatten()]
         image[i], target[i] = image[i].flip(axes), target[i].flip(axes)
     rows = p.moved.nonzero().flatten()
     if len(rows):
-        # Image and target ride through one sampling grid, and one call, together.
+        # Image and target go through one sampling grid in one call.
         where = rows.to(image.device)
         both = torch.cat([image[where], target[where]], dim=1)
         grid = _affine_grid(p.affine[rows].to(image.device), both.shape[2:])
@@ -166,7 +166,7 @@ def apply(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]
 
 
 def _affine_grid(affine: Tensor, size: torch.Size) -> Tensor:
-    """``F.affine_grid`` without its matrix product over all voxels: each axis's share is added along that axis."""
+    """Compute ``F.affine_grid`` without a matrix product over all voxels: each axis adds its part along itself."""
     dims = len(size)
     grid = affine[:, :, dims].view(-1, *(1,) * dims, dims).expand(-1, *size, -1).contiguous()
     for column in range(dims):  # x, y(, z): the last axis first
@@ -180,17 +180,17 @@ def _affine_grid(affine: Tensor, size: torch.Size) -> Tensor:
 
 
 def _enlarged(nodes: Tensor, size: torch.Size) -> Tensor:
-    """A smooth field ``(B, n, *size)`` through *nodes* ``(B, n, …)``."""
+    """Return a smooth field ``(B, n, *size)`` through *nodes* ``(B, n, …)``."""
     return F.interpolate(
         nodes, size=tuple(size), mode="bicubic" if nodes.dim() == 4 else "trilinear", align_corners=True
     )
 
 
 def _pasted(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Copies; patches without lesion get the lesions of another patch where *p* says so.
+    """Return copies in which patches without lesion have the lesions of another patch where *p* says so.
 
-    The lesion brings a soft rim along and is shifted in brightness by what its surroundings differ from the new
-    ones, so that there is no edge to recognise it by. Nothing is pasted outside the head.
+    A lesion is pasted with a soft rim and shifted in brightness by the difference of the surroundings, so that no edge
+    gives it away. Nothing is pasted outside the head.
     """
     image, target = image.clone(), target.clone()
     filled = target.flatten(1).any(dim=1).cpu()
@@ -202,7 +202,7 @@ def _pasted(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tenso
     into = into.to(image.device)
     here, there = image[into], image[chosen]
     axes = tuple(range(2, image.dim()))
-    # A patch's lowest value is taken for background: a lesion on it would hang in the air.
+    # A patch's lowest value is taken for background, where there are no lesions.
     head = (here > here.amin(axes, keepdim=True) + ABOVE_BACKGROUND).any(dim=1, keepdim=True).to(image)
     lesion = target[chosen].amax(dim=1, keepdim=True)
     wide = _max_pool(lesion, 5)
@@ -226,7 +226,7 @@ def _mean_pool(x: Tensor, size: int) -> Tensor:
 
 
 def drop_sequences(image: Tensor, available: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """*image* ``(B, C·(2k + 1), *spatial)`` and *available* ``(B, C)`` without the sequences that *p* takes away.
+    """Return *image* ``(B, C·(2k + 1), *spatial)`` and *available* ``(B, C)`` without the sequences that *p* drops.
 
     Never all of them.
     """
@@ -236,9 +236,9 @@ def drop_sequences(image: Tensor, available: Tensor, p: Parameters) -> tuple[Ten
 
 
 def repeat_channels(image: Tensor, p: Parameters) -> Tensor:
-    """Colour pictures have no way to say that a channel is missing: whoever lacked one repeated another.
+    """Replace dropped channels of colour pictures by others that stay.
 
-    So here a dropped channel is replaced by the next one that stays.
+    Such pictures cannot say that a channel is missing: people who lacked a sequence repeated another one.
     """
     b, c = p.dropped.shape
     blocks = image.view(b, c, -1, *image.shape[2:])
@@ -251,7 +251,7 @@ def repeat_channels(image: Tensor, p: Parameters) -> Tensor:
 
 
 def _per_channel(values: Tensor, image: Tensor) -> Tensor:
-    """``(B, C)`` → a factor for every channel of *image*, neighbour slices treated alike."""
+    """Expand ``(B, C)`` to a factor for every channel of *image*, adjacent slices alike."""
     repeated = values.to(image.device).repeat_interleave(image.shape[1] // values.shape[1], dim=1)
     return repeated.view(*repeated.shape, *(1,) * (image.dim() - 2))
 
@@ -281,24 +281,24 @@ def _intensities(image: Tensor, p: Parameters) -> Tensor:
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur in plane of ``(C, …, Y, X)``."""
-    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(_BLUR_REACH + 1)]
+    """Blur ``(C, …, Y, X)`` in plane with a Gaussian."""
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(_BLUR_RADIUS + 1)]
     total = weights[0] + 2 * sum(weights[1:])
     # Sums of shifted copies: on a processor a convolution of one channel takes three times as long in 2D, twenty in 3D.
-    for axis, pads in ((-1, (_BLUR_REACH, _BLUR_REACH, 0, 0)), (-2, (0, 0, _BLUR_REACH, _BLUR_REACH))):
+    for axis, pads in ((-1, (_BLUR_RADIUS, _BLUR_RADIUS, 0, 0)), (-2, (0, 0, _BLUR_RADIUS, _BLUR_RADIUS))):
         n = image.shape[axis]
         wide = F.pad(image.reshape(-1, 1, *image.shape[-2:]), pads, mode="replicate")
-        blurred = wide.narrow(axis, _BLUR_REACH, n) * (weights[0] / total)
-        for offset in range(1, _BLUR_REACH + 1):
+        blurred = wide.narrow(axis, _BLUR_RADIUS, n) * (weights[0] / total)
+        for offset in range(1, _BLUR_RADIUS + 1):
             share = weights[offset] / total
-            blurred.add_(wide.narrow(axis, _BLUR_REACH - offset, n), alpha=share)
-            blurred.add_(wide.narrow(axis, _BLUR_REACH + offset, n), alpha=share)
+            blurred.add_(wide.narrow(axis, _BLUR_RADIUS - offset, n), alpha=share)
+            blurred.add_(wide.narrow(axis, _BLUR_RADIUS + offset, n), alpha=share)
         image = blurred.reshape(image.shape)
     return image
 
 
 def _coarsened(image: Tensor, factor: float) -> Tensor:
-    """*image* as if scanned at *factor* of its in-plane resolution."""
+    """Return *image* as if scanned at *factor* of its in-plane resolution."""
     planes = image.reshape(-1, 1, *image.shape[-2:])
     size = [max(1, round(n * factor)) for n in image.shape[-2:]]
     small = F.interpolate(planes, size=size, mode="area")
@@ -306,7 +306,7 @@ def _coarsened(image: Tensor, factor: float) -> Tensor:
 
 
 def _ringing(image: Tensor, kept: float) -> Tensor:
-    """Gibbs ringing: only the central *kept* of k-space per in-plane axis was measured."""
+    """Return *image* with Gibbs ringing, as if only the central *kept* of k-space per in-plane axis was measured."""
     y, x = image.shape[-2:]
     spectrum = torch.fft.rfft2(image)
     fy = torch.fft.fftfreq(y, device=image.device).abs() <= kept / 2

@@ -1,6 +1,6 @@
 """Losses on logits ``(B, regions, …)`` against targets of the same shape with values 0 … 1.
 
-All of them compute in float32 or better, whatever the logits come in: in bfloat16 a probability near 1 is rounded to
+They compute in float32 or better, whatever the logits come in: in bfloat16 a probability near 1 is rounded to
 1, and with it the gradient of the rare voxels that matter.
 """
 
@@ -21,7 +21,7 @@ from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_PART_OF_A_LESION = 0.25  # soft targets above this belong to a lesion
+_PART_OF_A_LESION = 0.25  # soft targets above this belong to a lesion: a voxel that resampling left a quarter of
 
 
 def focal_loss(
@@ -35,7 +35,7 @@ def focal_loss(
 
     *alpha* weighs the foreground, 1 − *alpha* the background; None weighs both 1. *reduction* "mean" divides by the
     number of elements, "positives" by the number of foreground elements (at least 1), as the paper's detector does.
-    Returns a scalar.
+    Return a scalar.
     """
     logits, target = _precise(logits), _precise(target)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -46,7 +46,7 @@ def focal_loss(
     elif gamma == 2:
         loss = miss.square() * cross_entropy
     else:
-        # The gradient of 0^γ is infinite for γ < 1; a voxel that certain contributes nothing either way.
+        # The gradient of 0^γ is infinite for γ < 1; a voxel with that certainty contributes nothing either way.
         loss = miss.clamp_min(1e-12).pow(gamma) * cross_entropy
     if alpha is not None:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
@@ -56,7 +56,7 @@ def focal_loss(
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy per element."""
+    """Return the mean binary cross-entropy per element."""
     return F.binary_cross_entropy_with_logits(_precise(logits), _precise(target))
 
 
@@ -113,7 +113,7 @@ def component_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> 
 
 
 def _nearest_lesion(target: Tensor) -> tuple[Tensor, int]:
-    """For each voxel of ``(B, R, …)`` the number of its nearest lesion, counted through the batch; −1: none there."""
+    """Return the number of each voxel's nearest lesion in the batch ``(B, R, …)``, −1 for none, and their count."""
     masks = (target > _PART_OF_A_LESION).cpu().numpy()
     owner = np.full(masks.shape, -1, np.int64)
     count = 0
@@ -153,7 +153,7 @@ def build_loss(name: str, *, gamma: float = 2.0, alpha: float | None = None) -> 
 def deep_supervision_loss(
     outputs: Tensor | Sequence[Tensor], target: Tensor, loss: Loss, weights: Sequence[float]
 ) -> Tensor:
-    """Each head's own loss against the same target, weighted by *weights* (the model's ``head_weights``)."""
+    """Return the loss of every head against the same target, weighted by *weights* (the model's ``head_weights``)."""
     if isinstance(outputs, Tensor):
         return loss(outputs, target)
     return torch.stack([w * loss(each, target) for w, each in zip(weights, outputs, strict=True)]).sum()

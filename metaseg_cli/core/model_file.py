@@ -29,14 +29,14 @@ from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
 FORMAT = 5
-DEPTH_MARGIN = 0.01
+DEPTH_MARGIN = 0.01  # a shallower depth may score this much less: below what another seed changes
 _KEY, _CARD_DIGEST, _WEIGHTS_DIGEST = "metaseg", "metaseg-card-sha256", "metaseg-weights-sha256"
 _AGAIN = "copy it again, or take the model.safetensors of another finished run"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How good a prunable network is on its validation cases at a shallower depth, and what to make of its logits."""
+    """Score of a prunable network at a shallower depth, on its validation cases, with the post-processing for it."""
 
     score: float  # as ``detection.selection_score``
     temperature: float
@@ -45,10 +45,10 @@ class Pruned:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a model is and how it wants to be used."""
+    """What a model is and how to use it; its fields are the keys in the file."""
 
     name: str
-    in_channels: int  # one per sequence (and per neighbour slice of it), and with presence one more per sequence
+    in_channels: int  # one per sequence and adjacent slice of it; with ``presence`` one more per sequence
     out_channels: int
     dims: int
     widths: tuple[int, ...]
@@ -60,14 +60,14 @@ class ModelCard:
     preprocessing: dict[str, Any]  # a core.preprocessing.Preprocessing, as JSON has it
     patch: tuple[int, int, int]
     file_channels: tuple[str, ...] = ()  # in which order a file of several channels holds the sequences
-    context: int = 0  # neighbour slices on each side that a 2D network sees
-    presence: bool = False  # the network is told which sequences are there, and was trained without some
+    context: int = 0  # adjacent slices on each side that a 2D network sees
+    presence: bool = False  # modality availability is an input, and training left sequences out
     deep_supervision: bool = True
     foreground_prior: float = 0.01
     members: int = 1  # networks whose logits are averaged
     temperature: float = 1.0  # logits are divided by it, for calibrated probabilities …
     postprocessing: dict[str, Postprocessing] = field(default_factory=dict)  # … of each region; none: the defaults
-    depths: dict[int, Pruned] = field(default_factory=dict)  # where it was measured: those below the full one
+    depths: dict[int, Pruned] = field(default_factory=dict)  # below the full one, where they were scored
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
     validated_on: tuple[str, ...] = ()  # … and of those that chose epoch and threshold
@@ -77,11 +77,11 @@ class ModelCard:
     program: str = f"metaseg {metaseg_cli.__version__}"
 
     def of_regions(self) -> tuple[Postprocessing, ...]:
-        """The post-processing of each region, in their order."""
+        """Return the post-processing of each region, in their order."""
         return tuple(self.postprocessing.get(name, Postprocessing()) for name in self.regions)
 
     def at_depth(self, wanted: str) -> tuple[int | None, ModelCard]:
-        """The depth that *wanted* ("full", "auto" or a number) means, None for the full one, and the card for it.
+        """Return the depth that *wanted* ("full", "auto" or a number) means (None: the full one), and its card.
 
         "auto" is the shallowest one that scores at most ``DEPTH_MARGIN`` less on the validation cases. Raises
         ConfigError.
@@ -107,7 +107,7 @@ class ModelCard:
         return depth, dataclasses.replace(self, temperature=known.temperature, postprocessing=known.postprocessing)
 
     def build(self) -> Network:
-        """The network with fresh weights."""
+        """Build the network with random weights."""
         return build_model(
             self.name,
             in_channels=self.in_channels,
@@ -123,7 +123,7 @@ class ModelCard:
 
 
 class Ensemble(nn.Module):
-    """Several networks of one kind; the mean of their logits."""
+    """Several networks of one architecture; returns the mean of their logits."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -138,15 +138,15 @@ class Ensemble(nn.Module):
 
 
 def patient_hash(key: str, patient: str) -> str:
-    """Recognises a patient to who has the *key* (hexadecimal) of the prepared folder.
+    """Return a hash by which those who have the *key* (hexadecimal) of the prepared folder recognise a patient.
 
-    Without the key even somebody who tries every possible ID learns nothing.
+    Without the key, even trying every possible ID reveals nothing.
     """
     return hmac.new(bytes.fromhex(key), patient.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
 
 
 def unkeyed_patient_hash(dataset_id: str, patient: str) -> str:
-    """What model files held before there were keys; IDs can be guessed from it."""
+    """Return the hash of older model files; IDs can be guessed from it."""
     return hashlib.sha256(f"{dataset_id}/{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -165,7 +165,7 @@ def _digest_of(data: bytes) -> str:
 
 
 def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Of names, shapes and numbers: one flipped bit would give another mask without a word."""
+    """Hash names, shapes and numbers: one flipped bit would silently change masks."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].contiguous()
@@ -175,7 +175,7 @@ def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The description alone, without the weights. Raises ModelFileError when it is not a metaseg model file."""
+    """Read the description without the weights. Raises ModelFileError when it is not a metaseg model file."""
     why = why_not_openable(path)
     if why is not None:
         missing = not is_there(path)
@@ -186,7 +186,7 @@ def read_card(path: Path) -> ModelCard:
         )
     if path.is_dir():
         raise ModelFileError("a folder, not a model file", where=path, remedy="name the model.safetensors in it")
-    with _reading(path, "not a model file"), path.open("rb"):  # safetensors says of what it may not read: no such file
+    with _reading(path, "not a model file"), path.open("rb"):  # safetensors reports an unreadable file as missing
         pass
     with _reading(path, "not a model file"), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
@@ -213,7 +213,7 @@ def read_card(path: Path) -> ModelCard:
 
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """As ``decoding``, for model files."""
+    """Translate exceptions as ``decoding`` does, into ModelFileError."""
     try:
         with decoding(path, what, remedy=_AGAIN):
             yield
@@ -253,7 +253,7 @@ def _check_plausible(card: ModelCard) -> None:
 
 
 def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
-    """Network in eval mode with its weights, and its card. Raises ModelFileError."""
+    """Return the network in eval mode with its weights, and its card. Raises ModelFileError."""
     card = read_card(path)
     with _reading(path, "its weights do not fit"), safe_open(str(path), framework="pt") as file:
         _check_shapes(card, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118

@@ -13,16 +13,17 @@ from scipy import ndimage
 from metaseg_cli.core.detection import bounding_box, component_values, label_lesions, voxel_size
 from metaseg_cli.core.typed_json import stored_as
 
-_NEAR = 1 - 1e-6  # a lesion of exactly the smallest size stays, whatever the rounding of its volume
+_ROUNDING = 1 - 1e-6  # a lesion of exactly the minimum size stays, whatever the rounding of its volume
 
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What is done to a region's probabilities; chosen on cases that were not learnt from, kept in the model file.
+    """What is done to a region's probabilities; selected on validation cases, kept in the model file.
 
     A voxel counts from *threshold* on, if its component reaches *high_threshold* somewhere (hysteresis; 0: any
     component). A component smaller than *min_size* (mm³, in pictures mm²; voxels where there is no spacing) is dropped,
-    unless its confidence reaches *keep_confidence* (1: never). There is no opening: it would delete small metastases.
+    unless its ``logit_confidence`` reaches *keep_confidence* (1: never). There is no opening: it would delete small
+    metastases.
 
     Model files and documents store three of the fields under other keys.
     """
@@ -37,7 +38,9 @@ class Postprocessing:
         self, size: NDArray[np.floating], peak: NDArray[np.floating], confidence: NDArray[np.floating]
     ) -> NDArray[np.bool_]:
         """Return which components stay, by size (in the unit of ``min_size``), highest probability and confidence."""
-        large = (size >= _NEAR * self.min_size) | ((confidence >= self.keep_confidence) & (self.keep_confidence < 1))
+        large = (size >= _ROUNDING * self.min_size) | (
+            (confidence >= self.keep_confidence) & (self.keep_confidence < 1)
+        )
         stays: NDArray[np.bool_] = large & (peak >= self.high_threshold)
         return stays
 
@@ -46,7 +49,7 @@ class Postprocessing:
         return replace(self, threshold=threshold, high_threshold=0.0)
 
     def calibrated(self, temperature: float) -> Postprocessing:
-        """What does the same to probabilities whose logits were divided by *temperature*."""
+        """Return what does the same to probabilities whose logits were divided by *temperature*."""
 
         def moved(value: float) -> float:
             return _sigmoid(math.log(value / (1 - value)) / temperature) if 0 < value < 1 else value
@@ -66,7 +69,7 @@ def _sigmoid(logit: float) -> float:
 def to_mask(
     probability: NDArray[np.floating], settings: Postprocessing, spacing_mm: Sequence[float] | None = None
 ) -> NDArray[np.bool_]:
-    """``(Z, Y, X)`` probabilities → mask. *spacing_mm* is (z, y, x); components have 26 neighbours (one slice: 8)."""
+    """Return the mask of probabilities ``(Z, Y, X)``; components have 26 neighbours (one slice: 8)."""
     mask: NDArray[np.bool_] = probability >= settings.threshold
     filtered = settings.min_size > 0 or settings.high_threshold > settings.threshold
     box = bounding_box(mask)
@@ -86,7 +89,7 @@ def to_mask(
 
 
 def to_label_map(masks: NDArray[np.bool_], regions: dict[str, tuple[int, ...]]) -> NDArray[np.uint8]:
-    """Region masks ``(R, Z, Y, X)`` → one label map: regions of many label values first, the narrower ones over them.
+    """Paint region masks ``(R, Z, Y, X)`` into one label map: regions of many labels first, narrower ones over them.
 
     A region is painted with the one label value that none of its sub-regions owns, or else with its first value.
     """

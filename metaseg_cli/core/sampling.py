@@ -18,16 +18,18 @@ from torch import Tensor
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 from metaseg_cli.core.intensity import EMPTY_PATCH_DEVIATION
 
-_LOOKED_AT = 4  # every so many voxels are enough to see that
-_AHEAD = 2  # batches read before they are asked for
+_AROUND_LESION, _HARD_NEGATIVE, _ANYWHERE = range(3)  # kinds of patches
+_EMPTY_STEP = 4  # every fourth voxel per axis suffices to see that a patch is empty
+_TRIES_FOR_HEAD = 3  # then an empty patch is taken: some are empty in prediction too
+_READ_AHEAD = 2  # batches: one being read, one waiting
 
 
 @dataclass(frozen=True)
 class Batch:
     """``image (B, C, *patch)`` float16, as cached, and ``target (B, R, *patch)`` bool; in 2D *patch* is ``(Y, X)``.
 
-    With k neighbour slices there are C·(2k + 1) channels, the slices of a sequence side by side. ``available (B, C)``
-    tells which sequences a case has.
+    With k adjacent slices on each side there are C·(2k + 1) channels, the slices of a sequence side by side.
+    ``available (B, C)`` tells which sequences a case has.
     """
 
     image: Tensor
@@ -83,12 +85,14 @@ class PatchSampler:
         return bool(self._lesions)
 
     def batch(self, number: int, size: int, part: slice = slice(None)) -> Batch:
-        """Batch *number* of *size* patches, or the *part* of it that one of several processes takes."""
+        """Return batch *number* of *size* patches, or the *part* of it that one of several processes takes."""
         rng = np.random.default_rng([self.seed, number])
         around = round(self.foreground_fraction * size) if self._lesions else 0
         hard = min(round(self.hard_negative_fraction * size), size - around) if self.hard_negatives else 0
         # The kinds are spread over the batch, so that every process's part has some of each.
-        kinds = rng.permutation([0] * around + [1] * hard + [2] * (size - around - hard))
+        kinds = rng.permutation(
+            [_AROUND_LESION] * around + [_HARD_NEGATIVE] * hard + [_ANYWHERE] * (size - around - hard)
+        )
         seeds = rng.integers(2**63, size=size)
         drawn = [self._patch(int(k), np.random.default_rng(s)) for k, s in zip(kinds[part], seeds[part], strict=True)]
         image = np.stack([image for _, image, _ in drawn])
@@ -100,24 +104,25 @@ class PatchSampler:
         return Batch(torch.from_numpy(image), torch.from_numpy(target), torch.from_numpy(available), cases)
 
     def _patch(self, kind: int, rng: np.random.Generator) -> tuple[int, NDArray[np.float16], NDArray[np.bool_]]:
-        if kind == 2 or (kind == 1 and not self.hard_negatives):
-            for attempt in range(3):
-                case = int(rng.choice(len(self.cases), p=self._anywhere))
-                image, target = self._read(self.cases[case], rng.integers(0, self.cases[case].shape))
-                if (
-                    attempt == 2
-                    or image[..., ::_LOOKED_AT, ::_LOOKED_AT].astype(np.float32).std() > EMPTY_PATCH_DEVIATION
-                ):
-                    break
-            return case, image, target
-        if kind == 0:
+        if kind == _AROUND_LESION:
             case, centre = self._around_lesion(rng)
-        else:
+        elif kind == _HARD_NEGATIVE and self.hard_negatives:
             chosen = self.hard_negatives[rng.integers(len(self.hard_negatives))]
             case, centre = chosen.case, np.array(chosen.centre)
-        # Off centre by up to a third of the patch: a network must not learn that lesions sit in the middle.
+        else:
+            return self._patch_anywhere(rng)
+        # Off centre by up to a third of the patch: a network must not learn that lesions are in the middle.
         reach = np.array(self.patch) // 3
         return case, *self._read(self.cases[case], centre + rng.integers(-reach, reach + 1))
+
+    def _patch_anywhere(self, rng: np.random.Generator) -> tuple[int, NDArray[np.float16], NDArray[np.bool_]]:
+        for _ in range(_TRIES_FOR_HEAD):
+            case = int(rng.choice(len(self.cases), p=self._anywhere))
+            image, target = self._read(self.cases[case], rng.integers(0, self.cases[case].shape))
+            sample = image[..., ::_EMPTY_STEP, ::_EMPTY_STEP].astype(np.float32)
+            if sample.std() > EMPTY_PATCH_DEVIATION:
+                break
+        return case, image, target
 
     def _around_lesion(self, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
         case, lesion = self._lesions[rng.choice(len(self._lesions), p=self._lesion_weight)]
@@ -163,8 +168,8 @@ class ReadAhead:
         self._waiting: list[Future[Batch]] = []
 
     def take(self) -> Batch:
-        """The next batch."""
-        while len(self._waiting) <= _AHEAD:
+        """Return the next batch."""
+        while len(self._waiting) <= _READ_AHEAD:
             self._waiting.append(self._pool.submit(self._sampler.batch, self._next, self._size, self._part))
             self._next += 1
         return self._waiting.pop(0).result()
@@ -182,7 +187,7 @@ class ReadAhead:
 
 
 def even_over_sizes(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities such that every occupied size class (a factor of four in voxels) is drawn equally often."""
+    """Return probabilities with which every occupied size class (a factor of four in voxels) is drawn equally often."""
     if not len(voxels):
         return voxels
     classes = (np.log2(voxels) // 2).astype(int)

@@ -37,14 +37,14 @@ class AttentionGate(nn.Module):
         self.psi = conv(config, skip, 1, kernel=1)
 
     def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """*x* ``(B, F, …)`` the skip, *g* ``(B, G, …/stride)`` → the gated skip and α ``(B, 1, …)``."""
+        """Gate the skip *x* ``(B, F, …)`` by *g* ``(B, G, …/stride)``; return it and α ``(B, 1, …)``."""
         alpha = torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g), inplace=True)))
         alpha = resize(alpha, x.shape[2:])
         return x * alpha, alpha
 
 
 class AttentionUNet(Network):
-    """An encoder and a decoder whose skips, but for the finest, pass attention gates.
+    """An encoder and a decoder whose skip connections, except the finest, pass attention gates.
 
     The gate of a level is steered by the decoder's map one level below; the deepest by the bottleneck.
     """
@@ -75,7 +75,7 @@ class AttentionUNet(Network):
         self.head_weights = tuple(w / sum(weights) for w in weights)
 
     def _decode(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Padded input → decoder maps and attention maps, both finest first."""
+        """Return decoder maps and attention maps of the padded input *x*, both finest first."""
         skips = [self.encoder[0](x)]
         for shrink, block in zip(self.pool, self.encoder[1:], strict=True):
             skips.append(block(shrink(skips[-1])))
@@ -103,7 +103,7 @@ class AttentionUNet(Network):
 
     @torch.no_grad()
     def attention_maps(self, x: Tensor) -> list[Tensor]:
-        """α of every gate, finest first, each ``(B, 1, …)`` in 0 … 1 at the input's size: where the network looks."""
+        """Return α of every gate, finest first, each ``(B, 1, …)`` in 0 … 1 at the input's size."""
         _, alphas = self._decode(pad_to_multiple(x, self.stride))
         full = [resize(alpha, pad_to_multiple(x, self.stride).shape[2:]) for alpha in alphas]
         return [crop_to(alpha, x.shape[2:]) for alpha in full]

@@ -1,4 +1,4 @@
-"""What both networks are built from; each piece serves 2D and 3D."""
+"""Building blocks of the networks, each for 2D and 3D."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class ConvConfig:
 
 
 def conv(config: ConvConfig, inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> nn.Module:
-    """A convolution that keeps the size."""
+    """Build a convolution that keeps the size."""
     return _CONV[config.dims](inputs, outputs, kernel, padding=kernel // 2, bias=bias)
 
 
 def strided_conv(config: ConvConfig, inputs: int, outputs: int, stride: Stride) -> nn.Module:
-    """A convolution without overlap and without bias: each output sees one cell of *stride* voxels."""
+    """Build a convolution without overlap or bias: each output sees one cell of *stride* voxels."""
     return _CONV[config.dims](inputs, outputs, stride, stride=stride, bias=False)
 
 
 class UpConv2d(nn.ConvTranspose2d):
-    """A transposed convolution without overlap; trained in channels last as the matrix product that it is.
+    """A transposed convolution without overlap; in training in channels last computed as a matrix product.
 
     The backward pass of the general transposed convolution takes about twice as long on a processor.
     """
@@ -63,17 +63,17 @@ class UpConv2d(nn.ConvTranspose2d):
 
 
 class UpConv3d(nn.ConvTranspose3d):
-    """The same in 3D."""
+    """``UpConv2d`` in 3D."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """``(B, C, Z, Y, X)`` → each axis longer by its stride."""
+        """``(B, C, Z, Y, X)`` → ``(B, outputs, Z·stride, Y·stride, X·stride)``."""
         if self.training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d):
             return _matrix_product_up(x, self.weight, self.bias)
         return super().forward(x)
 
 
 def _matrix_product_up(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """*x* ``(B, C, …)`` in channels last, *weight* ``(C, outputs, *stride)``: each voxel becomes a cell of *stride*."""
+    """Turn each voxel of *x* ``(B, C, …)`` into a cell of *stride* voxels; *weight* is ``(C, outputs, *stride)``."""
     outputs, *stride = weight.shape[1:]
     batch, _, *size = x.shape
     dims = len(size)
@@ -90,17 +90,17 @@ _UP: dict[int, type[nn.Module]] = {2: UpConv2d, 3: UpConv3d}
 
 
 def up_conv(config: ConvConfig, inputs: int, outputs: int, stride: Stride) -> nn.Module:
-    """A transposed convolution without overlap: the inverse grid step of a pooling by *stride*."""
+    """Build a transposed convolution without overlap: it restores the grid before a pooling by *stride*."""
     return _UP[config.dims](inputs, outputs, stride, stride=stride)
 
 
 def pool(config: ConvConfig, stride: Stride) -> nn.Module:
-    """Max pooling by *stride* per axis."""
+    """Build max pooling by *stride* per axis."""
     return _POOL[config.dims](stride, stride)
 
 
 def norm(config: ConvConfig, channels: int) -> nn.Module:
-    """The normalisation layer that *config* names."""
+    """Build the normalisation layer that *config* names."""
     if config.norm == "batch":
         return _BATCH[config.dims](channels)
     if config.norm == "instance":
@@ -111,13 +111,13 @@ def norm(config: ConvConfig, channels: int) -> nn.Module:
 
 
 def activation(config: ConvConfig) -> nn.Module:
-    """The activation that *config* names; in place, since what it overwrites is never needed again."""
+    """Build the activation that *config* names; in place, as what it overwrites is not needed again."""
     slope = ACTIVATIONS[config.activation]
     return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
 class ConvBlock(nn.Sequential):
-    """H of both papers: 3×3(×3) convolutions, two unless told, each normalised and activated.
+    """3×3(×3) convolutions, by default two, each followed by norm and activation: H in both papers.
 
     They have a bias only where no norm follows.
     """
@@ -132,7 +132,7 @@ class ConvBlock(nn.Sequential):
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Put every batch norm that follows a convolution into that convolution's weights; for prediction only.
+    """Fold every batch norm into the weights of the convolution before it; for prediction only.
 
     The running statistics are constants then, and a pass over every map is saved.
     """
@@ -147,7 +147,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
 
 def full_strides(dims: int, levels: int, strides: Sequence[int | Sequence[int]] | None) -> tuple[Stride, ...]:
-    """One stride per axis for each of the *levels* − 1 poolings; 2 everywhere by default.
+    """Return one stride per axis for each of the *levels* − 1 poolings; 2 everywhere by default.
 
     Raises ConfigError when the number of strides or of axes does not fit.
     """
@@ -159,7 +159,7 @@ def full_strides(dims: int, levels: int, strides: Sequence[int | Sequence[int]] 
 
 
 def total_stride(strides: Sequence[Stride]) -> Stride:
-    """By how much the coarsest grid is coarser than the input, per axis."""
+    """Return by how much the coarsest grid is coarser than the input, per axis."""
     return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
 
@@ -173,7 +173,7 @@ def pad_to_multiple(x: Tensor, multiple: Stride) -> Tensor:
 
 
 def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Undo ``pad_to_multiple``."""
+    """Crop the far ends of the spatial axes of ``(B, C, …)`` to *size*: the inverse of ``pad_to_multiple``."""
     for axis, length in enumerate(size, start=2):
         if x.shape[axis] != length:
             x = x.narrow(axis, 0, length)
@@ -181,14 +181,14 @@ def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear interpolation of ``(B, C, …)`` to *size*."""
+    """Interpolate ``(B, C, …)`` linearly to *size*."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear" if x.dim() == 4 else "trilinear", align_corners=False)
 
 
 def initialise(model: nn.Module, slope: float) -> None:
-    """He et al. 2015 for every convolution (fan in, the activation's slope), zero for every bias."""
+    """Initialise every convolution as He et al. 2015 (fan in, the activation's slope), every bias with zero."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=slope)
@@ -197,7 +197,7 @@ def initialise(model: nn.Module, slope: float) -> None:
 
 
 def set_foreground_prior(heads: nn.ModuleList, prior: float) -> None:
-    """Let every head start by answering *prior* everywhere (Lin et al. 2017, §4.1), since lesion voxels are rare."""
+    """Let every head start with the probability *prior* everywhere (Lin et al. 2017, §4.1): lesion voxels are rare."""
     for head in heads:
         assert isinstance(head.weight, Tensor)
         assert isinstance(head.bias, Tensor)

@@ -22,15 +22,15 @@ from metaseg_cli.errors import ConfigError
 
 
 class NestedUNet(Network):
-    """Node x(i, j) of level i and column j sees all earlier nodes of its level and the one below it, upsampled.
+    """Node x(i, j) of level i and column j takes all earlier nodes of its level and the upsampled one below it.
 
         x(0,0) ─ x(0,1) ─ x(0,2) ─ x(0,3)      one 1×1 head on each of x(0,1) …: deep supervision,
         x(1,0) ─ x(1,1) ─ x(1,2)               and the network may be cut behind any of them
         x(2,0) ─ x(2,1)
         x(3,0)
 
-    Prediction is the last head's answer alone, the authors' fast mode. The mean of all heads, their accurate one, was
-    measured to be worse: the first columns see too little around a voxel to know a lesion.
+    Prediction is the last head alone, the authors' fast mode. The mean of all heads, their accurate mode, was
+    measured to be worse (docs/decisions/nested-unet-last-head.md): the first columns see too little around a voxel.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class NestedUNet(Network):
                 self.node[f"{level}_{column}"] = ConvBlock(config, (column + 1) * width, width)
         heads = self.depth if deep_supervision else 1
         self.heads = nn.ModuleList(conv(config, widths[0], out_channels, kernel=1) for _ in range(heads))
-        # All heads look at the finest grid, and any may become the last one: they count alike.
+        # All heads have the finest grid, and any may become the last one: they count alike.
         self.head_weights = (1 / heads,) * heads
 
     def _finest_row(self, x: Tensor) -> list[Tensor]:
-        """Padded input → x(0,1) … x(0,depth)."""
+        """Return x(0,1) … x(0,depth) of the padded input *x*."""
         rows = [[self.node["0_0"](x)]]  # rows[0] is the finest
         for level in range(1, self.depth + 1):
             rows.append([self.node[f"{level}_0"](self.pool[level - 1](rows[-1][0]))])
@@ -80,7 +80,7 @@ class NestedUNet(Network):
         return crop_to(self.heads[-1](finest[-1]), x.shape[2:])
 
     def pruned(self, depth: int) -> NestedUNet:
-        """The network cut behind x(0, *depth*), with the same weights; the other nodes are left out of memory and time.
+        """Return the network cut behind x(0, *depth*), with the same weights and without the other nodes.
 
         Raises ConfigError outside 1 … ``depth``, and for a network without deep supervision, whose inner columns
         have no head.

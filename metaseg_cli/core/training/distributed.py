@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metaseg_cli.errors import ConfigError, InputError, MetasegError
 
-# Validation of a large volume on one process, while the others wait for it, may take this long.
+# One process may validate a large volume this long while the others wait.
 _TIMEOUT = timedelta(minutes=30)
 Item = TypeVar("Item")
 

@@ -14,7 +14,7 @@ from metaseg_cli.core.detection import describe_labels, label_lesions
 from metaseg_cli.core.sampling import PatchCentre
 from metaseg_cli.core.typed_json import parsed
 
-# Enough to fill the tenth of a batch that is hard negatives for some epochs, while one bad case cannot fill it alone.
+# Chosen, not measured: one bad case cannot fill the list, and centres of earlier epochs leave it after a few.
 _MAX_PER_CASE = 8
 _MAX_CENTRES = 64
 _CASES_PER_VALIDATION_CASE = 0.5  # searched after an epoch: half of what validation costs

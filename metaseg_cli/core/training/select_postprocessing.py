@@ -24,8 +24,8 @@ from metaseg_cli.core.training.detections import (
     score_by_size,
 )
 
-# The grid that is searched: minimum sizes in voxels (powers of two), peak probabilities of a component (hysteresis),
-# and confidences from which a component stays however small it is.
+# The grid that is searched, coarse as few lesions decide: minimum sizes in voxels, highest probabilities of a component
+# (hysteresis), and confidences from which a component stays however small it is.
 _MIN_SIZES = (2, 4, 8, 16, 32, 64)
 _HIGH_THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
 _KEEP_CONFIDENCES = (0.7, 0.8, 0.9)
@@ -35,7 +35,7 @@ _COMPLEXITY_PENALTY = 0.003
 # A filter may reach the size of the smallest tenth of the training lesions and no further.
 _SMALLEST_LESIONS = 0.1
 _LEAST_GAIN = 1e-4  # of a score, below which two settings tie and the plainer one stays
-_TEMPERATURES = (0.25, 4.0)
+_TEMPERATURES = (0.25, 4.0)  # beyond these the validation cases are too few to say
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from metaseg_cli.core import augmentation
 from metaseg_cli.core.model_file import Pruned, save_model
-from metaseg_cli.core.models.availability import with_availability
 from metaseg_cli.core.models.network import Network, Prunable, can_be_pruned
 from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
+from metaseg_cli.core.training.batch_augmentation import BatchAugmentation
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.detections import ValidationScore
 from metaseg_cli.core.training.ema import EmaModel
@@ -73,9 +71,7 @@ class Trainer:
             context=plan.context,
         )
         self.batches = ReadAhead(self.sampler, 0, plan.batch_size, slice(self.group.rank, None, self.group.size))
-        self.augmentation = augmentation.Augmentation(
-            flip_axes=(-1, -2) if plan.dims == 2 else (-1,), drop_sequence=config.drop_sequence, paste=config.paste
-        )
+        self.augment = BatchAugmentation(config, dims=plan.dims, availability=card.presence, rank=self.group.rank)
         self.predictor = CasePredictor(
             data.prepared, card, device=session.device, precision=compute.precision, group=self.group
         )
@@ -196,7 +192,7 @@ class Trainer:
             image, target = (tensor.to(self.session.device).float() for tensor in (batch.image, batch.target))
             available = batch.available.to(self.session.device)
         with timer.phase("augmentation"):
-            image, target = self._augmented(image, target, available)
+            image, target = self.augment(image, target, available, state.step)
         loss, finite = self.train_step(image, target)
         if finite:
             with timer.phase("backward"):
@@ -216,20 +212,6 @@ class Trainer:
             progress, self.state.step, schedule=self.config.schedule, warmup_steps=self.config.warmup_steps
         )
         return base_learning_rate(self.config) * factor
-
-    def _augmented(self, image: Tensor, target: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        if self.config.augment:
-            rng = np.random.default_rng([self.config.seed, 2, self.state.step, self.group.rank])
-            shape = (len(image), available.shape[1], *image.shape[2:])
-            parameters = augmentation.draw(self.augmentation, shape, rng)
-            image, target = augmentation.apply(image, target, parameters)
-            if self.card.presence:
-                image, available = augmentation.drop_sequences(image, available, parameters)
-            else:
-                image = augmentation.repeat_channels(image, parameters)
-        if self.card.presence:
-            image = with_availability(image, available)
-        return image, target
 
     def _skip(self, batch: Batch) -> None:
         """Say that a step had no finite loss. Raises InputError when that does not end."""
