@@ -454,7 +454,7 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path
         run, tmp_path / "each", given, threshold=low, format="dicom-seg", per_lesion=True
     ).document.scans
     assert each.mask == each.segmentation
-    counted = len([lesion for of_region in prediction.lesions.values() for lesion in of_region])
+    counted = len([lesion for region in prediction.lesions.values() for lesion in region])
     assert counted > 0
     assert read_mask(each.mask).array.max() == counted
     for region, measured in found.sum_of_diameters_mm.items():
