@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 import metaseg_cli
 from metaseg_cli import config as settings
 from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.errors import Interrupted, MetasegError, Problem, disk_error
 from metaseg_cli.options import ConfigFile, Json, NumbersMayFollow, Quiet, options_from
-from metaseg_cli.terminal import TerminalProgress
+from metaseg_cli.reports.terminal_progress import TerminalProgress
+
+Result = TypeVar("Result")
 
 app = typer.Typer(
     help="Find and measure brain metastases in MRI: prepare, train, evaluate, predict, and look at the result.",
@@ -50,17 +53,14 @@ def prepare(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet 
 
     Example: metaseg prepare ./raw
     """
+    checked = merge_config(settings.PrepareConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.prepare import prepare as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.training_summary import prepare_summary
 
     with TerminalProgress(quiet=quiet) as progress:
-        result = run(merge_config(settings.PrepareConfig, read_yaml(config), cli_values), progress)
-    if as_json:
-        _print_json(result)
-    elif not quiet:
-        _print(*tables.prepare_summary(result))
-    if any(problem.left_out for problem in result.problems):
-        raise typer.Exit(1)
+        result = run(checked, progress)
+    _show(prepare_summary, result, quiet=quiet, as_json=as_json)
+    _exit_if_left_out(result.problems)
 
 
 @app.command(cls=NumbersMayFollow)
@@ -73,21 +73,15 @@ def train(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = 
     checked = merge_config(settings.TrainConfig, read_yaml(config), cli_values)  # before torch loads
     from metaseg_cli.commands.train import show_plan
     from metaseg_cli.commands.train import train as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.training_summary import plan_summary, train_summary
 
     if checked.plan_only:
-        plan = show_plan(checked)
-        if as_json:
-            _print_json(plan)
-        elif not quiet:
-            _print(*tables.plan_summary(plan))
+        _show(plan_summary, show_plan(checked), quiet=quiet, as_json=as_json)
         return
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
-    if as_json and _leads():
-        _print_json(result)
-    elif not quiet and _leads():
-        _print(*tables.train_summary(result))
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first one prints
+        _show(train_summary, result, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -100,36 +94,28 @@ def evaluate(
     Examples: metaseg evaluate, or metaseg evaluate --predictions mine --references truth, or metaseg evaluate RUN RUN
     """
     checked = merge_config(settings.EvaluateConfig, read_yaml(config), cli_values)
-    problems = _compare(checked, quiet, as_json) if len(checked.models) > 1 else _evaluate(checked, quiet, as_json)
-    if any(problem.left_out for problem in problems):
-        raise typer.Exit(1)
-
-
-def _evaluate(config: settings.EvaluateConfig, quiet: bool, as_json: bool) -> Sequence[Problem]:
+    if len(checked.models) > 1:
+        _compare(checked, quiet=quiet, as_json=as_json)
+        return
     from metaseg_cli.commands.evaluate import evaluate as run
     from metaseg_cli.outputs.evaluation import metrics_document
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.evaluation_summary import evaluate_summary
 
     with TerminalProgress(quiet=quiet) as progress:
-        result = run(config, progress)
-    if as_json:
-        _print_json(metrics_document(result))
-    elif not quiet:
-        _print(*tables.evaluate_summary(result))
-    return result.problems
+        result = run(checked, progress)
+    _show(evaluate_summary, result, quiet=quiet, as_json=as_json, document=metrics_document)
+    _exit_if_left_out(result.problems)
 
 
-def _compare(config: settings.EvaluateConfig, quiet: bool, as_json: bool) -> Sequence[Problem]:
+def _compare(config: settings.EvaluateConfig, *, quiet: bool, as_json: bool) -> None:
     from metaseg_cli.commands.compare import compare as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.evaluation_summary import compare_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(config, progress)
-    if as_json:
-        _print_json(result.document)
-    elif not quiet:
-        _print(*tables.compare_summary(result.document, result.out, result.problems))
-    return result.problems
+    summary = partial(compare_summary, out=result.out, problems=result.problems)
+    _show(summary, result.document, quiet=quiet, as_json=as_json)
+    _exit_if_left_out(result.problems)
 
 
 @app.command()
@@ -141,17 +127,15 @@ def predict(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet 
     """
     checked = merge_config(settings.PredictConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.predict import predict as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.prediction_summary import predict_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
-    if as_json:
-        _print_json(result.document)
-    elif not quiet:
-        _print(*tables.predict_summary(result.document, result.problems))
+    summary = partial(predict_summary, problems=result.problems)
+    _show(summary, result.document, quiet=quiet, as_json=as_json)
+    for problem in result.problems if quiet or as_json else ():
+        print(f"metaseg: {problem}", file=sys.stderr)
     if result.problems:
-        for problem in result.problems if quiet or as_json else ():
-            print(f"metaseg: {problem}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -166,14 +150,11 @@ def follow_up(
     """
     checked = merge_config(settings.FollowUpConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.follow_up import follow_up as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.prediction_summary import follow_up_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
-    if as_json:
-        _print_json(result.document)
-    elif not quiet:
-        _print(*tables.follow_up_summary(result.document))
+    _show(follow_up_summary, result.document, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -185,14 +166,11 @@ def export(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet =
     """
     checked = merge_config(settings.ExportConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.export import export as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.training_summary import export_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
-    if as_json:
-        _print_json(result)
-    elif not quiet:
-        _print(tables.export_summary(result))
+    _show(export_summary, result, quiet=quiet, as_json=as_json)
 
 
 @app.command(name="serve-ui")
@@ -223,33 +201,38 @@ def demo(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = F
     """
     checked = merge_config(settings.DemoConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.demo import demo as run
-    from metaseg_cli.reports import tables
+    from metaseg_cli.reports.training_summary import demo_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
+    _show(demo_summary, result, quiet=quiet, as_json=as_json)
+
+
+def _show(
+    summary: Callable[[Result], Sequence[RenderableType]],
+    result: Result,
+    *,
+    quiet: bool,
+    as_json: bool,
+    document: Callable[[Result], object] | None = None,
+) -> None:
+    """Print *result*: with --json as a document (by default itself), else its *summary*, unless --quiet."""
     if as_json:
-        _print_json(result)
+        from metaseg_cli.core.typed_json import json_text
+
+        print(json_text(result if document is None else document(result)))
     elif not quiet:
-        _print(*tables.demo_summary(result))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = max(console.width, 120)  # a file or pipe has no edge to wrap at
+        for part in summary(result):
+            console.print(part, soft_wrap=isinstance(part, str))
 
 
-def _leads() -> bool:
-    """Whether this process speaks: the first of those that torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _print(*parts: Any) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a file or pipe has no edge to wrap at
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
-
-
-def _print_json(result: object) -> None:
-    from metaseg_cli.core.typed_json import json_text
-
-    print(json_text(result))
+def _exit_if_left_out(problems: Sequence[Problem]) -> None:
+    """Exit with code 1 when an input could not be used; doubts alone are not a failure."""
+    if any(problem.left_out for problem in problems):
+        raise typer.Exit(1)
 
 
 def main() -> int:

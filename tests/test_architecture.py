@@ -33,9 +33,8 @@ LEAVES |= {
 }
 
 ALLOWED = {
-    "cli": {"commands", "outputs", "reports", "options", "terminal", "config", "config_file"},
+    "cli": {"commands", "outputs", "reports", "options", "config", "config_file"},
     "options": set(),
-    "terminal": set(),
     "commands": {"core", "outputs", "reports", "commands"},
     "outputs": {"core"},
     "reports": {"core"},

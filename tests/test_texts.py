@@ -10,7 +10,7 @@ import pytest
 from metaseg_cli.core.csv_text import csv_text, plain_cell
 from metaseg_cli.errors import InputError, Problem, printable
 from metaseg_cli.reports.pages import template
-from metaseg_cli.reports.tables import escape
+from metaseg_cli.reports.terminal import escape
 
 EVIL = "a\x1b]0;owned\x07\nb\udcff"
 

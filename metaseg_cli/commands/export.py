@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,12 @@ from metaseg_cli.core.intensity import normalise
 from metaseg_cli.core.paths import check_openable
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.results import ExportResult
 from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom
 from metaseg_cli.errors import InputError
 
 _TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportResult:
-    """``difference`` is the greatest one between torch's probabilities and ONNX Runtime's, on ``checked_on``."""
-
-    model: Path
-    onnx: Path
-    description: Path
-    difference: float
-    checked_on: str
 
 
 def export(config: ExportConfig, progress: Progress) -> ExportResult:

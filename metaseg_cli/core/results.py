@@ -382,3 +382,30 @@ class FollowUp:
     visits: tuple[VisitRow, ...]
     lesions: tuple[LesionVisitRow, ...]
     notes: tuple[str, ...]
+
+
+# -- export and demo -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """``difference`` is the largest one between torch's probabilities and ONNX Runtime's, on ``checked_on``."""
+
+    model: Path
+    onnx: Path
+    description: Path
+    difference: float
+    checked_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo leaves, and how good its model is on phantoms that it has not seen."""
+
+    out: Path
+    model: Path
+    overlay: Path
+    scan: Path
+    scores: dict[str, float]
+    patients: int
+    seconds: float

@@ -279,7 +279,7 @@ def test_a_folder_without_masks_is_named(tmp_path: Path) -> None:
 def test_the_summary_prints_whatever_the_folders_are_called(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from metaseg_cli.reports.tables import evaluate_summary
+    from metaseg_cli.reports.evaluation_summary import evaluate_summary
 
     folder = tmp_path / "run[" / "1]"  # reads as the end of a Rich style
     save(folder / "truth/a.png", square(3))

@@ -1,0 +1,121 @@
+"""What ``metaseg evaluate`` prints, of one system or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from metaseg_cli.core.evaluation.system import EvaluatedSystem
+from metaseg_cli.core.metrics.evaluation import Evaluation
+from metaseg_cli.core.metrics.lesions import SizeClass
+from metaseg_cli.core.metrics.table import metric_of
+from metaseg_cli.core.results import ConfidenceReport, SystemComparison
+from metaseg_cli.errors import Problem
+from metaseg_cli.reports.terminal import (
+    SHOWN,
+    escape,
+    interval_text,
+    new_table,
+    note_lines,
+    number_text,
+    problem_tables,
+)
+
+
+def evaluate_summary(system: EvaluatedSystem) -> list[RenderableType]:
+    """What ``metaseg evaluate`` prints: the means, lesions by size, then the patients, worst first."""
+    parts: list[RenderableType] = []
+    for region in system.evaluation.summary:
+        parts += _region_summary(system, region)
+    where = f"All numbers: {escape(system.out)}; look at report.html there"
+    return [*parts, *note_lines(system.notes), *problem_tables(system.problems), where]
+
+
+def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType]:
+    evaluation = system.evaluation
+    by = "" if evaluation.protocol.name == "default" else f", by {evaluation.protocol.name}"
+    table = new_table("", "metric", ">mean", ">95 % interval", ">n")
+    for name, row in evaluation.summary[region].items():
+        if metric_of(name).printed:
+            table.add_row(name, number_text(row.mean), interval_text(*row.ci95), str(row.n))
+    return [
+        f"[bold]{escape(region)}[/bold], {escape(system.what)}{escape(by)}",
+        table,
+        "",
+        *_confidence(evaluation.confidence.get(region)),
+        _size_table(evaluation.by_size[region]),
+        "",
+        *_patients(evaluation, region),
+        "",
+    ]
+
+
+def _confidence(report: ConfidenceReport | None) -> list[RenderableType]:
+    if report is None or report.froc is None:
+        return []
+    text = f"FROC {report.froc.score:.3f}, average precision {report.average_precision:.3f}"
+    return [text + (f", calibration error {report.ece:.4f}" if report.ece is not None else "")]
+
+
+def _size_table(sizes: Mapping[str, SizeClass]) -> Table:
+    title = "Lesions found, by diameter or volume"
+    table = new_table(title, "size", ">lesions", ">found", ">false", ">recall", ">Dice")
+    for name, size in sizes.items():
+        if size.lesions or size.false:
+            row = size.scores()
+            counts = (str(count) for count in (row.lesions, row.found, row.false))
+            table.add_row(escape(name), *counts, number_text(row.recall), number_text(row.dice))
+    return table
+
+
+def _patients(evaluation: Evaluation, region: str) -> list[RenderableType]:
+    table = new_table(
+        "Patients, worst first (voxels pooled)",
+        *("patient", ">Dice", ">precision", ">recall", ">found", ">missed", ">false"),
+    )
+    of_region = ((patient, regions[region]) for patient, regions in evaluation.patients.items() if region in regions)
+    rows = sorted(of_region, key=lambda row: row[1]["dice"])
+    for patient, scores in rows[:SHOWN]:
+        shares = (number_text(scores[name]) for name in ("dice", "precision", "recall"))
+        counts = (str(scores[name]) for name in ("lesion_tp", "lesion_fn", "lesion_fp"))
+        table.add_row(escape(patient), *shares, *counts)
+    mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
+    return [table, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients"]
+
+
+def compare_summary(comparison: SystemComparison, out: Path, problems: Sequence[Problem]) -> list[RenderableType]:
+    """What ``metaseg evaluate`` prints of several systems: their means, then every paired difference."""
+    parts: list[RenderableType] = []
+    for region in comparison.ranks:
+        parts += _compared_region(comparison, region)
+    where = f"All numbers: {escape(out)}; look at comparison.html there"
+    return [*parts, *note_lines(comparison.notes), *problem_tables(problems), where]
+
+
+def _compared_region(comparison: SystemComparison, region: str) -> list[RenderableType]:
+    ranks = comparison.ranks[region]
+    means = new_table("Mean over cases", "metric", *(f">{escape(system.name)}" for system in comparison.systems))
+    for metric in ranks:
+        summaries = (system.summary[region][metric] for system in comparison.systems)
+        means.add_row(metric, *(number_text(summary.mean) for summary in summaries))
+    table = new_table(
+        "First minus second; p by Wilcoxon with Holm's correction",
+        *("metric", "first", "second", ">difference", ">95 % interval", ">p", ">win/tie/loss"),
+    )
+    for row in comparison.differences:
+        if row.region == region:
+            sides = (escape(row.first), escape(row.second), f"{row.mean:+.3f}")
+            counts = f"{row.wins}/{row.ties}/{row.losses}"
+            table.add_row(row.metric, *sides, interval_text(row.ci95_low, row.ci95_high), f"{row.p_holm:.3f}", counts)
+    shown = ", ".join(f"{escape(name)} {frequencies[0]:.0%}" for name, frequencies in ranks["dice"].items())
+    return [
+        f"[bold]{escape(region)}[/bold], {comparison.patients} patients",
+        means,
+        "",
+        table,
+        f"Best Dice when patients are resampled: {shown}",
+        "",
+    ]
