@@ -25,6 +25,7 @@ LEAVES |= {
     "core.formats",
     "core.intensity",
     "core.memory",
+    "core.password",
     "core.paths",
     "core.progress",
     "core.run_folder",
@@ -35,7 +36,7 @@ LEAVES |= {
 ALLOWED = {
     "cli": {"commands", "outputs", "reports", "options", "config", "config_file"},
     "options": set(),
-    "commands": {"core", "outputs", "reports", "commands"},
+    "commands": {"core", "outputs", "reports"},
     "outputs": {"core"},
     "reports": {"core"},
     "ui": {"commands", "outputs", "reports", "core", "ui"},
@@ -110,7 +111,7 @@ WITHOUT_TORCH = [
 ]
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     """``metaseg_cli.core.images.masks`` → ``core.images``; ``metaseg_cli.cli`` → ``cli``."""
     parts = module.split(".")[1:]
     return ".".join(parts[:2] if parts[:1] == ["core"] else parts[:1])
@@ -134,17 +135,23 @@ def modules() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_what_the_map_allows(path: Path) -> None:
+def test_a_package_imports_only_what_the_map_allows(path: Path) -> None:
     module = ".".join((ROOT, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-    own = room(module)
+    own = package(module)
     if own in ("", "core", "__main__") or own in LEAVES:
         return
     allowed = ALLOWED[own]
     for target in imports(path):
-        to = room(target)
+        to = package(target)
         if to == own or to in LEAVES or to == "":
             continue
         assert to in allowed or to.split(".")[0] in allowed, f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda p: p.stem)
+def test_no_command_imports_another_but_the_demo(path: Path) -> None:
+    if path.stem != "demo":
+        assert {target for target in imports(path) if package(target) == "commands"} == set()
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -164,7 +171,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_rooms_that_workers_load_stay_free_of_torch(name: str) -> None:
+def test_packages_that_workers_load_stay_free_of_torch(name: str) -> None:
     assert "torch" not in loaded_by(f"import {ROOT}.{name}")
 
 

@@ -21,13 +21,13 @@ from PIL import Image
 from metaseg_cli.cli import main
 from metaseg_cli.commands.predict import predict
 from metaseg_cli.commands.prepare import prepare
-from metaseg_cli.commands.ui_password import HASH_VARIABLE, hash_password, is_password
 from metaseg_cli.config import PredictConfig, PrepareConfig, ServeUiConfig
 from metaseg_cli.config_file import read_yaml
 from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.datasets import read_manifest
 from metaseg_cli.core.images import read_image, read_mask
 from metaseg_cli.core.model_file import read_card
+from metaseg_cli.core.password import HASH_VARIABLE, hash_password, is_password
 from metaseg_cli.core.paths import file_name, odd_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.typed_json import read_json
@@ -287,7 +287,7 @@ def test_this_computer_needs_none(host: str) -> None:
 def test_without_a_terminal_the_password_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from metaseg_cli.commands.ui_password import VARIABLE, ask_password
+    from metaseg_cli.core.password import VARIABLE, ask_password
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.delenv(VARIABLE, raising=False)

@@ -7,9 +7,9 @@ import socket
 import subprocess
 import sys
 
-from metaseg_cli.commands.ui_password import HASH_VARIABLE, VARIABLE, ask_password, hash_password, is_short
 from metaseg_cli.config import ServeUiConfig
 from metaseg_cli.config.serve_ui import is_loopback
+from metaseg_cli.core.password import HASH_VARIABLE, VARIABLE, ask_password, hash_password, is_short
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from metaseg_cli.commands.ui_password import HASH_VARIABLE, is_password
+from metaseg_cli.core.password import HASH_VARIABLE, is_password
 
 DELAY_S = 2.0
 _UPLOADS = "upload_file"  # in the path of an upload, before the session

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metaseg_cli.commands.ui_password import HASH_VARIABLE
 from metaseg_cli.config.serve_ui import is_loopback
+from metaseg_cli.core.password import HASH_VARIABLE
 
 APP = Path(__file__).parent / "app.py"
 _MOST_MB = 2000  # of an upload

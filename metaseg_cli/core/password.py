@@ -1,4 +1,4 @@
-"""The password of the app: asked for, never on a command line that other users can see, and kept as a hash alone."""
+"""The password of the app: asked for, never on a command line that other users can see, and kept only as a hash."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metaseg_cli.errors import ConfigError
 
 VARIABLE = "METASEG_UI_PASSWORD"  # set by whoever starts the app without a terminal
 HASH_VARIABLE = "METASEG_UI_PASSWORD_HASH"  # from serve-ui to the app's process
-_LEAST = 12  # characters; shorter ones are guessed
+_MIN_LENGTH = 12  # characters; shorter ones are guessed
 
 
 def ask_password() -> str:
-    """The password from the environment, else from the terminal. Raises ConfigError where neither gives one."""
+    """Return the password from the environment, else from the terminal. Raises ConfigError where neither gives one."""
     given = os.environ.get(VARIABLE, "")
     if not given and sys.stdin.isatty():
         given = getpass.getpass("Password for the app: ")
@@ -25,24 +25,24 @@ def ask_password() -> str:
             raise ConfigError("the two passwords differ", remedy="start again")
     if not given:
         raise ConfigError(
-            "--password finds no password", remedy=f"start it in a terminal, or set the environment variable {VARIABLE}"
+            "--password found no password", remedy=f"start it in a terminal, or set the environment variable {VARIABLE}"
         )
     return given
 
 
 def is_short(password: str) -> bool:
-    """Whether a program may guess it."""
-    return len(password) < _LEAST
+    """Return whether a program may guess it."""
+    return len(password) < _MIN_LENGTH
 
 
 def hash_password(password: str) -> str:
-    """A salted scrypt hash: slow to compute, so slow to guess."""
+    """Return a salted scrypt hash: slow to compute, and therefore slow to guess."""
     salt = os.urandom(16)
     return f"{salt.hex()}:{_scrypt(password, salt).hex()}"
 
 
 def is_password(password: str, hashed: str) -> bool:
-    """Whether *password* is the one that was hashed; takes the same time either way."""
+    """Return whether *password* is the one that was hashed; takes the same time either way."""
     salt, _, expected = hashed.partition(":")
     return hmac.compare_digest(_scrypt(password, bytes.fromhex(salt)), bytes.fromhex(expected))
 
