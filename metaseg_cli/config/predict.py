@@ -9,8 +9,10 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Model, Threshold
-from metaseg_cli.core.choices import BACKENDS, FUSIONS, MASK_FORMATS
+from metaseg_cli.core.choices import BACKENDS, FUSIONS, MASK_FORMATS, NETWORKS
 from metaseg_cli.errors import ConfigError
+
+_PRUNABLE = [name for name, network in NETWORKS.items() if network.prunable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class PredictConfig:
     depth: Annotated[
         str,
         Setting(
-            help="Depth to which a nested-unet is pruned: 1 (fastest), 2, …, full; auto: the shallowest nearly as good."
+            help=f"Depth to which a {' or '.join(_PRUNABLE)} is pruned: 1 (fastest), 2, …, full; auto: the shallowest "
+            "nearly as good."
         ),
     ] = "full"
     max_memory: Annotated[

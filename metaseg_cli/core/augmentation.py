@@ -24,7 +24,11 @@ _BLUR_RADIUS = 3  # voxels: 2.5 times the largest sigma
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strong and how often; angles in degrees, the rest as factors or in standard deviations of the image."""
+    """How strong and how often; angles in degrees, the rest as factors or in standard deviations of the image.
+
+    Most ranges are close to nnU-Net's (Isensee et al. 2021). Elastic deformation, bias field and Gibbs ringing, which
+    nnU-Net lacks, were chosen and not measured.
+    """
 
     spatial: float = 0.5
     rotation: float = 30.0

@@ -89,7 +89,7 @@ ACTIVATIONS = {"relu": 0.0, "leaky-relu": 0.01}
 
 # Training ------------------------------------------------------------------------------------------------------------
 
-# Terms of ``core.losses`` and their weights.
+# Terms of ``core.losses`` and their weights. Sums weigh Dice and the loss per voxel alike, as nnU-Net does.
 LOSSES = {
     "focal": {"focal": 1.0},
     "dice-focal": {"dice": 1.0, "focal": 1.0},

@@ -16,7 +16,7 @@ from metaseg_cli.core import choices
 from metaseg_cli.core.model_file import read_card
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.blocks import ConvBlock, ConvConfig, conv, nn, total_stride
-from metaseg_cli.core.models.network import Network, Stride
+from metaseg_cli.core.models.network import Network, Prunable, Stride
 from metaseg_cli.core.progress import Silent
 from tests.common import tiny_training
 
@@ -72,6 +72,12 @@ def test_a_class_that_is_not_a_network_is_refused_when_it_is_built(monkeypatch: 
     monkeypatch.setitem(choices.NETWORKS, "nothing", row(NotANetwork))
     with pytest.raises(TypeError, match="does not implement"):
         build_model("nothing", in_channels=1, out_channels=1)
+
+
+@pytest.mark.parametrize("name", choices.NETWORKS)
+def test_the_row_of_a_network_says_whether_it_can_be_pruned(name: str) -> None:
+    model = build_model(name, in_channels=1, out_channels=1, widths=(4, 8, 8))
+    assert isinstance(model, Prunable) == choices.NETWORKS[name].prunable
 
 
 @pytest.mark.parametrize(

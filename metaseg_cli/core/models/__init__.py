@@ -13,7 +13,7 @@ __all__ = ["DEFAULT_WIDTHS", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; whoever only checks a name does not wait for it.
+    # torch takes seconds to import: only building a network waits for it.
     if name == "build_model":
         from metaseg_cli.core.models.registry import build_model
 

@@ -20,7 +20,7 @@ class Network(nn.Module, abc.ABC):
     stride: Stride  # by how much the coarsest grid is coarser than the input, per axis
     heads: nn.ModuleList  # 1×1 convolutions that give logits; they start from the foreground prior
     head_weights: tuple[float, ...]  # of each output in train mode, in the loss; their sum is 1
-    deep_supervision: bool
+    deep_supervision: bool  # whether every output of train mode has a head of its own
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -32,24 +32,10 @@ class Network(nn.Module, abc.ABC):
 
 @runtime_checkable
 class Prunable(Protocol):
-    """A network that can be cut behind a shallower depth, to predict faster."""
+    """A network that can be cut behind a shallower depth, to predict faster, if trained with deep supervision."""
 
     depth: int
 
     def pruned(self, depth: int) -> Network:
         """Return the network cut behind *depth* (1 … ``depth``), with the same weights. Raises ConfigError."""
         ...
-
-
-@runtime_checkable
-class AttentionMaps(Protocol):
-    """A network that can show where it looks."""
-
-    def attention_maps(self, x: Tensor) -> list[Tensor]:
-        """Return the coefficients of every gate, finest first, ``(B, 1, …)`` in 0 … 1 at the input's size."""
-        ...
-
-
-def can_be_pruned(network: nn.Module) -> bool:
-    """Return whether *network* has shallower depths with a head of their own."""
-    return isinstance(network, Prunable) and bool(getattr(network, "deep_supervision", False))

@@ -26,8 +26,10 @@ from metaseg_cli.core.detection import (
 from metaseg_cli.core.metrics import lesion_scores
 from metaseg_cli.core.postprocessing import Postprocessing
 
+# Thresholds that are tried; more of them, or finer ones, would fit the few lesions of a fold and no others.
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 DEFAULT_THRESHOLD = 0.5
+_LEAST_PROBABILITY = 1e-7  # about what float32 tells from 1; its logit is −16.1
 LOGIT_EDGES = np.linspace(-16, 16, 321)
 
 
@@ -119,7 +121,7 @@ def _detect_region(probability: NDArray[np.floating[Any]], reference: NDArray[np
 
 
 def _logit_histograms(probability: NDArray[np.floating[Any]], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
-    clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
+    clipped = np.clip(probability.astype(np.float32), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     logit = np.log(clipped) - np.log1p(-clipped)
     return np.stack([np.histogram(logit[where], LOGIT_EDGES)[0] for where in (~foreground, foreground)])
 

@@ -110,7 +110,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             raise
         gone = InputError(
             "another process of this training has ended",
-            remedy="see what it said, or whether the system killed it; then go on with metaseg train --resume RUN",
+            remedy="see what it said, or whether the system killed it; then resume with metaseg train --resume RUN",
         )
         gone.reported = not first
         raise gone from error

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from metaseg_cli.core.model_file import Pruned, save_model
-from metaseg_cli.core.models.network import Network, Prunable, can_be_pruned
+from metaseg_cli.core.models.network import Network, Prunable
 from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
 from metaseg_cli.core.training.batch_augmentation import BatchAugmentation
@@ -328,7 +328,7 @@ class Trainer:
 
     def _score_depths(self, model: Network) -> dict[int, Pruned]:
         """Score a prunable network at each depth below its full one."""
-        if not isinstance(model, Prunable) or not can_be_pruned(model):
+        if not isinstance(model, Prunable) or not model.deep_supervision:
             return {}
         scored = {}
         for depth in range(1, model.depth):
@@ -363,8 +363,8 @@ class Trainer:
     def _load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue where *saved* was. Raises whatever comes of a damaged one."""
         state = TrainingState.from_json(saved["state"], self.session.budget)
-        if state.epoch > self.config.epochs + 10**6 or state.step < 0 or state.best_epoch > state.epoch:
-            raise ValueError("its counts do not fit together")
+        if state.step < 0 or len(state.history) != state.epoch or not 0 <= state.best_epoch <= state.epoch:
+            raise ValueError("its counts are inconsistent")
         if saved["best"].keys() - self.model.state_dict().keys():
             raise ValueError("the best weights are those of another network")
         self.model.load_state_dict(saved["model"])
