@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.images import Reorientation, Volume, reorient, to_canonical
 from metaseg_cli.core.intensity import Normalisation, as_float32, head_mask, normalise, normalise_in_place
 from metaseg_cli.core.typed_json import build
@@ -185,14 +186,19 @@ def resample_label(
         return np.zeros(shape, np.uint8)
     strength = np.stack([resample((label == v).astype(np.float32)[None], shape, spacing_mm, 1)[0] for v in values])
     result = np.array(values, np.uint8)[strength.argmax(axis=0)]
-    components, _ = ndimage.label(label > 0, structure=np.ones((3, 3, 3)))
-    scale = np.array(shape) / label.shape
-    for number, box in enumerate(ndimage.find_objects(components), start=1):
+    _keep_small_lesions(label, result)
+    return result
+
+
+def _keep_small_lesions(label: NDArray[np.uint8], resampled: NDArray[np.uint8]) -> None:
+    """Set the centre voxel of each component of *label* that vanished from *resampled*."""
+    labels, _ = label_lesions(label)
+    scale = np.array(resampled.shape) / label.shape
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
         low = np.floor([s.start * f for s, f in zip(box, scale, strict=True)]).astype(int)
         high = np.ceil([s.stop * f for s, f in zip(box, scale, strict=True)]).astype(int)
-        if not result[tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))].any():
-            inside = np.argwhere(components[box] == number) + [s.start for s in box]
+        if not resampled[tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))].any():
+            inside = np.argwhere(labels[box] == number) + [s.start for s in box]
             middle = inside[len(inside) // 2]
-            to = np.minimum(((middle + 0.5) * scale).astype(int), np.array(shape) - 1)
-            result[tuple(to)] = label[tuple(middle)]
-    return result
+            to = np.minimum(((middle + 0.5) * scale).astype(int), np.array(resampled.shape) - 1)
+            resampled[tuple(to)] = label[tuple(middle)]

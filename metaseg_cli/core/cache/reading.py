@@ -15,7 +15,7 @@ import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.cache.records import SCHEMA, CaseRecord
+from metaseg_cli.core.cache.records import LISTING_FILE, PATIENT_KEY, SCHEMA, SHARDS, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.paths import check_openable, is_there
@@ -23,7 +23,6 @@ from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding, printable
 
-PATIENT_KEY = ".patient_key"
 _AGAIN = "run metaseg prepare again"
 
 
@@ -48,17 +47,17 @@ class Prepared:
         # The key holds the process: a handle that was inherited by a fork belongs to the parent.
         key = (os.getpid(), record.shard)
         if key not in self._open:
-            path = self.folder / "shards" / record.shard
+            path = self.folder / SHARDS / record.shard
             check_openable(path)
             with decoding(path, "the cache cannot be read", remedy=_AGAIN):
                 check_seal(path, _AGAIN)
                 self._open[key] = h5py.File(path, "r", rdcc_nbytes=0)
-        with decoding(self.folder / "shards" / record.shard, "the cache is damaged", remedy=_AGAIN):
+        with decoding(self.folder / SHARDS / record.shard, "the cache is damaged", remedy=_AGAIN):
             return self._open[key][record.case]
 
     def _read(self, record: CaseRecord, name: str, index: Any, kind: type[np.generic], ndim: int) -> NDArray[Any]:
         """Return a part of a case's array *name*, of the type and shape that prepare writes. Raises InputError."""
-        path = self.folder / "shards" / record.shard
+        path = self.folder / SHARDS / record.shard
         with decoding(path, "the cache is damaged", remedy=_AGAIN):
             dataset = self._group(record)[name]
             z, y, x = record.shape
@@ -83,7 +82,7 @@ class Prepared:
         shape = np.array(record.shape)
         if points.shape[1:] != (4,) or (points < 0).any() or (points[:, 1:] >= shape).any():
             raise InputError(
-                f"the cache is damaged (lesions of {record.case})", where=self.folder / "shards", remedy=_AGAIN
+                f"the cache is damaged (lesions of {record.case})", where=self.folder / SHARDS, remedy=_AGAIN
             )
         return points
 
@@ -107,7 +106,7 @@ class Prepared:
 
 def open_prepared(folder: Path) -> Prepared:
     """Read ``dataset.json`` of a prepared folder. Raises InputError when it is not one or of another version."""
-    path = folder / "dataset.json"
+    path = folder / LISTING_FILE
     if not path.is_file():
         raise InputError("this is not a prepared folder", where=folder, remedy="run metaseg prepare RAW first")
     listing = read_json(path, remedy=_AGAIN)

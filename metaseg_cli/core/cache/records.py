@@ -11,6 +11,11 @@ from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
 SCHEMA = 3
+# The files of a prepared folder; the report of ``prepare`` is in ``reports.prepare_report``.
+INDEX_FILE = "dataset.h5"
+LISTING_FILE = "dataset.json"
+SHARDS = "shards"  # a folder
+PATIENT_KEY = ".patient_key"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metaseg_cli.config import PrepareConfig
-from metaseg_cli.core.cache.records import CacheSettings
+from metaseg_cli.core.cache.records import LISTING_FILE, CacheSettings
 from metaseg_cli.core.datasets import FoundCases, in_order, sequence_name
 from metaseg_cli.core.images import Volume, channels_are_equal, read_geometry, read_image, reorient, to_canonical
 from metaseg_cli.core.preprocessing import Preprocessing
@@ -184,7 +184,7 @@ def _grid_of_volumes(found: FoundCases, config: PrepareConfig) -> tuple[Spacing 
 
 def _earlier_spacing(config: PrepareConfig, median: Spacing) -> Spacing | None:
     """Return the automatic voxel size of an earlier run, where new cases have hardly moved the median."""
-    path = config.out / "dataset.json"
+    path = config.out / LISTING_FILE
     if not path.is_file():
         return None
     try:

@@ -21,10 +21,20 @@ from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, exclusive_writer, make_folder
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
-from metaseg_cli.core.cache.reading import PATIENT_KEY, read_patient_key
-from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, WrittenCase
+from metaseg_cli.core.cache.reading import read_patient_key
+from metaseg_cli.core.cache.records import (
+    INDEX_FILE,
+    LISTING_FILE,
+    PATIENT_KEY,
+    SCHEMA,
+    SHARDS,
+    CacheSettings,
+    CaseRecord,
+    WrittenCase,
+)
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, sealed
 from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
@@ -93,7 +103,7 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
                 cases = [WrittenCase(record=None, problems=(cases,))]
             written += cases
         if len(file):
-            atomic_write_bytes(job.folder / "shards" / name, sealed(file))
+            atomic_write_bytes(job.folder / SHARDS / name, sealed(file))
     return written
 
 
@@ -187,9 +197,9 @@ def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     ``voxels (n,)``, ``boxes (n, 6)`` as z0 z1 y0 y1 x0 x1, ``points (m, 4)`` as lesion z y x.
     """
     voxels, boxes, points = [], [], []
-    components, _ = ndimage.label(foreground, structure=np.ones((3, 3, 3))) if foreground.any() else (foreground, 0)
-    for number, box in enumerate(ndimage.find_objects(components.astype(np.int32, copy=False))):
-        coordinates = np.argwhere(components[box] == number + 1) + [s.start for s in box]
+    labels, _ = label_lesions(foreground)
+    for number, box in enumerate(ndimage.find_objects(labels)):
+        coordinates = np.argwhere(labels[box] == number + 1) + [s.start for s in box]
         spread = np.linspace(0, len(coordinates) - 1, min(len(coordinates), _POINTS_PER_LESION)).astype(int)
         voxels.append(len(coordinates))
         boxes.append([edge for s in box for edge in (s.start, s.stop)])
@@ -204,7 +214,7 @@ def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
     """Return the cases of all complete shards by key; a shard that cannot be read counts as absent."""
     found: dict[str, list[WrittenCase]] = {}
-    for shard in sorted(p for p in (folder / "shards").glob("*.h5") if p.is_file()):
+    for shard in sorted(p for p in (folder / SHARDS).glob("*.h5") if p.is_file()):
         try:
             check_seal(shard, "")
             with h5py.File(shard, "r") as file:
@@ -236,14 +246,14 @@ def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[
     with file_in_memory() as file:
         cases = file.create_group("cases")
         for record in records:
-            cases[record.case] = h5py.ExternalLink(f"shards/{record.shard}", record.case)
+            cases[record.case] = h5py.ExternalLink(f"{SHARDS}/{record.shard}", record.case)
         file.attrs["schema"] = SCHEMA
         index = sealed(file)
     listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
-    atomic_write_bytes(folder / "dataset.h5", index)
-    atomic_write_text(folder / "dataset.json", json.dumps(listing, indent=1))
+    atomic_write_bytes(folder / INDEX_FILE, index)
+    atomic_write_text(folder / LISTING_FILE, json.dumps(listing, indent=1))
     linked = {record.shard for record in records}
-    for shard in (folder / "shards").glob("*.h5"):
+    for shard in (folder / SHARDS).glob("*.h5"):
         if shard.name not in linked:
             shard.unlink()
 
@@ -252,6 +262,6 @@ def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[
 def exclusive_cache_writer(folder: Path) -> Iterator[None]:
     """Be the only process that writes *folder*, cleared of what a killed writer left. Raises InputError when busy."""
     make_folder(folder)
-    make_folder(folder / "shards")
+    make_folder(folder / SHARDS)
     with exclusive_writer(folder, "metaseg prepare"):
         yield

@@ -41,7 +41,7 @@ _NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
 # What ``predict`` writes of a case, by the ending of its name: CASE_mask, CASE_probability_ET, CASE_overview …
 PREDICTED_MASK = "mask"
 PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # followed by the region where there are several
-PREDICTED_PICTURES = ("overlay", "overview")
+OVERLAY, OVERVIEW = PREDICTED_PICTURES = ("overlay", "overview")
 _PREDICTED = re.compile(
     rf"^(?P<case>.+)_(?:(?P<mask>{PREDICTED_MASK})|{'|'.join(PREDICTED_PICTURES)}|"
     rf"(?:{'|'.join(PREDICTED_MAPS)})(?:_.+)?)$",

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write, temporary_folder, translate_write_errors
+from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.formats import LOSSY, TWO_FILES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images.dicom_masks import modality_of, read_rtstruct, read_seg
@@ -198,7 +198,7 @@ def _from_levels(
 
 def _faint_parts(drawn: NDArray[np.bool_], found: NDArray[np.bool_]) -> int:
     """Return how many connected parts of *drawn* have no voxel in *found*."""
-    labels, count = ndimage.label(drawn, structure=np.ones((3, 3, 3)))
+    labels, count = label_lesions(drawn)
     return count - len(set(np.unique(labels[found]).tolist()) - {0})
 
 

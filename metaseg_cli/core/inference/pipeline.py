@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.choices import MASK_FORMATS
 from metaseg_cli.core.datasets import CaseSource
-from metaseg_cli.core.datasets.naming import PREDICTED_MAPS, PREDICTED_MASK, predicted_name
+from metaseg_cli.core.datasets.naming import OVERLAY, OVERVIEW, PREDICTED_MAPS, PREDICTED_MASK, predicted_name
 from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
@@ -182,7 +182,7 @@ def _read_files(job: ScanJob, key: str, stack: ExitStack, *, may_replace: bool) 
     series = _series(next(iter(opened.values())) if isinstance(opened, Mapping) else (opened,))
     outputs = _output_files(job, is_series=bool(series))
     if not may_replace:
-        overlay = _picture(job, "overlay") if job.config.overlay else None
+        overlay = _picture(job, OVERLAY) if job.config.overlay else None
         for path in (outputs.mask, outputs.segmentation, overlay):
             if path is not None and path.exists():
                 raise InputError(
@@ -333,8 +333,8 @@ def _save_pictures(job: ScanJob, prediction: Prediction) -> tuple[Path | None, P
     if not job.config.overlay:
         return None, None
     image = prediction.source
-    overlay = _picture(job, "overlay")
-    overview = _picture(job, "overview") if image.shape[0] > 1 and not is_picture(image.source) else None
+    overlay = _picture(job, OVERLAY)
+    overview = _picture(job, OVERVIEW) if image.shape[0] > 1 and not is_picture(image.source) else None
     job.draw(prediction, overlay, overview)
     return overlay, overview
 
