@@ -18,9 +18,9 @@ from metaseg_cli.core.inference.backends import Accelerated, accelerated
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
 from metaseg_cli.core.inference.memory import fitting_windows
-from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
-from metaseg_cli.core.inference.windows import largest_window, tile
+from metaseg_cli.core.inference.windows import tile
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.memory import resident_memory
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
@@ -211,41 +211,31 @@ class Model:
         """Return probabilities on the grid of *image*, and notes."""
         if self.card.presence and available is None:
             available = torch.ones(len(self.card.sequences), dtype=torch.bool)
-        patch, largest, notes = self._windows(image, tta)
-        tiling = tile(image.shape[-self.card.dims :], patch, largest)
+        settings, notes = self._settings(image, tta)
+        tiling = tile(image.shape[-self.card.dims :], settings.patch, settings.largest)
         voxels = tiling.voxels * (image.shape[1] if self.card.dims == 2 else 1)
         for member in self._accelerated:
             member.expect(voxels * self.scans * self.n_passes / self.card.members)
-        values: NDArray[np.float32] = predict_probabilities(
-            self.network,
-            image.to(self.device),
-            dims=self.card.dims,
-            context=self.card.context,
-            patch=patch,
-            largest=largest,
-            regions=self.card.out_channels,
-            precision=self.precision,
-            available=available if self.card.presence else None,
-            tta=tta,
-        ).numpy()
-        return values, notes
+        told = available if self.card.presence else None
+        values = predict_probabilities(self.network, image.to(self.device), settings, told)
+        return values.numpy(), notes
 
-    def _windows(self, image: Tensor, tta: TestTimeAugmentation) -> tuple[tuple[int, ...], int | None, tuple[str, ...]]:
-        """Return the patch, the largest window in voxels, and a note where memory makes windows smaller than usual."""
-        patch, largest = self.card.patch[-self.card.dims :], largest_window(self.card.norm)
+    def _settings(self, image: Tensor, tta: TestTimeAugmentation) -> tuple[InferenceSettings, tuple[str, ...]]:
+        """Return how *image* is predicted, and a note where memory makes windows smaller than usual."""
+        usual = replace(InferenceSettings.of(self.card, self.precision), tta=tta)
         if self.max_memory is None or self.device.type != "cpu":
-            return patch, largest, ()
+            return usual, ()
         size = image.shape[-self.card.dims :]
-        usual = tile(size, patch, largest)
+        shape = tile(size, usual.patch, usual.largest).shape
         # The result is in memory once on the network's grid, and up to twice on its way to the scan's, in float32.
-        layers = self.card.out_channels * (2 if tta.std else 1)
-        left = self.max_memory - resident_memory() - 3 * 4 * layers * image[0].numel()
+        left = self.max_memory - resident_memory() - 3 * 4 * usual.layers * image[0].numel()
         if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
-            left -= 6 * (layers + 1) * usual.shape[0] * size[1] * size[2]
-        patch, largest = fitting_windows(self.card, largest, self.precision, self.n_passes, left)
-        if tile(size, patch, largest).shape == usual.shape:
-            return patch, largest, ()
-        return patch, largest, ("smaller windows than usual for want of memory: the mask may differ a little",)
+            left -= 6 * (usual.layers + 1) * shape[0] * size[1] * size[2]
+        patch, largest = fitting_windows(self.card, usual.largest, self.precision, self.n_passes, left)
+        fitting = replace(usual, patch=patch, largest=largest)
+        if tile(size, patch, largest).shape == shape:
+            return fitting, ()
+        return fitting, ("smaller windows than usual for want of memory: the mask may differ a little",)
 
 
 def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
-from metaseg_cli.core.inference.windows import LARGEST, Tiling, tile
+from metaseg_cli.core.inference.windows import LARGEST, Tiling, largest_window, tile
 from metaseg_cli.core.intensity import EMPTY_WINDOW_RANGE
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.models.availability import with_availability
 
 _SLICE_BATCH = 4 * 256 * 256  # pixels per batch: enough to keep two cores busy, little memory
@@ -39,38 +39,58 @@ def with_neighbours(image: Tensor, context: int, slices: slice = slice(None)) ->
     return image[:, where.to(image.device)].transpose(1, 2).reshape(-1, len(wanted), y, x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """How a network is applied to an image.
+
+    *context* adjacent slices on each side go to 2D models. *patch* ``(*spatial)`` is the patch of the training;
+    windows are of its size, or of up to *largest* voxels. *tta* says which passes are made.
+    """
+
+    dims: int
+    patch: tuple[int, ...]
+    regions: int
+    largest: int | None = None
+    context: int = 0
+    precision: str = "fp32"
+    tta: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+
+    @classmethod
+    def of(cls, card: ModelCard, precision: str) -> InferenceSettings:
+        """Return the settings of the model of *card*, in a single pass."""
+        return cls(
+            dims=card.dims,
+            patch=card.patch[-card.dims :],
+            regions=card.out_channels,
+            largest=largest_window(card.norm),
+            context=card.context,
+            precision=precision,
+        )
+
+    @property
+    def layers(self) -> int:
+        """Channels of the result: a probability per region, and with *tta.std* its standard deviation."""
+        return 2 * self.regions if self.tta.std else self.regions
+
+
 @torch.inference_mode()
 def predict_probabilities(
-    model: nn.Module,
-    image: Tensor,
-    *,
-    dims: int,
-    patch: Sequence[int],
-    regions: int,
-    largest: int | None = None,
-    context: int = 0,
-    precision: str = "fp32",
-    available: Tensor | None = None,
-    tta: TestTimeAugmentation | None = None,
+    model: nn.Module, image: Tensor, settings: InferenceSettings, available: Tensor | None = None
 ) -> Tensor:
-    """Predict *image* ``(C, Z, Y, X)``, normalised, on the model's device → ``(R, Z, Y, X)`` float32 on the CPU.
+    """Predict *image* ``(C, Z, Y, X)``, normalised, on the model's device → ``(layers, Z, Y, X)`` float32 on the CPU.
 
-    *available* ``(C,)`` tells models with modality availability which sequences the case has. 2D models with adjacent
-    slices get *context* of them on each side. *tta* says which passes are made (None: one), and whether the standard
-    deviation of their probabilities follows as R more layers.
+    *available* ``(C,)`` tells models with modality availability which sequences the case has.
 
     A 2D network sees whole slices up to ``LARGEST`` pixels. Larger slices, and volumes for a 3D network, are predicted
-    window by window (see ``tile``): of the size of *patch*, or of up to *largest* voxels. Windows that hold background
-    alone get the probability 0 without a pass through the network.
+    window by window (see ``tile``). Windows that hold background alone get the probability 0 without a pass through the
+    network.
     """
     model.eval()
-    tta = tta or TestTimeAugmentation()
-    layers = 2 * regions if tta.std else regions
     on_device = None if available is None else available.to(image.device)
-    inference = _WindowInference(model, tta, precision, on_device, _background_range(image))
-    if dims == 2:
-        return _slices(inference, image, patch, largest, layers, context)
-    return _windows(inference, image, tile(image.shape[1:], patch, largest), layers)
+    inference = _WindowInference(model, settings, on_device, _background_range(image))
+    if settings.dims == 2:
+        return _slices(inference, image)
+    return _windows(inference, image, tile(image.shape[1:], settings.patch, settings.largest))
 
 
 @dataclass(frozen=True)
@@ -78,8 +98,7 @@ class _WindowInference:
     """What all windows of one image share."""
 
     model: nn.Module
-    tta: TestTimeAugmentation
-    precision: str
+    settings: InferenceSettings
     available: Tensor | None
     background_range: Tensor  # (C,): a window whose values vary less than this is background
 
@@ -87,8 +106,8 @@ class _WindowInference:
         """Run the network on ``(B, C, *spatial)`` → ``(B, R, *spatial)``, as ``TestTimeAugmentation.infer`` does."""
         if self.available is not None:
             x = with_availability(x, self.available.expand(len(x), -1))
-        with autocast(x.device, self.precision):
-            return self.tta.infer(self.model, x)
+        with autocast(x.device, self.settings.precision):
+            return self.settings.tta.infer(self.model, x)
 
     def is_background(self, image: Tensor) -> bool:
         """Return whether a window ``(C, …)`` shows no anatomy."""
@@ -103,34 +122,33 @@ def _background_range(image: Tensor) -> Tensor:
     return EMPTY_WINDOW_RANGE * (values.amax(1) - values.amin(1))
 
 
-def _slices(
-    inference: _WindowInference, image: Tensor, patch: Sequence[int], largest: int | None, regions: int, context: int
-) -> Tensor:
+def _slices(inference: _WindowInference, image: Tensor) -> Tensor:
     _, depth, y, x = image.shape
-    result = torch.zeros(regions, depth, y, x)
-    tiling = tile((y, x), patch, largest or LARGEST)
+    settings = inference.settings
+    result = torch.zeros(settings.layers, depth, y, x)
+    tiling = tile((y, x), settings.patch, settings.largest or LARGEST)
     if tiling.shape != (y, x):
         for z in range(depth):
-            result[:, z] = _windows(inference, with_neighbours(image, context, slice(z, z + 1))[:, 0], tiling, regions)
+            result[:, z] = _windows(inference, with_neighbours(image, settings.context, slice(z, z + 1))[:, 0], tiling)
         return result
     batch = max(1, _SLICE_BATCH // (y * x))
     for z in range(0, depth, batch):
-        part = with_neighbours(image, context, slice(z, z + batch))
+        part = with_neighbours(image, settings.context, slice(z, z + batch))
         if not inference.is_background(image[:, z : z + batch]):
             values = inference(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
-            result[:, z : z + batch] = inference.tta.probabilities(values.transpose(0, 1)).cpu()
+            result[:, z : z + batch] = settings.tta.probabilities(values.transpose(0, 1)).cpu()
     return result
 
 
-def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling, regions: int) -> Tensor:
+def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling) -> Tensor:
     """Predict *image* ``(C, *spatial)`` → ``(R, *spatial)``, logits averaged over windows that overlap.
 
     Sums are kept only for the slab along the first axis that later windows still reach.
     """
-    size, window = tiling.size, tiling.shape
+    settings, size, window = inference.settings, tiling.size, tiling.shape
     weight = tiling.weight.to(image.device)
-    result = torch.zeros(regions, *size)
-    total = torch.zeros(regions, window[0], *size[1:], device=image.device)
+    result = torch.zeros(settings.layers, *size)
+    total = torch.zeros(settings.layers, window[0], *size[1:], device=image.device)
     weights = torch.zeros(window[0], *size[1:], device=image.device)
     for start, following in itertools.pairwise([*tiling.starts[0], size[0]]):
         for across in tiling.boxes(first_axis=1):
@@ -142,7 +160,7 @@ def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling, regions
         done = following - start  # planes that no later window reaches
         for plane in range(done):  # one by one: a slab is large enough once
             weight_here = weights[plane]
-            values = inference.tta.probabilities(total[:, plane] / weight_here.clamp_min(torch.finfo().tiny))
+            values = settings.tta.probabilities(total[:, plane] / weight_here.clamp_min(torch.finfo().tiny))
             result[:, start + plane] = (values * (weight_here > 0)).cpu()
         for sums, axis in ((total, 1), (weights, 0)):
             kept = sums.narrow(axis, done, window[0] - done).clone()

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
-from metaseg_cli.core.inference.sliding_window import predict_probabilities
-from metaseg_cli.core.inference.windows import largest_window
+from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.sampling import PatchCentre
 from metaseg_cli.core.training.detections import DEFAULT_THRESHOLD, CaseDetections, detect
@@ -83,13 +82,8 @@ class CasePredictor:
         probabilities: NDArray[np.float32] = predict_probabilities(
             model,
             image,
-            dims=self.card.dims,
-            context=self.card.context,
-            patch=self.card.patch[-self.card.dims :],
-            largest=largest_window(self.card.norm),
-            regions=len(self.prepared.regions),
-            precision=self.precision,
-            available=torch.from_numpy(self.prepared.available(record)) if self.card.presence else None,
+            InferenceSettings.of(self.card, self.precision),
+            torch.from_numpy(self.prepared.available(record)) if self.card.presence else None,
         ).numpy()
         return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaseg_cli.core.inference.sliding_window import predict_probabilities
+from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import LARGEST, Tiling, largest_window, tile
 from metaseg_cli.core.model_file import Ensemble
@@ -22,7 +22,7 @@ def test_windows_of_a_network_that_sees_one_voxel_equal_the_whole() -> None:
     pointwise = torch.nn.Conv3d(1, 2, 1)
     image = torch.randn(1, 21, 30, 17)
     whole = torch.sigmoid(pointwise(image[None])[0]).detach()
-    windows = predict_probabilities(pointwise, image, dims=3, patch=(8, 16, 16), regions=2)
+    windows = predict_probabilities(pointwise, image, InferenceSettings(dims=3, patch=(8, 16, 16), regions=2))
     torch.testing.assert_close(windows, whole)
 
 
@@ -30,9 +30,13 @@ def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
     torch.manual_seed(0)
     model = build_model("attention-unet", in_channels=1, out_channels=1, widths=(4, 8)).eval()
     image = torch.randn(1, 9, 20, 24)
-    stacked = predict_probabilities(model, image, dims=2, patch=(16, 16), regions=1)
+    stacked = predict_probabilities(model, image, InferenceSettings(dims=2, patch=(16, 16), regions=1))
     alone = torch.cat(
-        [predict_probabilities(model, image[:, z : z + 1], dims=2, patch=(16, 16), regions=1) for z in range(9)], 1
+        [
+            predict_probabilities(model, image[:, z : z + 1], InferenceSettings(dims=2, patch=(16, 16), regions=1))
+            for z in range(9)
+        ],
+        1,
     )
     torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-5)
 
@@ -40,7 +44,7 @@ def test_slices_of_a_2d_network_are_predicted_one_by_one() -> None:
 def test_a_picture_above_a_megapixel_goes_window_by_window() -> None:
     model = torch.nn.Conv2d(1, 1, 1)
     image = torch.randn(1, 1, 1100, 1000)
-    result = predict_probabilities(model, image, dims=2, patch=(64, 64), regions=1)
+    result = predict_probabilities(model, image, InferenceSettings(dims=2, patch=(64, 64), regions=1))
     torch.testing.assert_close(
         result, torch.sigmoid(model(image.transpose(0, 1)))[:, 0][None].detach(), rtol=1e-4, atol=1e-5
     )
@@ -64,7 +68,7 @@ def test_slab_by_slab_is_the_whole(size: tuple[int, int, int], patch: tuple[int,
         box = (slice(z, z + window[0]), slice(y, y + window[1]), slice(x, x + window[2]))
         total[box] += network(image[(slice(None), *box)][None])[0, 0].detach() * weight
         weights[box] += weight
-    found = predict_probabilities(network, image, dims=3, patch=patch, regions=1)
+    found = predict_probabilities(network, image, InferenceSettings(dims=3, patch=patch, regions=1))
     torch.testing.assert_close(found[0], torch.sigmoid(total / weights))
 
 
@@ -74,7 +78,7 @@ def test_nothing_is_found_where_there_is_no_head() -> None:
     torch.nn.init.constant_(network.bias, 9.0)  # it sees lesions everywhere
     image = torch.zeros(1, 24, 24, 80)
     image[..., 40:] = torch.randn(24, 24, 40)
-    found = predict_probabilities(network, image, dims=3, patch=(8, 8, 8), regions=1)[0]
+    found = predict_probabilities(network, image, InferenceSettings(dims=3, patch=(8, 8, 8), regions=1))[0]
     assert found[..., :32].max() == 0
     assert found[..., 40:].min() > 0.9
 
@@ -86,9 +90,11 @@ def test_mirror_images_make_the_answer_symmetric(dims: int) -> None:
     image = torch.randn(1, 8, 16, 16)
     image = image + image.flip(-1)
     tta = TestTimeAugmentation(flips=True)
-    found = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1, tta=tta)
+    found = predict_probabilities(
+        model, image, InferenceSettings(dims=dims, patch=(8, 16, 16)[-dims:], regions=1, tta=tta)
+    )
     torch.testing.assert_close(found, found.flip(-1), rtol=1e-4, atol=1e-5)
-    once = predict_probabilities(model, image, dims=dims, patch=(8, 16, 16)[-dims:], regions=1)
+    once = predict_probabilities(model, image, InferenceSettings(dims=dims, patch=(8, 16, 16)[-dims:], regions=1))
     assert not torch.allclose(once, once.flip(-1), rtol=1e-4, atol=1e-5)
 
 
@@ -116,7 +122,9 @@ def test_fusion_of_three_networks(fusion: str, threshold: float, expected: float
     three = Ensemble([Says(2.0), Says(-1.0), Says(-4.0)])
     tta = TestTimeAugmentation(fusion=fusion, thresholds=(threshold,))
     for dims, patch in ((3, (4, 4, 4)), (2, (8, 8))):
-        found = predict_probabilities(three, torch.randn(1, 8, 8, 8), dims=dims, patch=patch, regions=1, tta=tta)
+        found = predict_probabilities(
+            three, torch.randn(1, 8, 8, 8), InferenceSettings(dims=dims, patch=patch, regions=1, tta=tta)
+        )
         torch.testing.assert_close(found, torch.full((1, 8, 8, 8), expected))
 
 
@@ -135,9 +143,9 @@ def test_larger_windows_compute_less_and_come_closer_to_the_whole_image() -> Non
     exact, larger = tile(image.shape[1:], (16, 16, 16)), tile(image.shape[1:], (16, 16, 16), largest=40 * 40 * 40)
     assert larger.voxels < 0.5 * exact.voxels
     assert torch.tensor(larger.shape).prod() <= 40**3
-    small = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1)
-    large = predict_probabilities(model, image, dims=3, patch=(16, 16, 16), regions=1, largest=40**3)
-    whole = predict_probabilities(model, image, dims=3, patch=(40, 70, 65), regions=1)
+    small = predict_probabilities(model, image, InferenceSettings(dims=3, patch=(16, 16, 16), regions=1))
+    large = predict_probabilities(model, image, InferenceSettings(dims=3, patch=(16, 16, 16), regions=1, largest=40**3))
+    whole = predict_probabilities(model, image, InferenceSettings(dims=3, patch=(40, 70, 65), regions=1))
     few, many = (large - whole).abs(), (small - whole).abs()
     assert few.max() <= many.max() < 0.1
     assert few.mean() < 0.2 * many.mean() < 0.001
@@ -206,7 +214,7 @@ def test_a_pointwise_network_gives_the_same_through_any_windows(
     torch.manual_seed(0)
     pointwise = torch.nn.Conv3d(1, 2, 1)
     image = torch.rand(1, *size)
-    found = predict_probabilities(pointwise, image, dims=3, patch=patch, regions=2, largest=largest)
+    found = predict_probabilities(pointwise, image, InferenceSettings(dims=3, patch=patch, regions=2, largest=largest))
     whole = torch.sigmoid(pointwise(image[None])[0]).detach()
     shown = found > 0  # a window that varies less than 2 % of the range is background
     torch.testing.assert_close(found[shown], whole[shown])
