@@ -40,9 +40,6 @@ def problem_rows(problems: Iterable[Problem]) -> tuple[ProblemRow, ...]:
     return tuple(ProblemRow(file=p.file, reason=p.reason, remedy=p.remedy) for p in problems)
 
 
-# -- prediction ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class LesionRow:
     """One predicted lesion: a row of ``lesions.csv``, an entry of ``predictions.json``.
@@ -125,9 +122,6 @@ class Predictions:
     scans: tuple[ScanResult, ...]
     problems: tuple[ProblemRow, ...]
     earlier: tuple[ScanResult, ...] | None = field(default=None, metadata=OMIT_NONE)
-
-
-# -- evaluation ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,9 +329,6 @@ class SystemComparison:
     notes: tuple[str, ...]
 
 
-# -- follow-up -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class VisitRow:
     """One visit: a row of ``visits.csv``. Numbers of lesions that are new, or uncertain, are separated by spaces."""
@@ -382,9 +373,6 @@ class FollowUp:
     visits: tuple[VisitRow, ...]
     lesions: tuple[LesionVisitRow, ...]
     notes: tuple[str, ...]
-
-
-# -- export and demo -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
     MaskToWrite,
-    Volume,
     can_write_seg,
     dicom_files,
     is_dicom,
@@ -33,10 +32,11 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
 from metaseg_cli.core.inference.inputs import ScanFiles, scan_for
+from metaseg_cli.core.inference.lesion_rows import lesion_rows
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import available_memory, resident_memory
-from metaseg_cli.core.results import LesionRow, ScanResult
+from metaseg_cli.core.results import ScanResult
 from metaseg_cli.errors import InputError, Problem, attempt
 
 Result = TypeVar("Result")
@@ -384,41 +384,3 @@ def _sequences(scan: PreparedScan) -> dict[str, str]:
     if source.archive is not None:
         return dict.fromkeys(used, str(source.archive))
     return {name: str(files[0] if len(files) == 1 else files[0].parent) for name, files in used.items()}
-
-
-def lesion_rows(scan: Path, prediction: Prediction) -> tuple[LesionRow, ...]:
-    """Return one row per lesion; sizes in mm where the scan has a spacing, else in pixels."""
-    volume = prediction.source
-    unit = "mm" if volume.spacing_mm else "px"
-    return tuple(
-        LesionRow(
-            scan=scan,
-            region=region,
-            lesion=lesion.number,
-            voxels=lesion.voxels,
-            volume_mm3=lesion.volume_mm3,
-            **{
-                f"diameter_{unit}": round(lesion.equivalent_diameter, 2),
-                f"longest_axial_{unit}": round(lengths.longest, 2),
-                f"perpendicular_{unit}": round(lengths.perpendicular, 2),
-                f"feret_{unit}": round(lengths.feret, 2),
-            },
-            axial_slices=lengths.slices[1] - lengths.slices[0] + 1,
-            measurable=lengths.measurable if volume.spacing_mm else None,
-            z=round(lesion.centroid_voxel[0], 1),
-            y=round(lesion.centroid_voxel[1], 1),
-            x=round(lesion.centroid_voxel[2], 1),
-            **_patient_coordinates(lesion.centroid_voxel, volume),
-            confidence=None if lesion.confidence is None else round(lesion.confidence, 3),
-        )
-        for region, lesions in prediction.lesions.items()
-        for lesion, lengths in zip(lesions, prediction.measurements[region], strict=True)
-    )
-
-
-def _patient_coordinates(zyx: tuple[float, float, float], volume: Volume) -> dict[str, float]:
-    """Return ``x_mm``, ``y_mm``, ``z_mm`` (LPS, as in DICOM); nothing for pictures."""
-    if not volume.spacing_mm:
-        return {}
-    place = volume.affine @ np.array([*zyx[::-1], 1.0])
-    return {name: round(float(value), 2) for name, value in zip(("x_mm", "y_mm", "z_mm"), place, strict=False)}

@@ -13,7 +13,8 @@ import streamlit as st
 from metaseg_cli.commands.predict import PredictResult, predict
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.images import write_mask
-from metaseg_cli.core.inference.pipeline import at_threshold, lesion_rows
+from metaseg_cli.core.inference.lesion_rows import lesion_rows
+from metaseg_cli.core.inference.pipeline import at_threshold
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
