@@ -21,6 +21,7 @@ _TEMPORARY = re.compile(r"^\.?metaseg-([0-9a-f]{8})-(\d+)-")
 _LOCK = ".lock"
 _LONGEST_NAME = 255  # bytes
 _ABANDONED = 86400.0  # seconds, after which a temporary file of another computer is abandoned
+# How libraries that hide errno report a full disk: HDF5, libtiff, safetensors, the system itself.
 _FULL = ("No space left on device", "errno = 28", "os error 28", "Disk quota exceeded")
 _LITTLE = 2**16  # bytes; a disk with less is full
 

@@ -30,7 +30,7 @@ from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.words import same_form
 from metaseg_cli.errors import Problem
 
-_SHOWN = 5
+_SHOWN = 5  # examples in a note
 
 
 @dataclass(frozen=True)

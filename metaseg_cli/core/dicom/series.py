@@ -21,7 +21,9 @@ _TAGS = [
     "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "ImageType",
 ]  # fmt: skip
 _NO_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE")
-_EVEN = 0.05  # of a step: what rounding of positions explains; as in images.dicom_planes
+UNEVEN = 0.05  # of a step: a deviation up to this is explained by rounding of positions
+SAME_SLICE_MM = 0.01  # planes nearer than this are one slice
+DRIFT_MM = 0.2  # a shift across the normal up to this is explained by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,4 +216,5 @@ def _one_stack(images: Sequence[ImageHeader]) -> bool:
     steps = np.diff(np.sort(along))
     step = float(np.median(steps))
     drift = points - points[0] - np.outer(np.sort(along) - along.min(), normal)
-    return step > 0.01 and bool((np.abs(steps - step) <= _EVEN * step).all()) and float(np.abs(drift).max()) < 0.2
+    even = bool((np.abs(steps - step) <= UNEVEN * step).all())
+    return step > SAME_SLICE_MM and even and float(np.abs(drift).max()) < DRIFT_MM

@@ -20,7 +20,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0
 _PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
 _IMPLICIT, _BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _MOST_RATIO, _SMALL = 200, 2**28  # of inflating
-_DEEPEST = 40
+_DEEPEST = 40  # nested sequences: real objects have fewer than ten
 Tag = tuple[int, int]
 
 

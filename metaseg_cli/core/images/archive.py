@@ -13,7 +13,7 @@ from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.errors import InputError, MetasegError, decoding
 
 _MOST_FILES = 50_000  # a study has a few thousand
-_MOST_BYTES = 16 * 2**30
+_MOST_BYTES = 16 * 2**30  # unpacked; more than any study
 _MOST_RATIO = 200  # images rarely shrink to less than a fiftieth
 _SMALL = 64 * 2**20  # bytes: below this any ratio is harmless
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,13 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
         taken, excluded = choose(_segments(data), wanted, path, segmentation=True)
         kind = text_of(data, "SegmentationType")
         notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *excluded]
+        seg = _SegFrames(data=data, path=path, frames=frames, slots=planes.slots, shape=shape, names=names)
         if kind == "LABELMAP":
-            layers = _label_map(frames, planes.slots, shape, data, names, path, notes)
+            layers = _label_map(seg, notes)
             kept = [*taken, int(data.get("PixelPaddingValue", 0) or 0)]
             layers = np.where(np.isin(layers, kept), layers, 0).astype(np.uint8) if excluded else layers
         elif kind in ("BINARY", "FRACTIONAL"):
-            marked = _marked(frames, data, kind, path, notes)
-            layers = _layers_of_segments(marked, planes.slots, shape, data, names, taken, path, notes)
+            layers = _layers_of_segments(seg, _marked(seg, kind, notes), taken, notes)
         else:
             raise InputError(f"a segmentation of unknown type {kind!r}", where=path, remedy=_AGAIN)
     if len(layers) > 1:
@@ -108,67 +109,69 @@ def _segments(data: Any) -> list[Structure]:
     ]
 
 
-def _label_map(
-    frames: NDArray[Any],
-    slots: NDArray[np.int64],
-    shape: tuple[int, int, int],
-    data: Any,
-    names: dict[int, str],
-    path: Path,
-    notes: list[str],
-) -> NDArray[np.uint8]:
-    padding = int(data.get("PixelPaddingValue", 0) or 0)
-    known = {*names, 0, padding}
-    unknown = sorted(set(np.unique(frames).tolist()) - known)
+@dataclass(frozen=True, kw_only=True)
+class _SegFrames:
+    """The frames ``(N, Y, X)`` of a SEG, the slice of each, and the declared segments by number."""
+
+    data: Any
+    path: Path
+    frames: NDArray[Any]
+    slots: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    names: dict[int, str]
+
+
+def _label_map(seg: _SegFrames, notes: list[str]) -> NDArray[np.uint8]:
+    """Return the one layer of a label map; slices without a frame hold the padding value. Raises InputError."""
+    padding = int(seg.data.get("PixelPaddingValue", 0) or 0)
+    unknown = sorted(set(np.unique(seg.frames).tolist()) - {*seg.names, 0, padding})
     if unknown or not 0 <= padding <= 255:
         what = f"it holds label {unknown[0]}, which it does not declare" if unknown else f"its padding is {padding}"
-        raise InputError(what, where=path, remedy=_AGAIN)
-    if len(set(slots.tolist())) < len(slots):
-        raise InputError("several frames of its label map share one slice", where=path, remedy=_AGAIN)
-    label = np.full(shape, padding, np.uint8)
-    label[slots] = frames
-    if "PixelPaddingValue" in data and len(slots) < shape[0]:
+        raise InputError(what, where=seg.path, remedy=_AGAIN)
+    if len(set(seg.slots.tolist())) < len(seg.slots):
+        raise InputError("several frames of its label map share one slice", where=seg.path, remedy=_AGAIN)
+    label = np.full(seg.shape, padding, np.uint8)
+    label[seg.slots] = seg.frames
+    if "PixelPaddingValue" in seg.data and len(seg.slots) < seg.shape[0]:
         notes.append(f"slices without a frame hold the padding value {padding}")
     return label[None]
 
 
-def _marked(frames: NDArray[Any], data: Any, kind: str, path: Path, notes: list[str]) -> NDArray[np.bool_]:
+def _marked(seg: _SegFrames, kind: str, notes: list[str]) -> NDArray[np.bool_]:
+    """Return which voxels of the frames are marked; fractions count from one half. Raises InputError."""
     if kind == "BINARY":
-        if frames.max(initial=0) > 1:
-            raise InputError(f"a binary segmentation that holds {frames.max()}", where=path, remedy=_AGAIN)
-        return frames > 0
-    most = float(data.get("MaximumFractionalValue", 255))
-    if not most > 0 or frames.max(initial=0) > most:
-        raise InputError(f"its fractions go up to {frames.max()} of {most:g}", where=path, remedy=_AGAIN)
+        if seg.frames.max(initial=0) > 1:
+            what = f"a binary segmentation that holds {seg.frames.max()}"
+            raise InputError(what, where=seg.path, remedy=_AGAIN)
+        return seg.frames > 0
+    most = float(seg.data.get("MaximumFractionalValue", 255))
+    if not most > 0 or seg.frames.max(initial=0) > most:
+        what = f"its fractions go up to {seg.frames.max()} of {most:g}"
+        raise InputError(what, where=seg.path, remedy=_AGAIN)
     notes.append("fractional segments: threshold at half")
-    return frames * 2.0 >= most
+    return seg.frames * 2.0 >= most
 
 
 def _layers_of_segments(
-    marked: NDArray[np.bool_],
-    slots: NDArray[np.int64],
-    shape: tuple[int, int, int],
-    data: Any,
-    names: dict[int, str],
-    taken: Sequence[int],
-    path: Path,
-    notes: list[str],
+    seg: _SegFrames, marked: NDArray[np.bool_], taken: Sequence[int], notes: list[str]
 ) -> NDArray[np.uint8]:
+    """Return the segments *taken* as layers ``(L, Z, Y, X)``. Raises InputError for undeclared ones."""
     masks: dict[int, NDArray[np.bool_]] = {}
-    for number, (frame, slot, group) in enumerate(zip(marked, slots, frame_groups(data), strict=True), start=1):
+    for number, (frame, slot, group) in enumerate(zip(marked, seg.slots, frame_groups(seg.data), strict=True), start=1):
         segment = frame_value(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
-        if segment is None or int(segment) not in names:
+        if segment is None or int(segment) not in seg.names:
             what = "no segment" if segment is None else f"segment {segment}, which it does not declare"
-            raise InputError(f"frame {number} belongs to {what}", where=path, remedy=_AGAIN)
+            raise InputError(f"frame {number} belongs to {what}", where=seg.path, remedy=_AGAIN)
         if int(segment) in taken:
-            masks.setdefault(int(segment), np.zeros(shape, bool))[slot] |= frame
-    empty = [f"{n} = {name}" for n, name in sorted(names.items()) if n in taken and n not in masks]
+            masks.setdefault(int(segment), np.zeros(seg.shape, bool))[slot] |= frame
+    empty = [f"{n} = {name}" for n, name in sorted(seg.names.items()) if n in taken and n not in masks]
     if empty:
         notes.append(f"segments without a frame: {', '.join(empty)}")
-    return _layered(masks, shape)
+    return _layered(masks, seg.shape)
 
 
 def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Put each mask into the first layer in which it overlaps nothing."""
     layers = [np.zeros(shape, np.uint8)]
     for number, mask in sorted(masks.items()):
         for layer in layers:

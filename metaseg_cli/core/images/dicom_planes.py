@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.dicom import quiet
+from metaseg_cli.core.dicom import DRIFT_MM, SAME_SLICE_MM, UNEVEN, quiet
 from metaseg_cli.errors import InputError, decoding
 
-_UNEVEN = 0.05  # of a step: what rounding of positions explains
-_SAME_SLICE_MM = 0.01  # planes nearer than this are one slice
 _ROUNDING = 1e-3  # of direction cosines; of pixel spacings, relative to them
-_DRIFT_MM, _DRIFT = 0.2, 0.02  # shift across the normal that rounding explains: in mm, and of a step
+_DRIFT = 0.02  # of a step, besides DRIFT_MM: a shift across the normal that rounding explains
 _MOST_SLICES, _MOST_MM = 5_000, 2_500  # beyond these, positions are damaged: no patient is longer
 
 
@@ -79,7 +77,7 @@ def arrange_planes(headers: PlaneHeaders, *, gaps_allowed: bool = False) -> Plan
 def _slots(along: NDArray[np.float64], headers: PlaneHeaders, *, gaps_allowed: bool) -> tuple[float, NDArray[np.int64]]:
     """Return the distance of slices, and the slice of each plane, by the planes' positions *along* the normal."""
     order = np.argsort(along, kind="stable")
-    new = np.concatenate([[True], np.diff(along[order]) > _SAME_SLICE_MM])
+    new = np.concatenate([[True], np.diff(along[order]) > SAME_SLICE_MM])
     levels = along[order][new]
     step, counts = float(headers.step_mm or 1.0), np.zeros(0)
     if len(levels) > 1:
@@ -95,7 +93,7 @@ def _slots(along: NDArray[np.float64], headers: PlaneHeaders, *, gaps_allowed: b
 def _check_drift(offsets: NDArray[np.float64], normal: NDArray[np.float64], step: float, where: Path) -> None:
     """Raise InputError where slices are shifted against one another across the normal."""
     drift = np.abs(offsets - np.outer(offsets @ normal, normal)).max()
-    if drift > _DRIFT_MM + _DRIFT * step:
+    if drift > DRIFT_MM + _DRIFT * step:
         raise InputError(
             f"its slices are shifted against one another by up to {drift:.1f} mm (gantry tilt)",
             where=where,
@@ -139,7 +137,7 @@ def _steps(
     distances = np.diff(levels)
     step = step_mm or float(np.median(distances))
     counts = np.round(distances / step)
-    uneven = (np.abs(distances - counts * step) > _UNEVEN * step + 0.005) | (counts < 1)
+    uneven = (np.abs(distances - counts * step) > UNEVEN * step + 0.005) | (counts < 1)
     if uneven.any():
         i = int(np.argmax(uneven))
         raise InputError(

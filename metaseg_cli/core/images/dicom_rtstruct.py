@@ -19,6 +19,7 @@ from metaseg_cli.errors import decoding
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
+# Distinct on grey; the first is that of lesions in our pictures.
 _COLOURS = ((255, 92, 51), (64, 220, 130), (86, 156, 255), (255, 206, 64), (200, 120, 255), (64, 220, 220))
 _FROM_SOURCE = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
 
+_SAME_PLACE = 0.1  # of a voxel: headers round positions, and a mask may not move visibly
+_COVERAGE_POINTS = 32  # per axis, which gives the covered share to about 3 %
+
 
 @dataclasses.dataclass(frozen=True)
 class Reorientation:
@@ -87,7 +90,7 @@ def same_grid(a: Volume, b: Volume) -> bool:
         return False
     if a.spacing_mm is None or b.spacing_mm is None:
         return True
-    return distance_mm(a, b) <= 0.1 * min(a.spacing_mm)
+    return distance_mm(a, b) <= _SAME_PLACE * min(a.spacing_mm)
 
 
 def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
@@ -104,7 +107,7 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     if not (np.abs(steps).sum(axis=0) == 1).all() or not (np.abs(steps).sum(axis=1) == 1).all():
         return None
     mine = (np.linalg.inv(image.affine) @ np.column_stack([corners_mm(mask), np.ones(8)]).T)[:3].T  # (8, 3) x y z
-    if np.abs(mine - np.round(mine)).max() > 0.1:
+    if np.abs(mine - np.round(mine)).max() > _SAME_PLACE:
         return None
     source = [int(np.abs(steps[j]).argmax()) for j in range(3)]  # image axis j runs along mask axis source[j]
     axes = tuple(2 - source[2 - a] for a in range(3))
@@ -127,7 +130,8 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
 
 def coverage(volume: Volume, grid: Volume) -> float:
     """Return the share of *grid*'s box that lies inside *volume*'s field of view, sampled on 32³ points."""
-    fractions = [(np.arange(32) + 0.5) / 32 * n - 0.5 for n in reversed(grid.shape)]
+    count = _COVERAGE_POINTS
+    fractions = [(np.arange(count) + 0.5) / count * n - 0.5 for n in reversed(grid.shape)]
     x, y, z = np.meshgrid(*fractions, indexing="ij")
     points = np.stack([x.ravel(), y.ravel(), z.ravel(), np.ones(x.size)])
     index = (np.linalg.inv(volume.affine) @ grid.affine @ points)[:3]

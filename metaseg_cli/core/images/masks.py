@@ -24,7 +24,7 @@ from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError
 
 _SMALL_LABEL = 31  # grey levels up to this are labels, above it brightness
-_LARGEST_LABEL = 2**31
+_LARGEST_LABEL = 2**31  # floats beyond this are not label numbers
 _FEW = 8  # levels that people number labels with; more are edges or noise
 _FEW_COLOURS = 16  # a picture of more has edges between colours, or noise
 _NOISE = 32  # grey levels: compression noise of a black JPEG stays well below this

@@ -22,7 +22,7 @@ from metaseg_cli.core.memory import check_fits
 from metaseg_cli.errors import InputError, decoding
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MOST_DIMENSIONS = 5
+_MOST_DIMENSIONS = 5  # space, and one axis of time or channels; the standard allows 7
 _SIZES = {348: "Nifti1", 540: "Nifti2"}
 _IN_MM = {"meter": 1000.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.02, 50.0)  # voxel sizes of any scanner

@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 
 from metaseg_cli.errors import InputError
 
-_CHUNK = 2**20
+_CHUNK = 2**20  # bytes read at once
 _REMEDY = "copy it again from its source"
 
 

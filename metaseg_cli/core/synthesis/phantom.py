@@ -66,6 +66,21 @@ class Phantom:
     lesions: tuple[PhantomLesion, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """A head while it is drawn: ``t1c``, ``t2f`` and ``label`` ``(Z, Y, X)`` are changed in place.
+
+    ``at`` are coordinates in mm from the middle; ``radius`` is the distance from it, 1 at the surface of the brain.
+    """
+
+    at: tuple[Array, Array, Array]
+    spacing: tuple[float, float, float]
+    radius: Array
+    t1c: Array
+    t2f: Array
+    label: NDArray[np.uint8]
+
+
 def make_phantom(seed: int, settings: PhantomSettings | None = None) -> Phantom:
     """Make one patient's volume; the same *seed* and *settings* give the same patient."""
     settings = settings or PhantomSettings()
@@ -79,9 +94,11 @@ def make_phantom(seed: int, settings: PhantomSettings | None = None) -> Phantom:
     radius = np.sqrt((z / a) ** 2 + (y / b) ** 2 + (x / c) ** 2) + warp
     folds = _noise(rng, settings.shape, spacing, 9.0)
     t1c, t2f = _tissue(rng, radius, folds, (z, y, x))
-    _vessels(rng, settings, spacing, radius, t1c, (z, y, x))
-    label = np.zeros(settings.shape, np.uint8)
-    lesions = _metastases(rng, settings, spacing, radius, (z, y, x), t1c, t2f, label)
+    head = _Head(
+        at=(z, y, x), spacing=spacing, radius=radius, t1c=t1c, t2f=t2f, label=np.zeros(settings.shape, np.uint8)
+    )
+    _vessels(rng, settings, head)
+    lesions = _metastases(rng, settings, head)
     images = []
     for name in settings.sequences:
         image = {"t1c": t1c, "t2f": t2f}[name]
@@ -89,7 +106,7 @@ def make_phantom(seed: int, settings: PhantomSettings | None = None) -> Phantom:
         image *= np.exp(settings.bias * _noise(rng, settings.shape, spacing, 60))
         noise = settings.noise * rng.standard_normal((2, *settings.shape), dtype=np.float32)
         images.append(np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2))
-    return Phantom(image=np.stack(images).astype(np.float32), label=label, spacing_mm=spacing, lesions=lesions)
+    return Phantom(image=np.stack(images).astype(np.float32), label=head.label, spacing_mm=spacing, lesions=lesions)
 
 
 def _coordinates(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> tuple[Array, Array, Array]:
@@ -157,16 +174,9 @@ def _tissue(
     return t1c, t2f
 
 
-def _vessels(
-    rng: np.random.Generator,
-    settings: PhantomSettings,
-    spacing: tuple[float, float, float],
-    radius: Array,
-    t1c: Array,
-    at: tuple[Array, Array, Array],
-) -> None:
+def _vessels(rng: np.random.Generator, settings: PhantomSettings, head: _Head) -> None:
     """Draw enhancing vessels as curved tubes through the volume; in cross-section they are small bright discs."""
-    z = at[0]
+    z, spacing, radius, t1c = head.at[0], head.spacing, head.radius, head.t1c
     low, high = float(z.min()) - 10, float(z.max()) + 10
     points: list[tuple[float, float, float, float, float]] = []
     for _ in range(settings.vessels):
@@ -197,49 +207,46 @@ def _vessels(
             patch[disc & (radius[s, top:bottom, left:right] < 1.02)] = bright
 
 
-def _metastases(
-    rng: np.random.Generator,
-    settings: PhantomSettings,
-    spacing: tuple[float, float, float],
-    radius: Array,
-    at: tuple[Array, Array, Array],
-    t1c: Array,
-    t2f: Array,
-    label: NDArray[np.uint8],
-) -> tuple[PhantomLesion, ...]:
-    z, y, x = at
-    inside = np.argwhere(radius < 0.93)
-    lesions: list[PhantomLesion] = []
+def _metastases(rng: np.random.Generator, settings: PhantomSettings, head: _Head) -> tuple[PhantomLesion, ...]:
+    """Draw metastases at random places in the brain."""
+    inside = np.argwhere(head.radius < 0.93)
     if not len(inside):
         return ()
-    rough = _noise(rng, settings.shape, spacing, 7.0)
-    for _ in range(int(rng.integers(settings.lesions[0], settings.lesions[1] + 1))):
-        smallest, largest = settings.diameter_mm
-        diameter = smallest + (largest - smallest) * float(rng.beta(1.3, 2.2))  # half of them below 10 of 2 … 25 mm
-        centre = inside[rng.integers(len(inside))]
-        cz, cy, cx = float(z[centre[0], 0, 0]), float(y[0, centre[1], 0]), float(x[0, 0, centre[2]])
-        cz += float(rng.uniform(-0.5, 0.5)) * min(spacing[0], diameter)
-        stretch = np.exp(rng.uniform(-0.18, 0.18, 3))
-        distance = np.sqrt(((z - cz) * stretch[0]) ** 2 + ((y - cy) * stretch[1]) ** 2 + ((x - cx) * stretch[2]) ** 2)
-        half = diameter / 2
-        core = distance + 0.13 * half * rough < half
-        core &= radius < 1.0
-        ring = bool(diameter > 8 and rng.random() < settings.ring_share)
-        oedema = bool(diameter > 5 and rng.random() < settings.oedema_share)
-        if oedema:
-            extent = half * rng.uniform(1.4, 2.2) + 3
-            halo = (distance + 0.35 * half * rough < extent) & (radius < 0.94) & (label == 0)
-            t1c[halo] = np.minimum(t1c[halo], 0.36 + 0.05 * rough[halo])
-            t2f[halo] = 0.85
-        bright = rng.uniform(0.82, 1.12)
-        t1c[core] = bright + 0.05 * rough[core]
-        t2f[core] = 0.65
-        if ring:
-            necrosis = distance + 0.2 * half * rough < half - max(1.6, 0.28 * half)
-            t1c[necrosis & core] = rng.uniform(0.2, 0.36)
-        label[core] = 1
-        lesions.append(PhantomLesion(centre_mm=(cz, cy, cx), diameter_mm=diameter, ring=ring, oedema=oedema))
-    return tuple(lesions)
+    rough = _noise(rng, settings.shape, head.spacing, 7.0)
+    count = int(rng.integers(settings.lesions[0], settings.lesions[1] + 1))
+    return tuple(_metastasis(rng, settings, head, inside, rough) for _ in range(count))
+
+
+def _metastasis(
+    rng: np.random.Generator, settings: PhantomSettings, head: _Head, inside: NDArray[np.intp], rough: Array
+) -> PhantomLesion:
+    """Draw one metastasis, centred on one of the voxels *inside*, its surface and texture made *rough*."""
+    z, y, x = head.at
+    smallest, largest = settings.diameter_mm
+    diameter = smallest + (largest - smallest) * float(rng.beta(1.3, 2.2))  # half of them below 10 of 2 … 25 mm
+    centre = inside[rng.integers(len(inside))]
+    cz, cy, cx = float(z[centre[0], 0, 0]), float(y[0, centre[1], 0]), float(x[0, 0, centre[2]])
+    cz += float(rng.uniform(-0.5, 0.5)) * min(head.spacing[0], diameter)
+    stretch = np.exp(rng.uniform(-0.18, 0.18, 3))
+    distance = np.sqrt(((z - cz) * stretch[0]) ** 2 + ((y - cy) * stretch[1]) ** 2 + ((x - cx) * stretch[2]) ** 2)
+    half = diameter / 2
+    core = distance + 0.13 * half * rough < half
+    core &= head.radius < 1.0
+    ring = bool(diameter > 8 and rng.random() < settings.ring_share)
+    oedema = bool(diameter > 5 and rng.random() < settings.oedema_share)
+    if oedema:
+        extent = half * rng.uniform(1.4, 2.2) + 3
+        halo = (distance + 0.35 * half * rough < extent) & (head.radius < 0.94) & (head.label == 0)
+        head.t1c[halo] = np.minimum(head.t1c[halo], 0.36 + 0.05 * rough[halo])
+        head.t2f[halo] = 0.85
+    bright = rng.uniform(0.82, 1.12)
+    head.t1c[core] = bright + 0.05 * rough[core]
+    head.t2f[core] = 0.65
+    if ring:
+        necrosis = distance + 0.2 * half * rough < half - max(1.6, 0.28 * half)
+        head.t1c[necrosis & core] = rng.uniform(0.2, 0.36)
+    head.label[core] = 1
+    return PhantomLesion(centre_mm=(cz, cy, cx), diameter_mm=diameter, ring=ring, oedema=oedema)
 
 
 def write_phantom_pictures(
