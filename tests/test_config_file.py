@@ -51,6 +51,7 @@ def configs(draw: st.DrawFn, command: str) -> Any:
         reject()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], deadline=None)
 @given(data=st.data())

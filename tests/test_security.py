@@ -415,6 +415,7 @@ assert page.get("download_button")
 """
 
 
+@pytest.mark.slow
 def test_a_prediction_in_the_app_calls_nobody(tmp_path: Path, trained: Path) -> None:
     environment, record = recorded(tmp_path)
     environment["METASEG_UI_RUNS"] = str(trained.parent)

@@ -40,6 +40,7 @@ def test_every_setting_is_an_option() -> None:
             assert setting.help.endswith(".")
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_pictures_to_masks_with_the_missions_commands(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(raw)
     done = metaseg("prepare", "./raw", cwd=tmp_path)

@@ -268,6 +268,7 @@ def test_a_constant_image_becomes_zero() -> None:
     assert not normalise(np.full((1, 2, 8, 8), 7), "slice").any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mets2d", "brisc2025", "brain_nrrd"])
 def test_real_folders_are_prepared(real_data: Path, tmp_path: Path, name: str) -> None:
     result = prepare(PrepareConfig(raw=real_data / name, out=tmp_path / "out"), Silent())

@@ -126,6 +126,7 @@ def test_volumes_are_cropped_and_normalised(folder: Path) -> None:
     assert set(record.labels) == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_order_of_files_never_matters(visits: Path, run: Path, tmp_path: Path) -> None:
     case = visits / "BraTS-MET-00000-000"
     a, b = case / f"{case.name}-t1c.nii.gz", case / f"{case.name}-t2f.nii.gz"
@@ -154,6 +155,7 @@ def test_a_sequence_of_another_name_is_not_taken_for_the_models(visits: Path, ru
     assert "by its name it is t2w" in result.problems[0].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize(
     "direction",
@@ -311,6 +313,8 @@ def many(root: Path, count: int = 24) -> Path:
     return root
 
 
+@pytest.mark.kill
+@pytest.mark.slow
 def test_prepare_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     raw = many(tmp_path / "raw")
     command = [sys.executable, "-m", "metaseg_cli", "prepare", str(raw), "--workers", "2", "--quiet", "--out"]
@@ -334,6 +338,7 @@ def test_prepare_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path:
     assert not list((tmp_path / "killed" / "shards").glob(".writing-*"))
 
 
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_that_loses_a_worker_prepares_every_case_as_this_computer_does(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
@@ -368,6 +373,8 @@ def test_a_cluster_that_loses_a_worker_prepares_every_case_as_this_computer_does
     assert {p.name: p.read_bytes() for p in (tmp_path / "far" / "shards").glob("*.h5")} == shards
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_predict_and_evaluate_on_a_cluster_find_the_same(visits: Path, run: Path, folder: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
@@ -434,6 +441,7 @@ def test_the_voxel_size_is_typed_as_three_numbers(visits: Path, tmp_path: Path) 
         assert json.loads(result.stdout)["spacing_mm"] == [3.0, 2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_a_dicom_series_comes_back_as_nifti_and_as_seg(run: Path, tmp_path: Path) -> None:
     from tests.dicom_files import write_series
 

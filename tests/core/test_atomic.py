@@ -202,6 +202,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
+@pytest.mark.slow
 def test_workers_do_not_keep_a_stopped_program_waiting(tmp_path: Path) -> None:
     script = tmp_path / "sleepers.py"
     script.write_text(_SLEEPERS)
@@ -221,6 +222,7 @@ _SWALLOWED = """import os, signal
         raise RecursionError from None"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')", _SWALLOWED])
 def test_an_interruption_ends_with_130_wherever_it_comes(how: str) -> None:
     code = (

@@ -55,6 +55,7 @@ def row(implementation: type) -> choices.NetworkChoice:
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_one_row_trains_and_predicts(
     prepared: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def course(folder: Path, *visits: list[Ball], **settings: Any) -> FollowUpReport
     return follow_up(FollowUpConfig(visits=tuple(paths), out=folder / "out", **settings), Silent())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("visits", "categories"),
     [
@@ -112,6 +113,7 @@ def test_other_grids_are_placed_by_their_coordinates(tmp_path: Path) -> None:
     assert any("another grid" in note for note in result.document.notes)
 
 
+@pytest.mark.slow
 def test_rigid_alignment_finds_a_turned_and_shifted_head(tmp_path: Path) -> None:
     phantom = make_phantom(5, PhantomSettings(shape=(40, 88, 72), spacing_mm=(2.0, 2.0, 2.0)))
     image = sitk.GetImageFromArray(phantom.image[0])
@@ -128,6 +130,7 @@ def test_rigid_alignment_finds_a_turned_and_shifted_head(tmp_path: Path) -> None
         assert np.linalg.norm(back[:3] - place) < 1.0
 
 
+@pytest.mark.slow
 def test_scans_are_segmented_and_aligned_first(trained: Path, tmp_path: Path) -> None:
     write_phantom_volumes(tmp_path, 1, PhantomSettings(shape=(8, 64, 64)), seed=1)
     scan = next((tmp_path / "imagesTr").glob("*.nii.gz"))

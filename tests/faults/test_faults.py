@@ -16,7 +16,7 @@ from tests.faults.calls import CALLS, make_inputs
 from tests.faults.disturb import Undisturbed, disturb, draw, undisturbed
 from tests.faults.full_disk import can_mount, filled, forbidden_file, full, read_only, small_disk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [pytest.mark.kill, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
 KILLED = ("prepare-workers", "train", "predict-pictures", "evaluate-folders", "follow-up")
 KILLS = 12
 PAGES_LEFT = (0, 1, 2, 4, 8, 16, 32, 1000)  # of 4096 bytes
@@ -37,6 +37,7 @@ def plain(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, U
     return dict(zip(KILLED, results, strict=True))
 
 
+@pytest.mark.slow
 def test_calls_that_are_stopped_or_killed_end_like_undisturbed_ones(
     plain: dict[str, Undisturbed], inputs: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_calls_that_are_stopped_or_killed_end_like_undisturbed_ones(
     assert not faults, "\n".join(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="mounts a disk in memory, which needs root")
 @pytest.mark.parametrize(("name", "share"), [("prepare-workers", 0.5), ("predict-pictures", 0.4), ("follow-up", 0.0)])
 def test_a_full_disk_is_said_and_the_same_call_finishes_when_there_is_room(
@@ -60,6 +62,7 @@ def test_a_full_disk_is_said_and_the_same_call_finishes_when_there_is_room(
     assert not full(CALLS[name], share, int(share * size), plain[name].files, inputs, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="mounts a disk in memory, which needs root")
 def test_a_read_only_disk_and_a_forbidden_file_are_said(inputs: Path, tmp_path: Path) -> None:
     assert not read_only(CALLS["predict-pictures"], inputs, tmp_path / "disk")
@@ -67,6 +70,7 @@ def test_a_read_only_disk_and_a_forbidden_file_are_said(inputs: Path, tmp_path: 
     assert not forbidden_file(CALLS["evaluate-folders"], unreadable, inputs, tmp_path / "file")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="mounts a disk in memory, which needs root")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nibabel leaves closing to Python
 @pytest.mark.parametrize("suffix", SUFFIXES)

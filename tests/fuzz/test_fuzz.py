@@ -21,6 +21,7 @@ BATCH = 100
 PICTURES = ("png", "jpeg", "tiff", "bmp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_mutants_are_read_or_refused(name: str, tmp_path: Path) -> None:
     tally = fuzz(name, range(6 if name in TRAINS else MUTANTS), tmp_path)
@@ -50,6 +51,7 @@ def head(seed: int) -> Image.Image:
     return Image.fromarray(np.where(np.hypot(y - 32, x - 32) < 25, noise, 3).clip(0, 255).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_predict_does_the_good_scan_among_mutants(mutants: dict[str, bytes], trained: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

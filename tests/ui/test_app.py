@@ -102,6 +102,7 @@ def served(trained: Path) -> Iterator[str]:
         process.wait(20)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore")
 def test_a_person_uploads_looks_and_downloads(served: str, raw: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_what_follows_a_whole_file_changes_nothing(tmp_path: Path, name: str) ->
     np.testing.assert_array_equal(read_image(tmp_path / name).array, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_raises_nothing_but_input_errors(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     data, _ = KINDS[name]

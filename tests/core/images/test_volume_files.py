@@ -71,6 +71,7 @@ WHOLE: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_proper_prefix_is_refused_or_gives_what_the_whole_file_gives(name: str, tmp_path: Path) -> None:
     path = WHOLE[name](tmp_path / name)
@@ -422,6 +423,7 @@ def test_every_spelling_of_a_type_is_known(kind: str, size: int | None) -> None:
     assert (dtype and dtype.itemsize) == size
 
 
+@pytest.mark.slow
 def test_a_decoder_that_dies_costs_its_file_alone(tmp_path: Path) -> None:
     bad, good = tmp_path / "bad.mha", with_itk(tmp_path / "good.mha")
     bad.write_bytes(META.format(**{**GOOD_META, "dims": "-1"}).encode() + bytes(60))  # SIGSEGV in ITK 5.4

@@ -24,6 +24,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dims", "norm"),
     [("attention-unet", 2, "batch"), ("attention-unet", 3, "batch"), ("nested-unet", 2, "batch")],
@@ -58,6 +59,7 @@ def test_the_command_exports_a_run_and_checks_it(trained: Path, raw: Path, tmp_p
         export(ExportConfig(model=str(trained), out=tmp_path / "x.txt"), Silent())
 
 
+@pytest.mark.slow
 def test_what_a_killed_export_left_is_replaced(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
     export(ExportConfig(model=str(trained), out=out), Silent())

@@ -52,6 +52,7 @@ def test_without_deep_supervision_training_gives_one_tensor(name: str) -> None:
     assert isinstance(tiny(name, deep_supervision=False).train()(image(2)), torch.Tensor)
 
 
+@pytest.mark.slow
 @every_model
 @every_dims
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])

@@ -55,6 +55,7 @@ def test_a_run_leaves_what_it_promises(trained: Path, prepared: Path) -> None:
     assert "patient001" not in (trained / "model.safetensors").read_bytes().decode("latin1")
 
 
+@pytest.mark.slow
 def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
     config = merge_config(TrainConfig, read_yaml(trained / "config.yaml"), {"out": tmp_path, "precision": "fp32"})
     first = train(config, Silent())
@@ -63,6 +64,7 @@ def test_its_config_repeats_the_run(trained: Path, tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"model": "nested_unet"}, {"loss": "tversky-focal", "optimizer": "sgd"}, {"ema": 0.0}]
 )
@@ -72,6 +74,7 @@ def test_other_settings_train_too(prepared: Path, tmp_path: Path, settings: dict
     assert np.isfinite(float(history(result.run)[0]["loss"]))
 
 
+@pytest.mark.slow
 def test_a_nested_network_knows_what_it_is_worth_at_each_depth(prepared: Path, tmp_path: Path) -> None:
     model = train(tiny_training(prepared, tmp_path, epochs=1, model="nested-unet", widths=(4, 8, 8, 8)), Silent()).model
     card = read_card(model)
@@ -94,6 +97,7 @@ def test_a_network_of_one_depth_is_not_cut(trained: Path) -> None:
     load_model(trained / "model.safetensors", depth="auto")
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_a_lesion_is(prepared: Path, tmp_path: Path) -> None:
     config = tiny_training(
         prepared,
@@ -109,6 +113,7 @@ def test_a_network_learns_what_a_lesion_is(prepared: Path, tmp_path: Path) -> No
     assert result.scores["dice"] > 0.45
 
 
+@pytest.mark.slow
 def test_resume_runs_only_the_missing_epochs(prepared: Path, tmp_path: Path) -> None:
     first = train(tiny_training(prepared, tmp_path, epochs=2), Silent())
     again = train(TrainConfig(resume=first.run, epochs=3), Silent())
@@ -129,6 +134,7 @@ class StopAt(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "epochs"), [(4, 1), (6, 1), (9, 2)], ids=["amid", "last of an epoch", "last of all"])
 def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(
     prepared: Path, tmp_path: Path, steps: int, epochs: int
@@ -174,6 +180,7 @@ def test_a_run_that_lost_its_patience_trains_no_more_when_it_is_resumed(prepared
     assert (again.steps, again.stopped) == (first.steps, first.stopped)
 
 
+@pytest.mark.slow
 def test_time_ends_a_run_and_the_learning_rate_follows_the_clock(prepared: Path, tmp_path: Path) -> None:
     ticks = iter(range(100_000))
     config = tiny_training(prepared, tmp_path, epochs=500, max_minutes=3.0)
@@ -201,6 +208,7 @@ def test_a_resumed_run_goes_on_counting_and_keeps_time_for_the_last_validations(
     assert (endless.remaining(), endless.fraction(), endless.is_spent(1e9)) == (None, 0.0, False)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run(prepared: Path, tmp_path: Path) -> None:
     result = train(tiny_training(prepared, tmp_path, epochs=50, patience=1, learning_rate=1e-7), Silent())
     assert result.epochs < 50

@@ -51,6 +51,7 @@ def signalled_at(said: str, number: signal.Signals, arguments: list[str]) -> sub
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
     whole = command(prepared, tmp_path / "whole", "--epochs", "4", "--quiet")
     subprocess.run([sys.executable, *whole], check=True, env=ONE_THREAD)
@@ -88,6 +89,7 @@ def _free_port() -> str:
         return str(free.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one(prepared: Path, tmp_path: Path) -> None:
     options = ("--epochs", "3", "--norm", "none", "--no-augment", "--loss", "focal", "--hard-share", "0")
     alone = command(prepared, tmp_path / "one", *options, "--quiet")
@@ -104,6 +106,7 @@ def test_two_processes_learn_like_one(prepared: Path, tmp_path: Path) -> None:
     assert len(re.findall(r"epoch +1 ", done.stderr)) == 1  # only the first process speaks
 
 
+@pytest.mark.slow
 def test_a_dying_process_ends_all_with_one_message(prepared: Path, tmp_path: Path) -> None:
     done = torchrun(*command(prepared, tmp_path / "runs", "--epochs", "1", "--fold", "77"))
     assert done.returncode != 0
@@ -111,6 +114,7 @@ def test_a_dying_process_ends_all_with_one_message(prepared: Path, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_all_folds_make_an_ensemble_tuned_out_of_fold(prepared: Path, tmp_path: Path) -> None:
     config = tiny_training(prepared, tmp_path, fold="all", epochs=1)
     result = train(config, Silent())
@@ -134,6 +138,7 @@ def test_all_folds_make_an_ensemble_tuned_out_of_fold(prepared: Path, tmp_path: 
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@pytest.mark.slow
 def test_a_model_starts_from_another_by_the_names_of_its_sequences(prepared: Path, tmp_path: Path) -> None:
     first = train(tiny_training(prepared, tmp_path / "a", epochs=1), Silent())
     said: list[str] = []
@@ -168,6 +173,7 @@ def test_the_plan_alone_trains_nothing(prepared: Path, tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["patch"] == [1, 32, 32]
 
 
+@pytest.mark.slow
 def test_too_little_memory_splits_the_batch_and_says_so(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
