@@ -19,6 +19,8 @@ from metaseg_cli.core.intensity import ABOVE_BACKGROUND
 
 _ELASTIC_NODES = 5  # per axis, over the patch: bends longer than most lesions
 _BIAS_NODES = 3  # per axis: a bias field varies over half the head
+_RIM = 5  # width of the neighbourhood in which a pasted lesion is matched in brightness: two voxels around it
+_ABOVE_BACKGROUND = 0.1  # standard deviations of the head
 _BLUR_RADIUS = 3  # voxels: 2.5 times the largest sigma
 
 
@@ -209,7 +211,7 @@ def _pasted(image: Tensor, target: Tensor, p: Parameters) -> tuple[Tensor, Tenso
     # A patch's lowest value is taken for background, where there are no lesions.
     head = (here > here.amin(axes, keepdim=True) + ABOVE_BACKGROUND).any(dim=1, keepdim=True).to(image)
     lesion = target[chosen].amax(dim=1, keepdim=True)
-    wide = _max_pool(lesion, 5)
+    wide = _max_pool(lesion, _RIM)
     rim = (wide - lesion) * head
     weight = rim.sum(axes, keepdim=True)
     shift = ((here - there) * rim).sum(axes, keepdim=True) / weight.clamp_min(1.0)

@@ -223,7 +223,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 def _check_plausible(card: ModelCard) -> None:
     """Raise ValueError for a card that no training writes: a network of its size may not be built."""
-    counts = {
+    counts = {  # value, and a maximum far above what training chooses
         "members": (card.members, 64),
         "in_channels": (card.in_channels, 1024),
         "out_channels": (card.out_channels, 255),

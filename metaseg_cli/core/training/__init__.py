@@ -1,1 +1,1 @@
-"""One plan, one loop."""
+"""Training: fold.py tells the story of a run, trainer.py that of the loop."""
