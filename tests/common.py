@@ -44,6 +44,12 @@ def tiny_training(prepared: Path, out: Path, **settings: Any) -> TrainConfig:
     return TrainConfig(data=prepared, out=out, **{**tiny, **settings})
 
 
+def train_arguments(prepared: Path, out: Path, *options: str) -> list[str]:
+    """Return the arguments after ``python`` of a training of a few seconds."""
+    tiny = ["--widths", "4,8,8", "--steps-per-epoch", "3", "--batch-size", "4", "--patch", "32", "--precision", "fp32"]
+    return ["-m", "metaseg_cli", "train", "--data", str(prepared), "--out", str(out), *tiny, *options]
+
+
 def small_card(name: str = "attention-unet", dims: int = 2, norm: str = "batch") -> ModelCard:
     """Of a small network with three regions, temperature and thresholds."""
     return ModelCard(

@@ -20,7 +20,6 @@ from metaseg_cli.core.intensity import ABOVE_BACKGROUND
 _ELASTIC_NODES = 5  # per axis, over the patch: bends longer than most lesions
 _BIAS_NODES = 3  # per axis: a bias field varies over half the head
 _RIM = 5  # width of the neighbourhood in which a pasted lesion is matched in brightness: two voxels around it
-_ABOVE_BACKGROUND = 0.1  # standard deviations of the head
 _BLUR_RADIUS = 3  # voxels: 2.5 times the largest sigma
 
 
