@@ -6,8 +6,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
@@ -36,8 +36,19 @@ from metaseg_cli.core.training.select_postprocessing import (
     lesion_sizes,
     select_postprocessing,
 )
-from metaseg_cli.core.typed_json import read_json
+from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FoldResult:
+    """What the ensemble's result needs of each fold's ``result.json``."""
+
+    epochs: int
+    steps: int
+    unit: str
+    images_per_second: float
+    precision: str
 
 
 def cross_validate(config: TrainConfig, caller: Caller) -> TrainResult:
@@ -65,8 +76,8 @@ def cross_validate(config: TrainConfig, caller: Caller) -> TrainResult:
         return result
 
 
-def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared, caller: Caller) -> dict[str, Any]:
-    """Train *fold* unless it is finished; return its ``result.json``."""
+def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared, caller: Caller) -> _FoldResult:
+    """Train *fold* unless it is finished."""
     folder = fold_folder(run, fold)
     if (folder / RESULT_FILE).exists():
         caller.progress.say(f"fold {fold} is finished: {folder}")
@@ -77,7 +88,10 @@ def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared
         if caller.group.is_main:
             folder.mkdir(exist_ok=True)
         train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, run=folder)
-    return read_json(folder / RESULT_FILE, remedy="remove it, and run the same command again")
+    result, remedy = folder / RESULT_FILE, "remove it, and run the same command again"
+    values = read_json(result, remedy=remedy)
+    with decoding(result, "not the result of a training", remedy=remedy):
+        return build(_FoldResult, values)
 
 
 def _begin(config: TrainConfig, prepared: Prepared) -> Path:
@@ -119,7 +133,7 @@ def _check_data(run: Path, prepared: Prepared) -> None:
         )
 
 
-def _combine(run: Path, prepared: Prepared, results: Sequence[dict[str, Any]], minutes: float) -> TrainResult:
+def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minutes: float) -> TrainResult:
     """Write the ensemble file, its post-processing and temperature selected on out-of-fold predictions."""
     folds = tuple(fold_folder(run, fold) for fold in range(prepared.folds))
     cases = [each for fold in folds for each in _out_of_fold(fold, prepared)]
@@ -131,19 +145,19 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[dict[str, Any]], m
     return TrainResult(
         run=run,
         model=run / MODEL_FILE,
-        epochs=sum(int(each["epochs"]) for each in results),
+        epochs=sum(each.epochs for each in results),
         best_epoch=0,
-        steps=sum(int(each["steps"]) for each in results),
+        steps=sum(each.steps for each in results),
         stopped=f"{len(members)} folds",
         scores=dataclasses.asdict(selected.score),
         by_size=selected.by_size,
-        unit=str(results[0]["unit"]),
+        unit=results[0].unit,
         postprocessing=selected.postprocessing,
         temperature=selected.temperature,
         minutes=minutes,
-        images_per_second=sum(float(each["images_per_second"]) for each in results) / len(results),
+        images_per_second=sum(each.images_per_second for each in results) / len(results),
         milliseconds_per_step={},
-        precision=str(results[0]["precision"]),
+        precision=results[0].precision,
         validation_cases=len(cases),
         folds=folds,
     )

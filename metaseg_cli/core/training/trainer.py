@@ -102,8 +102,6 @@ class Trainer:
         """The network that is validated and kept: the EMA model, unless it is switched off."""
         return self.ema.model if self.config.ema else self.model
 
-    # The loop --------------------------------------------------------------------------------------------------------
-
     def fit(self) -> FitResult:
         """Train to the end of epochs, minutes or patience.
 
@@ -180,8 +178,6 @@ class Trainer:
             )
         self._time_is_up = budget.is_spent(elapsed)
 
-    # A step ----------------------------------------------------------------------------------------------------------
-
     def _step(self) -> None:
         """Take one step with the next batch."""
         state, timer = self.state, self.train_step.timer
@@ -231,8 +227,6 @@ class Trainer:
         last = self.state.history[-1]
         best = self.state.history[self.state.best_epoch - 1]
         return f"loss {loss:.3f}  Dice {last.dice:.3f}  best {best.dice:.3f} (epoch {best.epoch})"
-
-    # After an epoch --------------------------------------------------------------------------------------------------
 
     def _validate(self) -> _Validation:
         """Predict all validation cases and score them with the threshold and minimum size that suit this epoch best."""
@@ -301,8 +295,6 @@ class Trainer:
     def _reserve_time_for_validation(self, seconds: float) -> None:
         self.session.reserve_for_validation(self.experiment.final_validations * seconds)
 
-    # The end ---------------------------------------------------------------------------------------------------------
-
     def _finish(self, stopped: str) -> FitResult:
         """Choose post-processing and temperature for the best weights and write the final model file."""
         model, training_lesions = self.eval_model, lesion_sizes(self.data.training)
@@ -339,8 +331,6 @@ class Trainer:
                 score=selected.score.score, temperature=selected.temperature, postprocessing=selected.postprocessing
             )
         return scored
-
-    # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
         if self.group.is_main:
