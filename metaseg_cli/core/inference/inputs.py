@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
 from metaseg_cli.core.datasets.naming import distinct
-from metaseg_cli.core.formats import is_image_file, stem_of, suffix_of
+from metaseg_cli.core.formats import ARCHIVES, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.images import is_dicom, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
@@ -21,72 +22,96 @@ from metaseg_cli.errors import InputError, Problem, attempt
 ScanFiles = Path | Mapping[str, tuple[Path, ...]]
 
 
+@dataclass
+class _Found:
+    """What the inputs hold so far."""
+
+    sources: list[CaseSource] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    dicom_files: Counter[Path] = field(default_factory=Counter)  # that were named one by one, by their folder
+
+
 def sources_of(
     inputs: Sequence[str], log_folder: Path | None = None
 ) -> tuple[list[CaseSource], list[Problem], list[str]]:
-    """The cases that *inputs* mean, in order and once each; what cannot be used of them, and what was assumed.
+    """Return the cases that *inputs* mean, in order and once each, what cannot be used of them, and what was assumed.
 
-    ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders stand for the scans under them.
+    ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders mean the scans under them.
     """
-    sources: list[CaseSource] = []
-    problems: list[Problem] = []
-    notes: list[str] = []
+    found = _Found()
     named: dict[str, tuple[Path, ...]] = {}
-    single: Counter[Path] = Counter()  # DICOM files by their folder
     for text in inputs:
-        sequence, sign, rest = str(text).partition("=")
-        is_named = bool(sign) and not is_there(text) and sequence.isidentifier()
-        path = Path(rest if is_named else text)
+        sequence, path = _named(str(text))
         problem = unusable(path)
         if problem is not None:
-            problems.append(problem)
-        elif is_named:
+            found.problems.append(problem)
+        elif sequence:
             named[sequence_name(sequence)] = (path,)
-        elif path.is_dir() or (path.is_file() and suffix_of(path) == ".zip"):
-            found = attempt(partial(_in_folder if path.is_dir() else _in_archive, path), path, log_folder)
-            if isinstance(found, Problem):
-                problems.append(found)
-                continue
-            if not found.cases and not found.problems:
-                what = "folder" if path.is_dir() else "ZIP"
-                problems.append(Problem(file=path, reason=f"no image in this {what}", remedy="name one with scans"))
-            sources += found.cases
-            problems += found.problems
-            notes += found.notes
-            problems += unread(path) if path.is_dir() else []
-        elif not is_image_file(path) and not is_dicom(path):
-            problems.append(
-                Problem(
-                    file=path,
-                    reason="not an image format that metaseg reads",
-                    remedy="convert it to one of PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI, NRRD, MHA, DICOM",
-                )
-            )
+        elif path.is_dir() or (path.is_file() and suffix_of(path) in ARCHIVES):
+            _add_several(path, found, log_folder)
         else:
-            sources.append(scan_of(path))
-            single[path.parent] += not is_image_file(path)
-    notes += [
+            _add_file(path, found)
+    found.notes += [
         f"{folder}: {count} DICOM files were named one by one, each a scan of its own; for a volume name the folder"
-        for folder, count in single.items()
+        for folder, count in found.dicom_files.items()
         if count > 1
     ]
     if named:
         first = next(iter(named.values()))[0]
-        sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
+        found.sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
     unique: dict[tuple[str, ...], CaseSource] = {}
-    for source in sources:
+    for source in found.sources:
         unique.setdefault(_identity(source), source)
-    return list(unique.values()), problems, notes
+    return list(unique.values()), found.problems, found.notes
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """Split ``t1c=a.nii.gz`` into sequence and path; the sequence is empty where *text* is a path alone."""
+    sequence, sign, rest = text.partition("=")
+    if sign and not is_there(text) and sequence.isidentifier():
+        return sequence, Path(rest)
+    return "", Path(text)
+
+
+def _add_several(path: Path, found: _Found, log_folder: Path | None) -> None:
+    """Add the cases in a folder or ZIP."""
+    inside = attempt(partial(_in_folder if path.is_dir() else _in_archive, path), path, log_folder)
+    if isinstance(inside, Problem):
+        found.problems.append(inside)
+        return
+    if not inside.cases and not inside.problems:
+        what = "folder" if path.is_dir() else "ZIP"
+        found.problems.append(Problem(file=path, reason=f"no image in this {what}", remedy="name one with scans"))
+    found.sources += inside.cases
+    found.problems += inside.problems
+    found.notes += inside.notes
+    found.problems += unread(path) if path.is_dir() else []
+
+
+def _add_file(path: Path, found: _Found) -> None:
+    """Add one file as a scan."""
+    if not is_image_file(path) and not is_dicom(path):
+        found.problems.append(
+            Problem(
+                file=path,
+                reason="not an image format that metaseg reads",
+                remedy="convert it to one of PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI, NRRD, MHA, DICOM",
+            )
+        )
+        return
+    found.sources.append(scan_of(path))
+    found.dicom_files[path.parent] += not is_image_file(path)
 
 
 def _identity(source: CaseSource) -> tuple[str, ...]:
-    """Equal for cases of the same files. Several cases of one ZIP differ by what is inside it."""
+    """Return what is equal for cases of the same files; several cases of one ZIP differ by what is inside it."""
     inside = [str(f) for files in source.sequences.values() for f in files] if source.archive else []
     return tuple(sorted([*map(str, source.files), *inside]))
 
 
 def _in_folder(folder: Path) -> FoundCases:
-    """The cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
+    """Return the cases under *folder*, also in ZIPs; the only one of a DICOM folder is named after the folder."""
     parts = [scans_under(folder)]
     archives = (p for p in folder.rglob("*") if suffix_of(p) == ".zip" and p.is_file())
     for archive in sorted(p for p in archives if odd_name_below(p, folder) is None):
@@ -107,7 +132,7 @@ def _in_folder(folder: Path) -> FoundCases:
 
 
 def _in_archive(path: Path) -> FoundCases:
-    """The cases in a ZIP: the only one is named after it, of several each has the ZIP's name in front."""
+    """Return the cases in a ZIP: the only one is named after it; of several, each has the ZIP's name in front."""
     with unpacked(path) as folder:
         found = scans_under(folder)
         cases = [case.packed_in(path, folder) for case in found.cases]
@@ -121,6 +146,7 @@ def _in_archive(path: Path) -> FoundCases:
 
 
 def absolute(source: CaseSource) -> CaseSource:
+    """Return *source* with absolute paths."""
     if source.archive is not None:
         return dataclasses.replace(source, archive=source.archive.resolve())
     sequences = {name: tuple(p.resolve() for p in files) for name, files in source.sequences.items()}
@@ -128,7 +154,7 @@ def absolute(source: CaseSource) -> CaseSource:
 
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
-    """One stem per case, fit for a file's name; cases of one name from several folders get their folder's in front."""
+    """Return one valid file stem per case; cases of one name from several folders get their folder's name in front."""
     count = Counter(same_form(source.case).casefold() for source in sources)
     alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
     return distinct(
@@ -140,7 +166,7 @@ def output_names(sources: Sequence[CaseSource]) -> list[str]:
 
 
 def scan_for(card: ModelCard, source: CaseSource) -> ScanFiles:
-    """What of *source* the model takes, by the names of the sequences. Raises InputError rather than guess."""
+    """Return what of *source* the model takes, by the names of the sequences. Raises InputError rather than guess."""
     known = {name: source.sequences[name] for name in card.sequences if name in source.sequences}
     if known:
         missing = [name for name in card.sequences if name not in known]
@@ -149,14 +175,14 @@ def scan_for(card: ModelCard, source: CaseSource) -> ScanFiles:
         return known
     if len(source.sequences) > 1:
         raise InputError(
-            f"it has the sequences {', '.join(source.sequences)}, the model wants {', '.join(card.sequences)}",
+            f"it has the sequences {', '.join(source.sequences)}, the model requires {', '.join(card.sequences)}",
             where=source.first_file.parent,
-            remedy=f"say which is meant, as in {card.sequences[0]}=FILE",
+            remedy=f"name the one that is meant, as in {card.sequences[0]}=FILE",
         )
     (name, files), wanted = next(iter(source.sequences.items())), card.sequences[0]
     if name in KNOWN and wanted in KNOWN:
         raise InputError(
-            f"by its name it is {name}, the model wants {', '.join(card.sequences)}",
+            f"by its name it is {name}, the model requires {', '.join(card.sequences)}",
             where=source.first_file,
             remedy=f"if the name is wrong, insist with {wanted}={source.archive or files[0]}",
         )
