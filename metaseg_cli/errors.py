@@ -61,7 +61,7 @@ class ModelFileError(MetasegError):
 
 
 class Interrupted(MetasegError):
-    """Stopped on request; says what was saved and how to continue. Exit code 130."""
+    """Stopped on request; the message says what was saved and how to continue. Exit code 130."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Problem:
 
 
 def printable(text: object) -> str:
-    """*text* in one line that a terminal, a table or a page may show: control characters and undecodable bytes escaped.
+    """Return *text* in one line that is safe to show, with control characters and undecodable bytes escaped.
 
     A file name may hold any byte; an escape sequence in one must not reach the terminal.
     """
@@ -87,7 +87,7 @@ def printable(text: object) -> str:
 
 
 def first_line(error: BaseException, most: int = 120) -> str:
-    """What an exception says, in a line of at most *most* characters; its kind when it says nothing."""
+    """Return the message of an exception in at most *most* characters, or its type when it has no message."""
     lines = str(error).strip().splitlines()
     return printable((lines[0] if lines else type(error).__name__)[:most])
 
@@ -123,7 +123,7 @@ _DISK = {
 
 
 def disk_error(error: OSError, otherwise: Path | None) -> InputError:
-    """What the operating system refused (a full disk, no permission), with the place and the remedy."""
+    """Return what the operating system refused (a full disk, no permission), with the place and the remedy."""
     where: object = otherwise
     if isinstance(error.filename, (str, bytes)):
         where = Path(os.fsdecode(error.filename))
@@ -136,9 +136,9 @@ def disk_error(error: OSError, otherwise: Path | None) -> InputError:
 
 
 def problem_of(error: BaseException, file: Path, log_folder: Path | None) -> Problem:
-    """What *error*, raised while *file* was worked on, means for the user.
+    """Return what *error*, raised while *file* was processed, means for the user.
 
-    What nobody expected says so; its traceback is added to ``errors.log`` in *log_folder*, to be sent with a report.
+    An unexpected error is named as such, and its traceback is added to ``errors.log`` in *log_folder*, for a report.
     """
     if isinstance(error, MetasegError):
         where = error.where if isinstance(error.where, Path) else file
@@ -158,7 +158,7 @@ def problem_of(error: BaseException, file: Path, log_folder: Path | None) -> Pro
 
 
 def log_unexpected(error: BaseException, file: Path, folder: Path) -> bool:
-    """Add the traceback of *error* to the folder's ``errors.log``; whether that could be done."""
+    """Add the traceback of *error* to the folder's ``errors.log``; return whether that was possible."""
     lines = "".join(traceback.format_exception(error))
     text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(file)}\n{lines}\n"
     try:
@@ -171,7 +171,7 @@ def log_unexpected(error: BaseException, file: Path, folder: Path) -> bool:
 
 
 def attempt(function: Callable[[], Result], file: Path, log_folder: Path | None) -> Result | Problem:
-    """What *function* returns; or, whatever it raised, the Problem of *file*. The boundary of one case in a batch."""
+    """Return what *function* returns, or the Problem of *file* for whatever it raises: the boundary of a case."""
     try:
         return function()
     except Interrupted:

@@ -1,4 +1,4 @@
-"""A trained model as ONNX, checked against torch before it keeps its name."""
+"""Write a trained model as ONNX, compared with torch before the file gets its name."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def export(config: ExportConfig, progress: Progress) -> ExportResult:
         progress.advance(1, "compared with torch")
         if not difference <= _TOLERANCE:
             raise InputError(
-                f"ONNX Runtime's probabilities are up to {difference:.2g} away from torch's",
+                f"ONNX Runtime's probabilities differ from torch's by up to {difference:.2g}",
                 where=path,
                 remedy="try other versions of onnxscript and onnxruntime",
             )
         with translate_write_errors(path):
             path.unlink(missing_ok=True)  # an older one must not lie beside the new description
-            for part in (about, path):  # where the .onnx stands, all is there
+            for part in (about, path):  # where the .onnx exists, the export is complete
                 (folder / part.name).replace(part)
     return ExportResult(model=source, onnx=path, description=about, difference=difference, checked_on=name)
 
 
 def _example(model: Model, scan: Path | None) -> tuple[NDArray[np.float32], str]:
-    """``(1, C, *spatial)`` as the network sees it: the middle of *scan*, or of a phantom."""
+    """Return an input ``(1, C, *spatial)`` of the network, from the middle of *scan* or of a phantom, and its name."""
     card = model.card
     if scan is None:
         phantom = make_phantom(1, PhantomSettings(shape=(24, 120, 104), spacing_mm=(2.0, 1.6, 1.6)))
@@ -73,6 +73,6 @@ def _example(model: Model, scan: Path | None) -> tuple[NDArray[np.float32], str]
     else:
         low = [max(0, (n - p) // 2) for n, p in zip(image.shape[1:], card.patch, strict=True)]
         image = image[(slice(None), *(slice(a, a + p) for a, p in zip(low, card.patch, strict=True)))]
-    # Further channels, neighbour slices and those that tell which sequences are there, are filled up.
+    # Adjacent slices and the channels of modality availability are filled with copies.
     channels = [image[i % len(image)] for i in range(card.in_channels)]
     return np.stack(channels)[None], name

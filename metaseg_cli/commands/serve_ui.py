@@ -16,7 +16,7 @@ from metaseg_cli.errors import InputError
 
 
 def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
-    """Run ``metaseg serve-ui``; returns Streamlit's exit code.
+    """Run ``metaseg serve-ui`` and return Streamlit's exit code.
 
     Raises InputError when the address is taken, ConfigError when there is no password.
     """
@@ -31,14 +31,14 @@ def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
         password = ask_password()
         environment[HASH_VARIABLE] = hash_password(password)
         if is_short(password):
-            progress.say("the password is short: longer ones, of several words, are not guessed")
+            progress.say("the password is short; choose a longer one, of several words")
     environment.pop(VARIABLE, None)
     progress.say(f"metaseg is at {url_of(config.host, config.port)}  (Ctrl-C ends it)")
     for warning in _warnings(config):
         progress.say(warning)
     command = [sys.executable, "-m", "metaseg_cli.ui.web_server", config.host, str(config.port)]
     if os.name == "posix":
-        # Become Streamlit instead of starting it: whoever ends this process ends the app, however they do it.
+        # Replace this process by Streamlit: whatever ends it ends the app.
         sys.stderr.flush()
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Streamlit's greeting; ours is enough
@@ -47,7 +47,7 @@ def serve_ui(config: ServeUiConfig, progress: Progress) -> int:
 
 
 def url_of(host: str, port: int) -> str:
-    """What to type into a browser on this computer."""
+    """Return the address to open in a browser on this computer."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 

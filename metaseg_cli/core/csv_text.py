@@ -14,7 +14,7 @@ _QUOTE = "'"  # in front of a cell it makes a spreadsheet take what follows as t
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """*rows* with a heading of *columns*; texts in one line, and harmless to spreadsheets (CWE-1236)."""
+    """Return *rows* below a header of *columns*; texts are in one line and harmless to spreadsheets (CWE-1236)."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
@@ -23,7 +23,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def safe_cell(value: Any) -> Any:
-    """A text that a spreadsheet would run, with a quote in front; control characters escaped. Numbers stay numbers."""
+    """Escape control characters, and put a quote before a text that a spreadsheet would run. Numbers stay numbers."""
     if not isinstance(value, str):
         return value
     shown = printable(value)
@@ -31,7 +31,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def plain_cell(text: str) -> str:
-    """The inverse of ``safe_cell`` for a table that was written by it."""
+    """Invert ``safe_cell`` for a table that was written with it."""
     return text[1:] if text.startswith(_QUOTE) and _is_formula(text.lstrip(_QUOTE)) else text
 
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
-MEASURABLE_MM = 10.0  # longest diameter from which a lesion can be a target …
-MEASURABLE_SLICES = 2  # … when it is seen on so many axial slices
+MEASURABLE_MM = 10.0  # smallest longest diameter of a target lesion (RANO-BM) …
+MEASURABLE_SLICES = 2  # … that is visible on at least this many axial slices
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """Lengths in mm, or in pixels where there is no spacing.
 
-    ``longest`` is the longest diameter on any axial slice, ``perpendicular`` the longest one at right angles to it on
+    ``longest`` is the longest diameter on any axial slice, ``perpendicular`` the longest one perpendicular to it on
     that ``slice``; ``feret`` the longest in space. ``slices`` are the first and the last that show the lesion.
     """
 
@@ -29,7 +29,7 @@ class Measurement:
 
     @property
     def measurable(self) -> bool:
-        """Whether RANO-BM would take it as a target; lengths must be in mm."""
+        """Return whether RANO-BM would accept it as a target; lengths must be in mm."""
         return self.longest >= MEASURABLE_MM and self.slices[1] - self.slices[0] + 1 >= MEASURABLE_SLICES
 
 
@@ -58,12 +58,12 @@ def measure(lesion: NDArray[np.bool_], spacing: tuple[float, float, float] | Non
 
 
 def sum_of_diameters(measurements: list[Measurement], targets: int = 5) -> float:
-    """The sum of the longest diameters of up to *targets* measurable lesions, in mm: RANO-BM's measure of a patient."""
+    """Return the sum of the longest diameters of up to *targets* measurable lesions, in mm, as RANO-BM has it."""
     return float(sum(sorted((m.longest for m in measurements if m.measurable), reverse=True)[:targets]))
 
 
 def _outline(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """Points ``(N, dims)`` midway between each foreground voxel and each face neighbour outside."""
+    """Return points ``(N, dims)`` midway between each foreground voxel and each face neighbour outside."""
     padded = np.pad(mask, 1)
     points = []
     for axis in range(mask.ndim):
@@ -75,7 +75,7 @@ def _outline(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.
 
 
 def _diameters(outline: NDArray[np.float64]) -> tuple[float, float]:
-    """The longest diameter of points ``(N, 2)``, and the longest chord of their hull at right angles to it."""
+    """Return the longest diameter of points ``(N, 2)`` and the longest chord of their hull perpendicular to it."""
     corners = outline[ConvexHull(outline).vertices]
     distances = squareform(pdist(corners))
     i, j = np.unravel_index(int(distances.argmax()), distances.shape)

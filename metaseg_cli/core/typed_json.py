@@ -1,6 +1,6 @@
 """JSON documents of our own: written from dataclasses, and read back with their types checked.
 
-A damaged document is refused, never half understood. A field is a key of its name, unless its metadata says otherwise:
+A damaged document is refused as a whole. A field is a key of its name, unless its metadata says otherwise:
 ``stored_as("key")`` gives the key another name, ``OMIT_NONE`` leaves the key out where the value is None.
 """
 
@@ -26,7 +26,7 @@ OMIT_NONE: Mapping[str, object] = {_OMIT_NONE: True}
 
 
 def stored_as(key: str) -> Mapping[str, object]:
-    """Field metadata: the JSON key of a field whose name in the code differs from it."""
+    """Return field metadata that gives a field another JSON key than its name."""
     return {_KEY: key}
 
 
@@ -61,7 +61,7 @@ def _key_of(field: dataclasses.Field[Any]) -> str:
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """The JSON object in *path*. Raises InputError when it is missing, too large, damaged, or not an object."""
+    """Return the JSON object in *path*. Raises InputError when it is missing, too large, damaged, or not an object."""
     check_openable(path)
     with decoding(path, "not valid JSON", remedy=remedy):
         if path.stat().st_size > _MOST_BYTES:
@@ -73,7 +73,7 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def parsed(text: str) -> Any:
-    """*text* as JSON. Raises ValueError, also where it is nested too deeply."""
+    """Parse *text*. Raises ValueError, also where it is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -81,7 +81,7 @@ def parsed(text: str) -> Any:
 
 
 def build(kind: type[Kind], value: Any, name: str = "") -> Kind:
-    """*value*, from JSON, as *kind*: a dataclass, or a type that its fields have. Raises ValueError that says where."""
+    """Build *kind*, a dataclass or the type of a field, from a JSON *value*. Raises ValueError that says where."""
     result: Kind = _build(kind, value, name)
     return result
 

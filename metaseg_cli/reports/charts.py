@@ -20,7 +20,7 @@ _DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
 
 
 def _figure(columns: int = 1, width: float = 4.6, count: int = 0, height: float = 3.3) -> tuple[Any, Sequence[Any]]:
-    """A figure and its *count* panels (by default one for each column)."""
+    """Return a figure and its *count* panels (by default one per column)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -42,7 +42,7 @@ def _png(figure: Any) -> bytes:
 
 
 def distributions(evaluation: Evaluation, region: str) -> bytes:
-    """Every case as a dot: overlap, detection, and distance (that of a missing mask at its penalty)."""
+    """Draw every case as a dot: overlap, detection, and distance (of a missing mask: its penalty)."""
     unit = evaluation.cases[0].comparisons[region].unit
     figure, (left, right) = _figure(2)
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def distributions(evaluation: Evaluation, region: str) -> bytes:
 
 
 def by_size(rows: Mapping[str, SizeClass]) -> bytes:
-    """Share of the reference lesions found, with Wilson's 95 % interval, and how many there are."""
+    """Draw the fraction of reference lesions that were found, with Wilson's 95 % interval and the counts."""
     figure, (axes,) = _figure(width=5.2)
     names = [name for name, row in rows.items() if row.lesions]
     for i, name in enumerate(names):
@@ -103,7 +103,7 @@ def _wilson(found: int, lesions: int) -> tuple[float, float]:
 
 
 def free_response(curve: FrocCurve, average_precision: float) -> bytes:
-    """Lesion recall against false lesions per case."""
+    """Draw lesion recall against false lesions per case."""
     figure, (axes,) = _figure()
     axes.step([*curve.false_per_case, FROC_AT[-1]], [*curve.recall, curve.recall[-1]], where="post", color=_LINE)
     axes.set_xscale("symlog", linthresh=0.125, linscale=0.4)
@@ -114,7 +114,7 @@ def free_response(curve: FrocCurve, average_precision: float) -> bytes:
 
 
 def reliability(curves: ReliabilityCurves, ece: float) -> bytes:
-    """Predicted probability against the share of voxels that are lesion."""
+    """Draw the fraction of voxels that are lesion against the predicted probability."""
     figure, (axes,) = _figure()
     axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=":")
     shown = curves.equal_width
@@ -125,7 +125,7 @@ def reliability(curves: ReliabilityCurves, ece: float) -> bytes:
 
 
 def rank_stability(ranks: RankFrequencies) -> bytes:
-    """Metric → system → share of resamples in which it takes each rank: a bar for every system and metric."""
+    """Draw how often each system has each rank, one bar per system and metric."""
     systems_shown = max(len(systems) for systems in ranks.values())
     figure, panels = _figure(min(4, len(ranks)), width=2.6, count=len(ranks), height=0.8 + 0.45 * systems_shown)
     first_of_line = panels[:: min(4, len(ranks))]

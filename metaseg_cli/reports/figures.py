@@ -1,4 +1,4 @@
-"""Arrays → pictures: overlays, contact sheets, worst cases, training curves."""
+"""Pictures from arrays: overlays, contact sheets, worst cases, training curves."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ LESION: Colour = (255, 92, 51)
 REFERENCE: Colour = (64, 220, 130)
 _BACKGROUND: Colour = (16, 18, 22)
 _TEXT: Colour = (214, 218, 224)
-_LEAST = 512  # pixels of an overlay's width: an outline on a 128-pixel slice would hide the lesion
+_MIN_WIDTH = 512  # pixels of an overlay's width: an outline on a 128-pixel slice would hide the lesion
 _MONTAGE = 12
 
 
 def contrast(image: NDArray[Any]) -> tuple[float, float]:
-    """What becomes black and white of ``(C, …)``: percentiles 0.5 and 99.8 of about half a million values."""
+    """Return what becomes black and white in ``(C, …)``: percentiles 0.5 and 99.8 of about half a million values."""
     values = _shown(image).ravel()
     low, high = np.percentile(values[:: max(1, values.size // 500_000)].astype(np.float32), (0.5, 99.8))
     return float(low), float(high)
 
 
 def to_rgb(image: NDArray[Any], limits: tuple[float, float] | None = None) -> Rgb:
-    """``(Y, X)`` or ``(C, Y, X)`` → RGB ``(Y, X, 3)``, stretched between *limits*: its own ``contrast`` by default.
+    """Convert ``(Y, X)`` or ``(C, Y, X)`` to RGB ``(Y, X, 3)``, stretched between *limits* (default: ``contrast``).
 
-    Three channels are colours, of other numbers the first is shown.
+    Three channels are colours; of any other number the first is shown.
     """
     planes = _shown(image[None] if image.ndim == 2 else image)
     low, high = limits or contrast(planes)
@@ -50,14 +50,14 @@ def _shown(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def overlay(rgb: Rgb, mask: NDArray[np.bool_], colour: Colour = LESION, opacity: float = 0.35) -> Rgb:
-    """*mask* filled with *colour* over *rgb* of the same size."""
+    """Fill *mask* with *colour* over *rgb* of the same size."""
     result = rgb.copy()
     result[mask] = ((1 - opacity) * rgb[mask] + opacity * np.array(colour, np.float32)).astype(np.uint8)
     return result
 
 
 def outline(rgb: Rgb, mask: NDArray[np.bool_], colour: Colour = LESION, width: int = 2) -> Rgb:
-    """The outer rim of *mask*, *width* pixels wide, drawn outside it so that the lesion stays visible."""
+    """Draw the rim of *mask*, *width* pixels wide, outside it so that the lesion stays visible."""
     if not mask.any():
         return rgb
     sides = (np.flatnonzero(mask.any(axis=1 - axis)) for axis in range(2))
@@ -69,9 +69,9 @@ def outline(rgb: Rgb, mask: NDArray[np.bool_], colour: Colour = LESION, width: i
     return result
 
 
-def enlarged(rgb: Rgb, mask: NDArray[np.bool_], least: int) -> tuple[Rgb, NDArray[np.bool_], int]:
-    """Picture and mask at least *least* wide, by a whole factor, which is returned too."""
-    factor = max(1, -(-least // rgb.shape[1]))
+def enlarged(rgb: Rgb, mask: NDArray[np.bool_], min_width: int) -> tuple[Rgb, NDArray[np.bool_], int]:
+    """Return picture and mask at least *min_width* wide, and the whole factor by which they were enlarged."""
+    factor = max(1, -(-min_width // rgb.shape[1]))
     if factor == 1:
         return rgb, mask, 1
     size = (rgb.shape[1] * factor, rgb.shape[0] * factor)
@@ -82,7 +82,7 @@ def enlarged(rgb: Rgb, mask: NDArray[np.bool_], least: int) -> tuple[Rgb, NDArra
 def save_overlay(
     path: Path, image: NDArray[Any], mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]]
 ) -> None:
-    """*image* ``(C, Z, Y, X)`` with outlined, numbered lesions; a volume as a montage of its slices with most lesion.
+    """Draw *image* ``(C, Z, Y, X)`` with numbered lesions; of a volume, a montage of the slices with most lesion.
 
     *lesions* are (number, z, y, x, text) with voxel coordinates of the centre.
     """
@@ -94,7 +94,7 @@ def save_overlay(
         centres = {round(z) for _, z, *_ in lesions}
         worth = sorted(np.flatnonzero(area), key=lambda z: (int(z) not in centres, -area[z]))[:_MONTAGE]
         shown = sorted(int(z) for z in worth) or [depth // 2]
-    least = _LEAST if len(shown) == 1 else 320
+    least = _MIN_WIDTH if len(shown) == 1 else 320
     limits = contrast(image[:, shown])  # one for all, so that they can be compared
     tiles = []
     for z in shown:
@@ -111,13 +111,13 @@ def save_overview(
     lesions: Sequence[tuple[int, float, float, float, str]],
     spacing_mm: tuple[float, float, float] | None,
 ) -> None:
-    """Maximum-intensity projections of an axial volume ``(C, Z, Y, X)`` from above, in front and the side.
+    """Draw maximum-intensity projections of an axial volume ``(C, Z, Y, X)`` from above, the front and the side.
 
     Lesions as for ``save_overlay``; every voxel is as large as it is in the patient.
     """
     spacing = np.array(spacing_mm or (1.0, 1.0, 1.0))
     shape = np.maximum(1, np.round(np.array(mask.shape) * spacing / spacing.min())).astype(int)
-    shape *= max(1, -(-_LEAST // int(shape[2])))  # all three sides on one scale
+    shape *= max(1, -(-_MIN_WIDTH // int(shape[2])))  # all three sides on one scale
     sides = [image.max(axis=1 + axis) for axis in range(3)]
     limits = contrast(np.concatenate([side.reshape(len(image), -1) for side in sides], axis=1))
     tiles = []
@@ -162,7 +162,7 @@ def _annotated(
 def save_contact_sheet(
     path: Path, items: Sequence[tuple[str, NDArray[Any], NDArray[np.bool_]]], columns: int = 8
 ) -> None:
-    """Small pictures with their masks outlined: (title, image ``(Y, X)`` or ``(C, Y, X)``, mask ``(Y, X)``)."""
+    """Draw small pictures with outlined masks: (title, image ``(Y, X)`` or ``(C, Y, X)``, mask ``(Y, X)``)."""
     tiles = []
     for title, image, mask in items:
         rgb, large, _ = enlarged(to_rgb(image), mask, 200)
@@ -186,7 +186,7 @@ def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture]) -> None:
 
 
 def save_curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Loss and validation scores by epoch; the best epoch (by ``score``) is marked."""
+    """Draw loss and validation scores by epoch; the best epoch (by ``score``) is marked."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -228,7 +228,7 @@ def _grid(tiles: Sequence[Rgb], columns: int, gap: int = 6) -> Rgb:
 
 
 def _fitted(rgb: Rgb, size: int) -> Rgb:
-    """*rgb* scaled to *size* at its longer side."""
+    """Scale *rgb* to *size* at its longer side."""
     scale = size / max(rgb.shape[:2])
     shape = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
     return np.asarray(Image.fromarray(rgb).resize(shape, Image.Resampling.LANCZOS))
@@ -249,5 +249,5 @@ def _font(size: int) -> Any:
 
 
 def _save(path: Path, rgb: Rgb) -> None:
-    # Compressing better would take five times as long as all the rest of predicting a picture, for a tenth of the size.
+    # Better compression would take five times as long as all other steps of a prediction, for a tenth of the size.
     atomic_write(path, lambda to: Image.fromarray(rgb).save(to, format="PNG", compress_level=1))

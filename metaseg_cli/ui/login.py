@@ -1,4 +1,4 @@
-"""The login of the app. Who is in is kept here, by the server's own name of the session, not by what a browser says."""
+"""The login of the app. Sessions are known by the server's own identifier, not by what a browser sends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _admitted: set[str] = set()
 
 
 def logged_in() -> bool:
-    """Whether the visitor may see the app; shows the login form to who may not. Without a password everyone may."""
+    """Return whether the visitor may see the app, and show the login form if not. Without a password everyone may."""
     hashed = os.environ.get(HASH_VARIABLE)
     if not hashed:
         return True
@@ -40,7 +40,7 @@ def logged_in() -> bool:
 
 
 def _check(password: str, hashed: str) -> bool:
-    """One guess at a time, whoever makes it, and each wrong one costs a while."""
+    """Check one password at a time, and delay after each wrong one: guessing takes long."""
     with _one_at_a_time:
         if is_password(password, hashed):
             return True
@@ -49,7 +49,7 @@ def _check(password: str, hashed: str) -> bool:
 
 
 class UploadsAfterLogin:
-    """ASGI middleware: a session that has not logged in uploads nothing."""
+    """ASGI middleware: a session that has not logged in cannot upload."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app

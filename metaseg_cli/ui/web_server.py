@@ -1,7 +1,7 @@
 """The web server of the app: ``python -m metaseg_cli.ui.web_server HOST PORT``, as ``metaseg serve-ui`` starts it.
 
-It is Streamlit, which would ask a server in the internet for its own address when it starts on all interfaces, and
-again whenever a page of another site calls it. Here it asks nobody.
+Streamlit itself would ask a server on the internet for its own address when it starts on all interfaces, and again
+whenever a page of another site calls it. That is switched off here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from metaseg_cli.config.serve_ui import is_loopback
 from metaseg_cli.core.password import HASH_VARIABLE
 
 APP = Path(__file__).parent / "app.py"
-_MOST_MB = 2000  # of an upload
+_MAX_UPLOAD_MB = 2000
 _THIS_COMPUTER = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,17 +37,17 @@ def serve(host: str, port: int) -> None:
 
 
 def settings(host: str, port: int) -> dict[str, Any]:
-    """Streamlit's options; they override what a configuration file of the user says."""
+    """Return Streamlit's options; they override the user's configuration file."""
     local = is_loopback(host)
     return {
         "server.headless": True,
         "server.address": host,
         "server.port": port,
         "server.fileWatcherType": "none",
-        "server.maxUploadSize": _MOST_MB,
+        "server.maxUploadSize": _MAX_UPLOAD_MB,
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
-        # A page of another site whose name was made to mean this computer is not let in.
+        # DNS rebinding: a page of another site whose name points to this computer is refused.
         "server.allowedHosts": (*_THIS_COMPUTER, host) if local else (),
         "browser.serverAddress": host if local else "localhost",
         "browser.gatherUsageStats": False,
@@ -57,7 +57,7 @@ def settings(host: str, port: int) -> dict[str, Any]:
 
 
 def _guard_uploads() -> None:
-    """Put the login in front of Streamlit's address for uploads, which does not ask the app."""
+    """Put the login in front of Streamlit's upload address, which does not go through the app."""
     from starlette.middleware import Middleware
     from streamlit.web.server.starlette import starlette_app
 

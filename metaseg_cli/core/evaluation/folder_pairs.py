@@ -187,7 +187,7 @@ def _regions_of(truth: MaskFolder, config: EvaluateConfig) -> Regions:
 
 def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
     paths, structures = job
-    return int(_read(paths, structures)[0].array.max())  # what it raises is said when its case is scored
+    return int(_read(paths, structures)[0].array.max())  # what it raises is reported when its case is scored
 
 
 def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
@@ -208,7 +208,7 @@ def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume,
     said = Problem(
         file=masks[0],
         reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
-        remedy="fine, if they are parts of one",
+        remedy="this is right if they are parts of one",
         left_out=False,
     )
     return dataclasses.replace(first, array=label[None]), [said]

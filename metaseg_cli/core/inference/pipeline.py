@@ -204,7 +204,7 @@ def _read_files(job: ScanJob, key: str, stack: ExitStack, *, may_replace: bool) 
 
 
 def _output_files(job: ScanJob, *, is_series: bool) -> OutputFiles:
-    """A picture or volume comes back in its own format; a DICOM series as NIfTI and as SEG."""
+    """Return where results go: in a scan's own format, or for a DICOM series as NIfTI and as SEG."""
     config, first = job.config, job.source.first_file
     inner = next(iter(job.source.sequences.values()))[0]
     chosen = MASK_FORMATS.get(config.format)  # None: auto
@@ -230,7 +230,7 @@ def _series_format(config: PredictConfig) -> str:
 
 
 def _opened(scan: ScanFiles, archive: Path | None, stack: ExitStack) -> Path | dict[str, Sequence[Path]]:
-    """*scan* with its ZIP, or those of its sequences (``t1c=a.zip``), unpacked for as long as *stack* holds."""
+    """Unpack the ZIP of *scan*, or those of its sequences (``t1c=a.zip``), until *stack* is closed."""
     if archive is not None:
         folder = stack.enter_context(unpacked(archive))
         if not isinstance(scan, Mapping):

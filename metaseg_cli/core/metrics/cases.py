@@ -26,7 +26,7 @@ class ScoringRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """What the probabilities of one region and case say, to be added up over cases."""
+    """What the probabilities of one region contribute to FROC and calibration; it is added up over cases."""
 
     candidates: Candidates
     calibration: CalibrationCounts
@@ -56,7 +56,7 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class CaseSlice:
-    """The slice in which the masks of a case differ most; ``image (C, Y, X)`` None when there is no scan."""
+    """The slice in which the masks of a case differ most; ``image (C, Y, X)`` is None without a scan."""
 
     image: NDArray[Any] | None
     reference: NDArray[np.bool_]

@@ -59,8 +59,8 @@ def summarise(cases: Sequence[CaseScore], protocol: Protocol) -> Evaluation:
 def _summary(cases: Sequence[CaseScore], region: str) -> dict[str, MetricMean]:
     """Return the mean of each metric over cases.
 
-    Some cases may have a spacing and others none: a volume in ml then averages the former, one in px the latter. What a
-    protocol does not define for a case is left out of its mean, as the challenge does; ``n`` says so.
+    A metric in mm or ml averages the cases with a spacing, one in px those without. A case for which the protocol does
+    not define a metric is left out of its mean, as in the challenge; ``n`` says how many remain.
     """
     summary: dict[str, MetricMean] = {}
     for metric in dict.fromkeys(name for case in cases for name in case.comparisons[region].scores):

@@ -1,4 +1,4 @@
-"""Which lesions were found, and how well each of them was drawn."""
+"""Which lesions were found, and how well each of them was segmented."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ class Matching:
 
     @property
     def lesion_tp(self) -> int:
-        """Reference lesions that a predicted voxel touches."""
+        """Return the number of reference lesions that were found."""
         return sum(self.found)
 
     @property
     def lesion_fn(self) -> int:
-        """Reference lesions that none touches."""
+        """Return the number of reference lesions that were missed."""
         return len(self.found) - self.lesion_tp
 
     @property
     def lesion_fp(self) -> int:
-        """Predicted lesions that touch no reference lesion."""
+        """Return the number of predicted lesions that overlap no reference lesion."""
         return sum(self.false)
 
 
 def match_lesions(reference: NDArray[Any], prediction: NDArray[Any]) -> Matching:
-    """A reference lesion is found when any predicted voxel lies on it; a prediction that lies on none is false."""
+    """Match by any overlap: a reference lesion is found when a predicted voxel lies on it, else missed."""
     r, r_count = label_lesions(reference)
     p, p_count = label_lesions(prediction)
     found = np.zeros(r_count + 1, bool)
@@ -100,7 +100,7 @@ class ScoredLesion:
 
     @property
     def found(self) -> bool:
-        """Whether anything was predicted for it."""
+        """Return whether anything was predicted for it."""
         return bool(self.matched)
 
 
@@ -146,12 +146,12 @@ class LesionComparison:
 
     @property
     def counted(self) -> tuple[ScoredLesion, ...]:
-        """The reference lesions that enter counts and means."""
+        """Return the reference lesions that enter counts and means."""
         return tuple(each for each in self.reference if each.counted)
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """True positives, false positives, false negatives."""
+        """Return true positives, false positives and false negatives."""
         tp = sum(each.found for each in self.counted)
         return tp, len(self.false), len(self.counted) - tp
 

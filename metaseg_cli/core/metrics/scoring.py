@@ -20,7 +20,7 @@ from metaseg_cli.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two masks compared. ``penalty`` is what an infinite distance counts in a mean, in the unit of the scores."""
+    """The scores of two masks. ``penalty`` replaces an infinite distance in means, in the unit of the scores."""
 
     scores: dict[str, float]
     confusion: Confusion

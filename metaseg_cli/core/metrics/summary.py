@@ -11,12 +11,12 @@ import numpy as np
 def bootstrap_mean(
     values: Sequence[float], patients: Sequence[str], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
-    """Mean over cases and its 95 % percentile interval, resampling patients (a patient's cases come and go together).
+    """Return the mean over cases and its 95 % percentile interval, resampling patients with all their cases.
 
-    One patient says nothing of others: the interval is then NaN to NaN.
+    With a single patient there is no interval: NaN to NaN.
 
-    Raises ValueError for no values, since a mean of nothing has no meaning, and for None, NaN and infinity: only a
-    metric's policy can say what stands for them in a mean, and leaving them out would flatter it.
+    Raises ValueError for no values, and for None, NaN and infinity: only a metric's policy can say what replaces them
+    in a mean, and leaving them out would flatter it.
     """
     if not len(values):
         raise ValueError("no values")

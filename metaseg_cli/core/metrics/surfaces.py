@@ -45,7 +45,7 @@ _CELLS_2D: dict[int, dict[tuple[int, ...], int]] = {
 }
 
 
-_DENSE = 500_000  # points of both surfaces from which on a distance transform is quicker than a tree
+_DENSE = 500_000  # points of both surfaces above which a distance transform is faster than a tree: measured
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """For each piece of one surface the distance to the nearest piece of the other, ascending, and the weights."""
+    """The distance from each piece of one surface to the nearest of the other, ascending, and the weights."""
 
     reference: NDArray[np.float64]
     reference_weights: NDArray[np.float64]
@@ -67,17 +67,17 @@ class SurfaceDistances:
 
     @property
     def _empty(self) -> int:
-        """How many of the two masks are empty."""
+        """Return how many of the two masks are empty."""
         return (not len(self.reference)) + (not len(self.prediction))
 
     def hd(self) -> float:
-        """Hausdorff distance: the largest distance in either direction."""
+        """Return the Hausdorff distance: the largest distance in either direction."""
         if self._empty:
             return 0.0 if self._empty == 2 else math.inf
         return float(max(self.reference[-1], self.prediction[-1]))
 
     def hd95(self) -> float:
-        """The larger of both directions' 95th percentiles, weighted by area."""
+        """Return the larger of both directions' 95th percentiles, weighted by area."""
         if self._empty:
             return 0.0 if self._empty == 2 else math.inf
         return max(
@@ -86,13 +86,13 @@ class SurfaceDistances:
         )
 
     def hd95_pooled(self) -> float:
-        """The 95th percentile of both directions' distances put together, interpolated, without weights."""
+        """Return the 95th percentile of both directions' distances together, interpolated, without weights."""
         if self._empty:
             return 0.0 if self._empty == 2 else math.inf
         return float(np.percentile(np.concatenate([self.reference, self.prediction]), 95))
 
     def assd(self) -> float:
-        """Mean over both directions of the mean distance."""
+        """Return the average symmetric surface distance: the mean over both directions of the mean distance."""
         if self._empty:
             return 0.0 if self._empty == 2 else math.inf
         means = (
@@ -102,7 +102,7 @@ class SurfaceDistances:
         return float(np.mean(means))
 
     def nsd(self, tolerance: float) -> float:
-        """Normalised surface Dice: the share of both surfaces that is within *tolerance* of the other one."""
+        """Return the normalised surface Dice: the fraction of both surfaces within *tolerance* of the other one."""
         if self._empty:
             return 1.0 if self._empty == 2 else 0.0
         near = (
@@ -112,7 +112,7 @@ class SurfaceDistances:
         return float(near / (self.reference_weights.sum() + self.prediction_weights.sum()))
 
     def nsd_of_shares(self, tolerance: float) -> float:
-        """The same as the mean of the two directions' shares, as panoptica has it."""
+        """Return the mean of the two directions' fractions, as panoptica computes it."""
         if self._empty:
             return 1.0 if self._empty == 2 else 0.0
         return float(np.mean([np.mean(self.reference <= tolerance), np.mean(self.prediction <= tolerance)]))
@@ -125,14 +125,14 @@ def surface_distances(
     *,
     border_voxels: bool = False,
 ) -> SurfaceDistances:
-    """Of two masks ``(Z, Y, X)`` or ``(Y, X)`` with a *spacing* per axis (None: 1), by surfels or by border voxels."""
+    """Measure masks ``(Z, Y, X)`` or ``(Y, X)`` with a *spacing* per axis (None: 1), by surfels or border voxels."""
     unit = spacing or (1.0,) * reference.ndim
     surfaces = [_border(mask) if border_voxels else _surfels(mask, unit) for mask in (reference, prediction)]
     return distances_between(surfaces[0], surfaces[1], unit)
 
 
 def distances_between(reference: Surface, prediction: Surface, spacing: tuple[float, ...]) -> SurfaceDistances:
-    """The distances of two surfaces that lie on one grid."""
+    """Return the distances between two surfaces on one grid."""
     there, there_weights = _directed(reference, prediction, spacing)
     back, back_weights = _directed(prediction, reference, spacing)
     return SurfaceDistances(there, there_weights, back, back_weights)
@@ -148,8 +148,8 @@ def _directed(
     if len(start.points) + len(goal.points) > _DENSE:
         distances = _by_transform(start.points, goal.points, spacing)
     else:
-        # The tree finds the neighbour; its distance is then taken from whole steps on the grid, so that a distance of
-        # just a tolerance comes out as just that.
+        # The tree finds the neighbour; the distance is then computed from whole steps on the grid, so that a distance
+        # that equals a tolerance is exactly that.
         _, nearest = KDTree(goal.points * spacing).query(start.points * spacing)
         steps = (start.points - goal.points[nearest]) * spacing
         distances = np.sqrt((steps * steps).sum(axis=1))
@@ -158,7 +158,7 @@ def _directed(
 
 
 def _by_transform(start: NDArray[np.int64], goal: NDArray[np.int64], spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """The same by a distance transform of the box around both: quicker where the box is full of surface."""
+    """Do the same by a distance transform of the box around both, which is faster for many points."""
     low = np.minimum(start.min(axis=0), goal.min(axis=0))
     high = np.maximum(start.max(axis=0), goal.max(axis=0))
     free = np.ones(high - low + 1, bool)
@@ -197,7 +197,7 @@ def _border(mask: NDArray[np.bool_]) -> Surface:
 
 @lru_cache(maxsize=64)
 def _areas(spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """The area of the surface in a cell, by the bits of its occupied corners."""
+    """Return the area of the surface in a cell, by the bits of its occupied corners."""
     dims = len(spacing)
     part = 1 / 8 if dims == 3 else 1 / 2
     faces = np.prod(spacing) / np.array(spacing)

@@ -73,7 +73,7 @@ def test_what_a_killed_export_left_is_replaced(trained: Path, tmp_path: Path) ->
 
 def test_a_file_that_disagrees_is_not_kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "greatest_difference", lambda *_: 0.2)
-    with pytest.raises(InputError, match="away from torch"):
+    with pytest.raises(InputError, match="differ from torch"):
         export(ExportConfig(model=str(trained), out=tmp_path / "m.onnx"), Silent())
     assert not list(tmp_path.iterdir())
 
