@@ -15,16 +15,18 @@ from scipy.spatial import KDTree
 
 from metaseg_cli.core.measurements import MEASURABLE_MM, MEASURABLE_SLICES, Measurement
 
+# RANO-BM: up to five target lesions; partial response from -30 % of the baseline sum on, progression from +20 % of the
+# smallest sum on if one lesion grew by at least 5 mm.
 TARGETS = 5
-_RESPONSE, _PROGRESSION, _PROGRESSION_MM = -30.0, 20.0, 5.0
+_RESPONSE_PERCENT, _PROGRESSION_PERCENT, _PROGRESSION_MM = -30.0, 20.0, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A lesion as one visit shows it.
+    """A connected lesion of one visit.
 
-    *points_mm* ``(N, 3)`` are its voxels' centres in patient coordinates that all visits share, *reach_mm* is half the
-    diagonal of a voxel.
+    *points_mm* ``(N, 3)`` are the centres of its voxels in patient coordinates that all visits share, *reach_mm* is half
+    the diagonal of a voxel.
     """
 
     points_mm: NDArray[np.float64]
@@ -230,14 +232,14 @@ def _category(
     growth = max((x.at_visits[v].longest_mm - x.at_visits[nadir].longest_mm for x in targets), default=0.0)
     if new:
         return "PD", f"new: lesion {', '.join(map(str, new))}"
-    if sums[v] - sums[nadir] >= _PROGRESSION / 100 * sums[nadir] and growth >= _PROGRESSION_MM:
+    if sums[v] - sums[nadir] >= _PROGRESSION_PERCENT / 100 * sums[nadir] and growth >= _PROGRESSION_MM:
         return "PD", f"smallest sum {sums[nadir]:.1f} mm, now {sums[v]:.1f}, one lesion {growth:.1f} mm more"
     gone = not any(x.at_visits[v].parts for x in lesions if x.first < v)
     if gone and any(x.first == 0 for x in lesions):
         return "CR", "no lesion is left"
     if not targets:
         return "non-CR/non-PD", "nothing was measurable at baseline"
-    if from_baseline is not None and from_baseline <= _RESPONSE:
+    if from_baseline is not None and from_baseline <= _RESPONSE_PERCENT:
         return "PR", f"{from_baseline:+.0f} % from baseline"
     return "SD", f"{from_baseline or 0:+.0f} % from baseline, {from_nadir or 0:+.0f} % from the smallest sum"
 

@@ -1,4 +1,4 @@
-"""What the terminal shows of long work: a Rich progress bar, or plain lines with a time where there is no terminal."""
+"""Progress of long work: a Rich progress bar on a terminal, timestamped plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from rich.progress import (
 
 from metaseg_cli.errors import printable
 
+_SECONDS_BETWEEN_LINES = 15.0
+
 
 class TerminalProgress:
-    """Listens as core.progress.Progress; everything goes to stderr, so that stdout holds results alone."""
+    """Shows progress as ``core.progress.Progress`` defines it, on stderr: stdout holds results alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -29,7 +31,7 @@ class TerminalProgress:
         self._task: TaskID | None = None
         self._name, self._total, self._done = "", 0, 0
         self._seconds: float | None = None
-        self._began = self._spoke = time.monotonic()
+        self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> TerminalProgress:
         return self
@@ -42,14 +44,14 @@ class TerminalProgress:
             self._bar = None
 
     def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
-        """A new bar (terminal) or line (elsewhere)."""
+        """Begin a task of *total* steps, or of so many *seconds*: a new bar, or a line."""
         self._name, self._total, self._done, self._seconds = task, total or 0, 0, seconds
-        self._began = self._spoke = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         if self.quiet:
             return
         if not self.console.is_terminal:
-            much = f"{_minutes(seconds)} minutes" if seconds else f"{total if total is not None else '?'} steps"
-            self._line(f"{task}: {much}")
+            length = f"{_minutes(seconds)} minutes" if seconds else f"{total if total is not None else '?'} steps"
+            self._line(f"{task}: {length}")
             return
         if self._bar is None:
             self._bar = Progress(
@@ -69,7 +71,7 @@ class TerminalProgress:
         self._task = self._bar.add_task(task, total=seconds or total, note="", rate="", count=self._count(self._began))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move the bar; without a terminal, speak at most every 15 seconds."""
+        """Move the bar; without a terminal, print a line at most every 15 seconds."""
         self._done += steps
         if self.quiet:
             return
@@ -79,12 +81,12 @@ class TerminalProgress:
             shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-3):.1f} s each"
             done = now - self._began if self._seconds else self._done
             self._bar.update(self._task, completed=done, note=printable(note), rate=shown, count=self._count(now))
-        elif now - self._spoke > 15:
-            self._spoke = now
-            left = (self._total - self._done) / rate if self._total else None
+        elif now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            remaining = (self._total - self._done) / rate if self._total else None
             if self._seconds:
-                left = max(0.0, self._began + self._seconds - now)
-            shown = f"{rate:.1f}/s" + ("" if left is None else f", {left:.0f} s left")
+                remaining = max(0.0, self._began + self._seconds - now)
+            shown = f"{rate:.1f}/s" + ("" if remaining is None else f", {remaining:.0f} s left")
             self._line(f"{self._name} {self._count(now)} ({shown}) {note}".rstrip())
 
     def _count(self, now: float) -> str:
@@ -93,7 +95,7 @@ class TerminalProgress:
         return f"{self._done}/{self._total or '?'}"
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line, above the bar."""
         text = printable(text)
         if self.quiet:
             return
