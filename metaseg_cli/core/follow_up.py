@@ -25,7 +25,7 @@ _RESPONSE_PERCENT, _PROGRESSION_PERCENT, _PROGRESSION_MM = -30.0, 20.0, 5.0
 class Detection:
     """A connected lesion of one visit.
 
-    *points_mm* ``(N, 3)`` are the centres of its voxels in patient coordinates that all visits share, *reach_mm* is half
+    *points_mm* ``(N, 3)`` are the centres of its voxels in patient coordinates common to all visits, *reach_mm* is half
     the diagonal of a voxel.
     """
 
