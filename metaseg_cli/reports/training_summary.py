@@ -144,7 +144,7 @@ def _in_words(chosen: Postprocessing, unit: str) -> str:
     if chosen.min_size:
         text += f", lesions from {chosen.min_size:g} {'mm³' if unit == 'mm' else 'voxels'} on"
         if chosen.keep_confidence < 1:
-            text += f" or of confidence {chosen.keep_confidence:.2f}"
+            text += f" or of mean-logit confidence {chosen.keep_confidence:.2f}"
     return text
 
 
