@@ -282,11 +282,12 @@ def load_model(
 ) -> Model:
     """Load a model file for prediction.
 
-    With *tta* (test-time augmentation) it n_passes at every mirror image too, four (2D) or eight (3D) times as long.
-    *fusion* makes one answer of several networks and mirror images: "mean" (of logits), "max" or "vote". *depth* cuts a
-    nested-unet: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* are the bytes that the process may have
-    on a processor; windows become smaller than usual before that is passed. *backend* computes there: "torch", "onnx",
-    "openvino", or "auto", the fastest that is installed and agrees with torch. Raises ModelFileError, ConfigError.
+    *tta* (test-time augmentation) predicts every mirror image too, which takes four (2D) or eight (3D) times as long.
+    *fusion* says how several networks and mirror images make one prediction: "mean" (of logits), "max" or "vote".
+    *depth* prunes a network that can be pruned: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* limits
+    the bytes of the process on a CPU; windows become smaller before it is exceeded. *backend* runs the network on a
+    CPU: "torch", "onnx", "openvino", or "auto", the fastest that is installed and agrees with torch. Raises
+    ModelFileError, ConfigError.
     """
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
