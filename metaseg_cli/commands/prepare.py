@@ -32,7 +32,7 @@ from metaseg_cli.core.cache import (
     sequence_notes,
     settings_record,
 )
-from metaseg_cli.core.datasets import FoundCases, find_cases, read_manifest, template
+from metaseg_cli.core.datasets import FoundCases, find_cases, manifest_template, read_manifest
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, Problem
@@ -111,7 +111,7 @@ def _write_manifest(config: PrepareConfig, path: Path) -> PrepareResult:
         if not config.raw.is_dir():
             raise
         found = FoundCases(layout="unknown", cases=(), why="no layout fits")
-    atomic_write_text(path, template(config.raw, found.cases))
+    atomic_write_text(path, manifest_template(config.raw, found.cases))
     settings = CacheSettings(kind="volumes", preprocessing=Preprocessing(), sequences=())
     return dataclasses.replace(_result(found, settings, config, found.notes), manifest=path)
 

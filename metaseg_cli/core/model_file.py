@@ -23,7 +23,7 @@ from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.detection import selection_score
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
-from metaseg_cli.core.paths import is_there, why_not_openable
+from metaseg_cli.core.paths import path_exists, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
@@ -178,7 +178,7 @@ def read_card(path: Path) -> ModelCard:
     """Read the description without the weights. Raises ModelFileError when it is not a metaseg model file."""
     why = why_not_openable(path)
     if why is not None:
-        missing = not is_there(path)
+        missing = not path_exists(path)
         raise ModelFileError(
             "no such model file" if missing else why[0],
             where=path,

@@ -56,7 +56,7 @@ def check_openable(path: Path) -> None:
         raise InputError(why[0], where=path, remedy=why[1])
 
 
-def is_there(path: Path | str) -> bool:
+def path_exists(path: Path | str) -> bool:
     """Return whether something of this name exists; also for names that no file can have, where Path.exists raises."""
     return os.path.exists(path)
 

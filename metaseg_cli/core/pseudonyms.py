@@ -98,7 +98,7 @@ def key_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.key.csv")
 
 
-def pseudonymised(found: FoundCases, names: Pseudonyms) -> FoundCases:
+def pseudonymise(found: FoundCases, names: Pseudonyms) -> FoundCases:
     """Return *found* with random names of cases and patients, sorted by them; the files stay what they are."""
     cases = [
         dataclasses.replace(c, case=names.name("case", c.case), patient=names.name("patient", c.patient))
@@ -116,7 +116,7 @@ def file_aliases(source: CaseSource) -> dict[Path, Path]:
     }
 
 
-class Mask:
+class NameRedactor:
     """Removes names from sentences and paths."""
 
     def __init__(self, replacements: dict[str, str]) -> None:
@@ -131,26 +131,26 @@ class Mask:
         return text
 
 
-def mask_of_source(source: CaseSource) -> Mask:
-    """Return the mask for what is said of one case while its files are read."""
-    return Mask(dict.fromkeys(_names_in(f.parts[-4:] for f in source.files), _HIDDEN))
+def redactor_of_source(source: CaseSource) -> NameRedactor:
+    """Return the redactor for what is said of one case while its files are read."""
+    return NameRedactor(dict.fromkeys(_names_in(f.parts[-4:] for f in source.files), _HIDDEN))
 
 
-def mask_of_found(found: FoundCases, root: Path, names: Pseudonyms) -> Mask:
-    """Return the mask for what is said of *found*, under its own names, before and after it is pseudonymised."""
+def redactor_of_found(found: FoundCases, root: Path, names: Pseudonyms) -> NameRedactor:
+    """Return the redactor for what is said of *found*, under its own names, before and after it is pseudonymised."""
     files = [f for case in found.cases for f in case.files] + [p.file for p in found.problems]
     below = (f.relative_to(root).parts if f.is_relative_to(root) else f.parts[-4:] for f in files)
     replacements = dict.fromkeys(_names_in(below), _HIDDEN)
     for case in found.cases:
         replacements |= {case.patient: names.name("patient", case.patient)} if _tells(case.patient) else {}
         replacements |= {case.case: names.name("case", case.case)} if _tells(case.case) else {}
-    return Mask(replacements)
+    return NameRedactor(replacements)
 
 
-def masked(problem: Problem, alias: str | Path, mask: Mask) -> Problem:
+def redact_problem(problem: Problem, alias: str | Path, redactor: NameRedactor) -> Problem:
     """Return *problem* with *alias* as its file, and names masked."""
     return dataclasses.replace(
-        problem, file=Path(alias), reason=mask.text(problem.reason), remedy=mask.text(problem.remedy)
+        problem, file=Path(alias), reason=redactor.text(problem.reason), remedy=redactor.text(problem.remedy)
     )
 
 

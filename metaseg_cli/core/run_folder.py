@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metaseg_cli.core.atomic import clear_abandoned
 from metaseg_cli.core.choices import is_network_name, network_name
-from metaseg_cli.core.paths import is_there
+from metaseg_cli.core.paths import path_exists
 from metaseg_cli.errors import InputError, disk_error
 
 MODEL_FILE = "model.safetensors"
@@ -66,7 +66,7 @@ def find_model(named: str | Path | None, runs: Path = Path("runs")) -> Path:
 
     Raises InputError with the way to a model when there is none.
     """
-    if named is None or (not is_there(named) and is_network_name(str(named))):
+    if named is None or (not path_exists(named) and is_network_name(str(named))):
         wanted = network_name(str(named)) if named is not None else ""
         for run in finished_runs(runs):
             if run.name.startswith(wanted):
@@ -82,6 +82,6 @@ def find_model(named: str | Path | None, runs: Path = Path("runs")) -> Path:
         if not (path / MODEL_FILE).exists():
             raise InputError(f"this folder holds no {MODEL_FILE}", where=path, remedy="name a run's folder")
         return path / MODEL_FILE
-    if not is_there(path):
+    if not path_exists(path):
         raise InputError("no such model", where=path, remedy="name a model file, a run folder, or an architecture")
     return path

@@ -16,12 +16,12 @@ _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 _LONGEST = 64  # a longer run of letters and digits is an identifier, not words written together
 
 
-def same_form(text: str) -> str:
+def nfc(text: str) -> str:
     """Return *text* in the Unicode form in which names are compared (NFC); macOS stores file names in NFD."""
     return unicodedata.normalize("NFC", text)
 
 
-def without_marks(text: str) -> str:
+def strip_accents(text: str) -> str:
     """Remove accents and umlauts, and replace compatibility characters: ``Après`` → ``Apres``."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_DASHES))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
@@ -35,7 +35,7 @@ def words(text: str, vocabulary: Collection[str] = (), *, signs: bool = False) -
     a chain of words of *vocabulary*. With *signs*, ``+ * / -`` are words too.
     """
     found: list[str] = []
-    plain = _INITIALS.sub(lambda m: m.group().replace(".", "") + " ", without_marks(text))
+    plain = _INITIALS.sub(lambda m: m.group().replace(".", "") + " ", strip_accents(text))
     for part in _PARTS.findall(plain):
         if part[0].isalnum():
             found += _split(part, frozenset(vocabulary))

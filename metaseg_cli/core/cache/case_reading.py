@@ -23,6 +23,7 @@ from metaseg_cli.core.images import (
     is_constant,
     is_dicom,
     on_grid_of,
+    orient_like_image,
     padding_value,
     read_image,
     read_mask,
@@ -30,7 +31,6 @@ from metaseg_cli.core.images import (
     resample_to,
     same_grid,
     size_text,
-    turned_like_image,
 )
 from metaseg_cli.errors import InputError, Problem
 
@@ -104,7 +104,7 @@ def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, probl
     """Unite the masks of one image: where the first has no label, the next one's counts. Raises InputError."""
     masks = []
     for path in paths:
-        mask, doubt = turned_like_image(read_mask(path, image, settings.structures), image)
+        mask, doubt = orient_like_image(read_mask(path, image, settings.structures), image)
         masks.append(mask)
         problems += _turned(path, doubt)
     first = masks[0]

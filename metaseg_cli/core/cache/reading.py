@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache.records import LISTING_FILE, PATIENT_KEY, SCHEMA, SHARDS, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
-from metaseg_cli.core.paths import check_openable, is_there
+from metaseg_cli.core.paths import check_openable, path_exists
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import InputError, decoding, printable
@@ -129,7 +129,7 @@ def read_patient_key(folder: Path) -> str:
     those of the other files, which hold the names. Raises InputError for a damaged one.
     """
     path = folder / PATIENT_KEY
-    if not is_there(path):
+    if not path_exists(path):
         return ""
     check_openable(path)
     with decoding(path, remedy="restore or remove it, and run metaseg prepare again"):

@@ -17,11 +17,11 @@ _MARK = b"metaseg sha256 "
 
 
 def file_in_memory() -> h5py.File:
-    """Return a new HDF5 file in memory; ``sealed`` returns its bytes."""
+    """Return a new HDF5 file in memory; ``seal`` returns its bytes."""
     return h5py.File("memory", "w", driver="core", backing_store=False, userblock_size=_BLOCK)
 
 
-def sealed(file: h5py.File) -> bytes:
+def seal(file: h5py.File) -> bytes:
     """Return the bytes of *file* with their checksum in front."""
     file.flush()
     image: bytes = file.id.get_file_image()
@@ -29,7 +29,7 @@ def sealed(file: h5py.File) -> bytes:
 
 
 def check_seal(path: Path, remedy: str) -> None:
-    """Raise InputError unless *path* is unchanged since ``sealed``."""
+    """Raise InputError unless *path* is unchanged since ``seal``."""
     with path.open("rb") as file:
         block = file.read(_BLOCK)
         found = hashlib.file_digest(file, "sha256").hexdigest() if block.startswith(_MARK) else ""

@@ -9,7 +9,14 @@ from pathlib import Path
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.atomic import make_folder
 from metaseg_cli.core.datasets import FoundCases
-from metaseg_cli.core.pseudonyms import Pseudonyms, file_aliases, key_path, mask_of_found, masked, pseudonymised
+from metaseg_cli.core.pseudonyms import (
+    Pseudonyms,
+    file_aliases,
+    key_path,
+    pseudonymise,
+    redact_problem,
+    redactor_of_found,
+)
 from metaseg_cli.errors import ERROR_LOG, Problem
 
 _RAW = "raw"  # instead of the raw folder's name
@@ -32,14 +39,14 @@ class ShownNames:
         self.key, self.log_folder = key_path(config.out), None  # tracebacks name files
         self._raw = config.raw
         self._names = Pseudonyms(self.key)
-        self._mask = mask_of_found(found, config.raw, self._names)
+        self._redactor = redactor_of_found(found, config.raw, self._names)
         self.secret = self._names.secret
-        random = pseudonymised(found, self._names)
+        random = pseudonymise(found, self._names)
         self._aliases = {path: str(alias) for c in random.cases for path, alias in file_aliases(c).items()}
         self._originals = {alias: path for path, alias in self._aliases.items()}
         problems = self.problems(found.problems)
         self.found = dataclasses.replace(
-            random, problems=tuple(problems), notes=tuple(self.notes(found.notes)), why=self._mask.text(found.why)
+            random, problems=tuple(problems), notes=tuple(self.notes(found.notes)), why=self._redactor.text(found.why)
         )
         make_folder(self.key.parent)
         self._names.save()
@@ -47,11 +54,15 @@ class ShownNames:
 
     def problems(self, problems: Sequence[Problem]) -> list[Problem]:
         """Return *problems* as they may be shown; ``save`` writes the names given to further files into the key."""
-        return list(problems) if self.key is None else [masked(p, self._alias(p.file), self._mask) for p in problems]
+        return (
+            list(problems)
+            if self.key is None
+            else [redact_problem(p, self._alias(p.file), self._redactor) for p in problems]
+        )
 
     def notes(self, notes: Sequence[str]) -> list[str]:
         """Return *notes* as they may be shown."""
-        return list(notes) if self.key is None else [self._mask.text(note) for note in notes]
+        return list(notes) if self.key is None else [self._redactor.text(note) for note in notes]
 
     def save(self) -> None:
         """Complete the key."""

@@ -32,12 +32,12 @@ from metaseg_cli.core.cache.records import (
     CaseRecord,
     WrittenCase,
 )
-from metaseg_cli.core.cache.seal import check_seal, file_in_memory, sealed
+from metaseg_cli.core.cache.seal import check_seal, file_in_memory, seal
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.preprocessing import preprocess
-from metaseg_cli.core.pseudonyms import file_aliases, mask_of_source, masked
+from metaseg_cli.core.pseudonyms import file_aliases, redact_problem, redactor_of_source
 from metaseg_cli.core.typed_json import build, parsed
 from metaseg_cli.errors import Problem, attempt
 
@@ -103,7 +103,7 @@ def write_shard(job: ShardJob) -> list[WrittenCase]:
                 cases = [WrittenCase(record=None, problems=(cases,))]
             written += cases
         if len(file):
-            atomic_write_bytes(job.folder / SHARDS / name, sealed(file))
+            atomic_write_bytes(job.folder / SHARDS / name, seal(file))
     return written
 
 
@@ -112,9 +112,9 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
     names = {path: path for path in (*source.files, source.first_file)}
     if settings.secret:
         names = file_aliases(source)
-        mask = mask_of_source(source)
-        problems = [masked(p, names.get(p.file, source.case), mask) for p in problems]
-        notes = [mask.text(note) for note in notes]
+        redactor = redactor_of_source(source)
+        problems = [redact_problem(p, names.get(p.file, source.case), redactor) for p in problems]
+        notes = [redactor.text(note) for note in notes]
     if not cases:
         return [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
     files = [_describe(f) | {"file": str(names[f])} for f in source.files]
@@ -248,7 +248,7 @@ def commit_index(folder: Path, records: Sequence[CaseRecord], description: dict[
         for record in records:
             cases[record.case] = h5py.ExternalLink(f"{SHARDS}/{record.shard}", record.case)
         file.attrs["schema"] = SCHEMA
-        index = sealed(file)
+        index = seal(file)
     listing = {"schema": SCHEMA, **description, "cases": [record.record() for record in records]}
     atomic_write_bytes(folder / INDEX_FILE, index)
     atomic_write_text(folder / LISTING_FILE, json.dumps(listing, indent=1))

@@ -3,7 +3,7 @@
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.find import find_cases, unread
 from metaseg_cli.core.datasets.folds import split_folds
-from metaseg_cli.core.datasets.manifest import read_manifest, template
+from metaseg_cli.core.datasets.manifest import manifest_template, read_manifest
 from metaseg_cli.core.datasets.scans import scan_of, scans_under
 from metaseg_cli.core.datasets.sequence_names import GENERIC, KNOWN, in_order, sequence_name
 
@@ -14,11 +14,11 @@ __all__ = [
     "FoundCases",
     "find_cases",
     "in_order",
+    "manifest_template",
     "read_manifest",
     "scan_of",
     "scans_under",
     "sequence_name",
     "split_folds",
-    "template",
     "unread",
 ]

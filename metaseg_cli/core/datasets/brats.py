@@ -7,10 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import image_files, is_predicted, matched, split_of, stem
+from metaseg_cli.core.datasets.naming import image_files, is_predicted, match_names, split_of, stem
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence, in_order
 from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.words import same_form
+from metaseg_cli.core.words import nfc
 from metaseg_cli.errors import Problem
 
 _MASK = re.compile(r"^(?:(?P<case>.+?)[-_. ])?(?:seg|segmentation)$", re.IGNORECASE)
@@ -77,7 +77,7 @@ def _groups(root: Path) -> tuple[dict[tuple[Path, str], dict[str, list[Path]]], 
         name = stem(path)
         if is_picture(path) or is_predicted(name, masks=False):
             continue
-        folder = same_form(path.parent.name)
+        folder = nfc(path.parent.name)
         if mask := _MASK.match(name):
             groups[path.parent, mask["case"] or folder]["seg"].append(path)
         elif found := case_and_sequence(name):
@@ -94,6 +94,6 @@ def _with_masks_of_other_case(
     names = {f"{folder}/{case}": (folder, case) for folder, case in groups}
     masks = [name for name, key in names.items() if set(groups[key]) == {"seg"}]
     unmasked = [name for name, key in names.items() if "seg" not in groups[key]]
-    for mask, scan in matched(masks, unmasked).items():
+    for mask, scan in match_names(masks, unmasked).items():
         groups[names[scan]]["seg"] = groups.pop(names[mask])["seg"]
     return groups

@@ -7,10 +7,10 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.naming import find_file, image_files, matched, stem
+from metaseg_cli.core.datasets.naming import find_file, image_files, match_names, stem
 from metaseg_cli.core.datasets.nnunet import channel_names
 from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.paths import is_there, unusable
+from metaseg_cli.core.paths import path_exists, unusable
 from metaseg_cli.errors import Problem
 
 
@@ -35,7 +35,7 @@ def find(root: Path) -> FoundCases:
     else:
         images = image_files(root / "imagesTr")
         labels_by_stem = {stem(p): p for p in image_files(root / "labelsTr")}
-        label_of = matched([stem(image) for image in images], labels_by_stem)
+        label_of = match_names([stem(image) for image in images], labels_by_stem)
         listed = [
             (image, labels_by_stem.get(label_of.get(stem(image), ""), root / "labelsTr" / image.name))
             for image in images
@@ -70,7 +70,7 @@ def _not_usable(path: Path, root: Path) -> Problem | None:
             file=path, reason="listed, but outside the folder", remedy="put it into the folder, or use a --manifest"
         )
     wrong = unusable(path)
-    if wrong is None or is_there(path):
+    if wrong is None or path_exists(path):
         return wrong
     return Problem(file=path, reason="listed, but not there", remedy="restore it, or take it off the list")
 

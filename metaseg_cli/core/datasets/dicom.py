@@ -16,14 +16,14 @@ from metaseg_cli.core.datasets.naming import image_files, mask_key, stem
 from metaseg_cli.core.datasets.sequence_names import KNOWN, from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import (
     ImageHeader,
+    group_series,
     image_header,
     is_dicom,
     is_skipped,
     quiet,
     read_header,
-    series_of,
+    remove_copies,
     text_of,
-    without_copies,
 )
 from metaseg_cli.core.formats import image_suffix
 from metaseg_cli.errors import InputError, Problem, decoding
@@ -179,7 +179,7 @@ def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str],
     made_up: dict[str, str] = {}
     for folder, own in in_folder.items():
         studies = {f.study for f in own}
-        if len(own) > 2 and len(studies) == len(own) and len(series_of([f.image for f in own if f.image])) == 1:
+        if len(own) > 2 and len(studies) == len(own) and len(group_series([f.image for f in own if f.image])) == 1:
             made_up |= dict.fromkeys(studies, str(folder))
     for file in used:
         known = patients[file.study] - {""}
@@ -188,10 +188,10 @@ def _by_visit(files: list[_File], root: Path) -> Iterator[tuple[tuple[str, str],
 
 
 def _find_series(visit: _Visit, notes: list[str]) -> None:
-    images, copies = without_copies(visit.images)
+    images, copies = remove_copies(visit.images)
     if copies:
         notes.append(f"{visit.folder.name}: {copies} copies of images were skipped")
-    for group in series_of(images):
+    for group in group_series(images):
         uids = {image.series for image in group}
         description = group[0].description
         sequence = from_description(description, visit.contrast.get(group[0].path, ""))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from metaseg_cli.core.choices import LAYOUTS
 from metaseg_cli.core.datasets.case_source import FoundCases
-from metaseg_cli.core.datasets.naming import distinct, unread_images
+from metaseg_cli.core.datasets.naming import distinct_names, unread_images
 from metaseg_cli.core.paths import unusable_below
 from metaseg_cli.errors import ConfigError, InputError, Problem
 
@@ -52,7 +52,7 @@ def find_cases(root: Path, layout: str = "auto") -> FoundCases:
     found = layout_of(name).find(root) if name else None
     if found is None or not found.cases:
         raise _nothing(root, found)
-    names = distinct([case.case for case in found.cases])
+    names = distinct_names([case.case for case in found.cases])
     cases = (dataclasses.replace(case, case=name) for case, name in zip(found.cases, names, strict=True))
     return dataclasses.replace(found, cases=tuple(cases), why=why, problems=(*found.problems, *unread(root)))
 

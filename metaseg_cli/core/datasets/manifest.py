@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
-from metaseg_cli.core.datasets.naming import distinct, find_file, image_files, mask_key, stem
+from metaseg_cli.core.datasets.naming import distinct_names, find_file, image_files, mask_key, stem
 from metaseg_cli.core.datasets.sequence_names import from_description, in_order, sequence_name
 from metaseg_cli.core.dicom import is_dicom
 from metaseg_cli.core.formats import ALL_READ, is_picture
@@ -43,7 +43,7 @@ def read_manifest(path: Path, root: Path) -> FoundCases:
             cases.append(case)
         else:
             problems += case
-    names = distinct([case.case for case in cases])
+    names = distinct_names([case.case for case in cases])
     cases = [dataclasses.replace(case, case=name) for case, name in zip(cases, names, strict=True)]
     why = f"{path.name} lists {len(rows)} cases"
     return FoundCases(layout="manifest", cases=tuple(cases), problems=tuple(problems), notes=tuple(notes), why=why)
@@ -158,7 +158,7 @@ def _not_an_image(path: Path) -> Problem | None:
     return Problem(file=path, reason="not an image that metaseg reads", remedy="convert it to NIfTI, DICOM or PNG")
 
 
-def template(root: Path, cases: Sequence[CaseSource] = ()) -> str:
+def manifest_template(root: Path, cases: Sequence[CaseSource] = ()) -> str:
     """Return a manifest to complete by hand: *cases* where a layout found some, else a line per folder of images."""
     rows, unassigned = (_rows_of_cases(cases, root), []) if cases else _rows_of_folders(root)
     named = in_order({c for row in rows for c in row} - set(_OWN))

@@ -14,14 +14,14 @@ from metaseg_cli.core.datasets.naming import (
     is_predicted,
     mask_key,
     mask_name,
-    matched,
+    match_names,
     natural,
     numbered_mask,
     stem,
 )
 from metaseg_cli.core.datasets.sequence_names import case_and_sequence
 from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.words import same_form
+from metaseg_cli.core.words import nfc
 
 _PREDICTION_END = re.compile(r"^(.+?)[ _.\-]+(?:preds?|predictions?|predicted)$", re.IGNORECASE)
 
@@ -54,11 +54,11 @@ def mask_folders(
 
 def pair_masks(truth: MaskFolder, found: MaskFolder) -> dict[str, str]:
     """Return reference name → prediction name: equal, equal but for case, or equal to an alias of either."""
-    pairs = matched(truth.files, found.files)
+    pairs = match_names(truth.files, found.files)
     for left, right in ((truth.aliases, {}), ({}, found.aliases), (truth.aliases, found.aliases)):
         open_truth = {left.get(name, name): name for name in truth.files if name not in pairs}
         open_found = {right.get(name, name): name for name in found.files if name not in pairs.values()}
-        pairs |= {open_truth[a]: open_found[b] for a, b in matched(open_truth, open_found).items()}
+        pairs |= {open_truth[a]: open_found[b] for a, b in match_names(open_truth, open_found).items()}
     return pairs
 
 
@@ -134,7 +134,7 @@ def _folder(names: Mapping[Path, str], root: Path, repeated: set[str]) -> MaskFo
     files: dict[str, list[Path]] = defaultdict(list)
     aliases: dict[str, str] = {}
     for file, name in names.items():
-        folder = same_form(file.relative_to(root).parent.as_posix())
+        folder = nfc(file.relative_to(root).parent.as_posix())
         key = f"{folder}/{name}" if name in repeated and folder != "." else name
         files[key].append(file)
         if is_bare_mask_name(name) and folder != ".":

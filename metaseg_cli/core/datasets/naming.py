@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.formats import NOT_READ, image_suffix, is_picture
-from metaseg_cli.core.paths import is_there, odd_name_below
-from metaseg_cli.core.words import same_form
+from metaseg_cli.core.paths import odd_name_below, path_exists
+from metaseg_cli.core.words import nfc
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "scan"}
 MASK_FOLDERS = {
@@ -63,7 +63,7 @@ def is_predicted(name: str, *, masks: bool = True) -> bool:
 def stem(path: Path) -> str:
     """Return the name without ``image_suffix``, in one Unicode form."""
     ending = image_suffix(path)
-    return same_form(path.name[: len(path.name) - len(ending)] if ending else path.stem)
+    return nfc(path.name[: len(path.name) - len(ending)] if ending else path.stem)
 
 
 def unread_images(folder: Path) -> list[Path]:
@@ -115,7 +115,7 @@ def split_of(folders: tuple[str, ...]) -> str | None:
 
 def natural(text: str) -> tuple[tuple[int, str | int], ...]:
     """Return a sort key that puts slice_2 before slice_10."""
-    parts = re.split(r"(\d+)", same_form(text).lower())
+    parts = re.split(r"(\d+)", nfc(text).lower())
     return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)
 
 
@@ -168,7 +168,7 @@ def _word_of(name: str) -> str | None:
     return match[2].lower() if match else None
 
 
-def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
+def match_names(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
     """Match names that belong together, *left* → *right*: equal ones first, then those that differ in case alone.
 
     Case is ignored only where that leaves one candidate on each side.
@@ -188,18 +188,18 @@ def matched(left: Iterable[str], right: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def distinct(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+def distinct_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     """Append a number to each name that equals an earlier one, upper and lower case being the same.
 
     Results are named after cases, and some file systems do not distinguish ``a`` from ``A``.
     """
-    seen = {same_form(name).casefold() for name in taken}
+    seen = {nfc(name).casefold() for name in taken}
     result = []
     for name in names:
         unique, number = name, 2
-        while same_form(unique).casefold() in seen:
+        while nfc(unique).casefold() in seen:
             unique, number = f"{name}_{number}", number + 1
-        seen.add(same_form(unique).casefold())
+        seen.add(nfc(unique).casefold())
         result.append(unique)
     return result
 
@@ -220,15 +220,15 @@ def is_bare_mask_name(name: str) -> bool:
 def find_file(folder: Path, relative: str) -> Path | None:
     """Find *relative*, as a table spells it, under *folder*, in the Unicode form of the disk; None if missing."""
     path = folder / relative
-    if not relative or is_there(path):
+    if not relative or path_exists(path):
         return path if relative else None
     place = Path(path.anchor) if path.is_absolute() else Path()
     for part in path.parts[1:] if path.is_absolute() else path.parts:
-        if is_there(place / part):
+        if path_exists(place / part):
             place = place / part
             continue
         try:
-            inside = [p for p in place.iterdir() if same_form(p.name) == same_form(part)]
+            inside = [p for p in place.iterdir() if nfc(p.name) == nfc(part)]
         except OSError:
             return None
         if len(inside) != 1:

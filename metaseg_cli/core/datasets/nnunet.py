@@ -9,7 +9,7 @@ from typing import Any
 
 from metaseg_cli.core.datasets.case_source import CaseSource, FoundCases
 from metaseg_cli.core.datasets.description import read_description
-from metaseg_cli.core.datasets.naming import image_files, matched, stem
+from metaseg_cli.core.datasets.naming import image_files, match_names, stem
 from metaseg_cli.core.datasets.sequence_names import sequence_name
 from metaseg_cli.core.formats import is_picture
 from metaseg_cli.errors import InputError, Problem
@@ -42,7 +42,7 @@ def find(root: Path) -> FoundCases:
             continue
         masks = {stem(p): p for p in image_files(root / labels_folder)}
         found = numbered_channels(root / images)
-        label_of = matched(found, masks)
+        label_of = match_names(found, masks)
         for case, channels in sorted(found.items()):
             unnamed = sorted(set(channels) - set(names)) if names else []
             if unnamed or (not names and len(channels) > 1):

@@ -12,13 +12,13 @@ from metaseg_cli.core.datasets.naming import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     are_parts,
-    distinct,
+    distinct_names,
     image_files,
     image_key,
     is_predicted,
     last_number,
     mask_key,
-    matched,
+    match_names,
     natural,
     numbered,
     numbered_mask,
@@ -27,7 +27,7 @@ from metaseg_cli.core.datasets.naming import (
     stem,
 )
 from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.words import same_form
+from metaseg_cli.core.words import nfc
 from metaseg_cli.errors import Problem
 
 _SHOWN = 5  # examples in a note
@@ -133,7 +133,7 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
             images[_key(file.place, image_key(name))].append(file)
     problems = _assign_numbered(maybe_numbered, images, masks)
     pairs: list[_Pair] = []
-    partner = matched(images, masks)
+    partner = match_names(images, masks)
     for key, own_images in images.items():
         own = masks.pop(partner[key], []) if key in partner else []
         if not own:
@@ -153,7 +153,7 @@ def _pairs(root: Path) -> tuple[list[_Pair], list[Problem]]:
 
 def _file(path: Path, root: Path) -> _File:
     folders = path.relative_to(root).parts[:-1]
-    place = tuple(same_form(f) for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
+    place = tuple(nfc(f) for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS)
     in_masks = any(f.lower() in MASK_FOLDERS for f in folders)
     return _File(path, place, in_masks, any(f.lower() in IMAGE_FOLDERS for f in folders))
 
@@ -209,4 +209,4 @@ def _unique(cases: list[CaseSource], pairs: list[_Pair]) -> list[CaseSource]:
         if counts[case.case.casefold()] > 1:
             name = "_".join((*place[case.sequences["image"][0]], name))
         names.append(name)
-    return [dataclasses.replace(case, case=name) for case, name in zip(cases, distinct(names), strict=True)]
+    return [dataclasses.replace(case, case=name) for case, name in zip(cases, distinct_names(names), strict=True)]

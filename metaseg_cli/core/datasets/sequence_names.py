@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from metaseg_cli.core.words import without_marks, words
+from metaseg_cli.core.words import strip_accents, words
 
 # The names of the BraTS challenges since 2023, in the order in which networks receive them.
 KNOWN = ("t1n", "t1c", "t2w", "t2f")
@@ -115,7 +115,7 @@ def known_sequence(text: str) -> str | None:
 
 def sequence_name(text: str) -> str:
     """Return the known name where there is one; otherwise *text* in lower case with underscores."""
-    return known_sequence(text) or re.sub(r"[\W_]+", "_", without_marks(text).lower()).strip("_") or "image"
+    return known_sequence(text) or re.sub(r"[\W_]+", "_", strip_accents(text).lower()).strip("_") or "image"
 
 
 def case_and_sequence(name: str) -> tuple[str, str] | None:
@@ -201,7 +201,7 @@ def _next_to(said: Sequence[str], first: str, second: str) -> bool:
 
 def _is_legible(said: Sequence[str]) -> bool:
     """Return whether all words are known or in Latin letters; others may speak of contrast and are not understood."""
-    return all(word in _VOCABULARY or without_marks(word).isascii() for word in said)
+    return all(word in _VOCABULARY or strip_accents(word).isascii() for word in said)
 
 
 def _is_agent(word: str) -> bool:

@@ -6,11 +6,11 @@ from metaseg_cli.core.dicom.series import (
     SAME_SLICE_MM,
     UNEVEN,
     ImageHeader,
+    group_series,
     header_of,
     image_header,
-    series_of,
+    remove_copies,
     text_of,
-    without_copies,
 )
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "UNEVEN",
     "ImageHeader",
     "dicom_files",
+    "group_series",
     "header_of",
     "image_header",
     "is_dicom",
@@ -26,7 +27,6 @@ __all__ = [
     "quiet",
     "read_data_set",
     "read_header",
-    "series_of",
+    "remove_copies",
     "text_of",
-    "without_copies",
 ]

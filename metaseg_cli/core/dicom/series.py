@@ -149,7 +149,7 @@ def _length(data: Any, keyword: str) -> float | None:
 # -- copies and series -----------------------------------------------------------------------------------------------
 
 
-def without_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], int]:
+def remove_copies(images: Sequence[ImageHeader]) -> tuple[list[ImageHeader], int]:
     """Remove duplicates from *images*; also return how many were removed.
 
     A copy has the same SOPInstanceUID, position, number and pixels: careless anonymisers give one UID to a whole
@@ -172,7 +172,7 @@ def _pixel_bytes(path: Path) -> bytes:
         return bytes(data.get("PixelData") or b"")
 
 
-def series_of(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
+def group_series(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
     """Group *images* by series, the first one's first. Images of different descriptions are never one series.
 
     Some scanners and anonymisers give every slice its own SeriesInstanceUID: series of one description, size, spacing

@@ -26,10 +26,10 @@ from metaseg_cli.core.images import (
     inverted_mask,
     is_dicom,
     on_grid_of,
+    orient_like_image,
     padding_value,
     read_mask,
     same_grid,
-    turned_like_image,
 )
 from metaseg_cli.core.metrics.cases import MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
@@ -288,7 +288,7 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
 def _on_reference_grid(predicted: Volume, reference: Volume) -> tuple[Volume, list[Problem]]:
     """Return the prediction on the grid of its reference, and doubts. Raises InputError when it does not fit."""
     doubts = []
-    upright, doubt = turned_like_image(predicted, reference)
+    upright, doubt = orient_like_image(predicted, reference)
     if doubt is not None:
         doubts.append(Problem(file=predicted.source, reason=doubt, remedy="save both masks upright", left_out=False))
     placed = on_grid_of(upright, reference)

@@ -17,7 +17,7 @@ from metaseg_cli.core.images.geometry import (
     spacing_text,
     to_canonical,
 )
-from metaseg_cli.core.images.mask_checks import inverted_mask, turned_like_image
+from metaseg_cli.core.images.mask_checks import inverted_mask, orient_like_image
 from metaseg_cli.core.images.mask_formats import MaskToWrite, mask_writer, own_suffix
 from metaseg_cli.core.images.masks import read_mask, write_mask, write_volume
 from metaseg_cli.core.images.pictures import as_grey, channels_are_equal
@@ -39,6 +39,7 @@ __all__ = [
     "is_dicom",
     "mask_writer",
     "on_grid_of",
+    "orient_like_image",
     "own_suffix",
     "padding_value",
     "read_geometry",
@@ -52,7 +53,6 @@ __all__ = [
     "size_text",
     "spacing_text",
     "to_canonical",
-    "turned_like_image",
     "unpacked",
     "write_mask",
     "write_rtstruct",

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.dicom import (
     ImageHeader,
+    group_series,
     header_of,
     image_header,
     quiet,
     read_data_set,
     read_header,
-    series_of,
+    remove_copies,
     text_of,
-    without_copies,
 )
-from metaseg_cli.core.images.dicom_pixels import looked_up, rescaled, stored_frames
+from metaseg_cli.core.images.dicom_pixels import apply_modality_table, rescale, stored_frames
 from metaseg_cli.core.images.dicom_planes import (
     PlaneHeaders,
     Planes,
@@ -124,11 +124,11 @@ def _one_series(files: Sequence[Path], loaded: dict[Path, Any] | None = None) ->
     headers = [header for path in files if (header := _header(path, loaded)) is not None]
     if not headers:
         raise _no_image(files)
-    images, copies = without_copies(headers)
+    images, copies = remove_copies(headers)
     notes = [f"{copies} copies of images were skipped"] if copies else []
     if len({i.instance for i in images}) < len(images) and images[0].instance:
         notes.append("images share one SOPInstanceUID (anonymised carelessly?): told apart by their positions")
-    series = series_of(images)
+    series = group_series(images)
     where = images[0].path if len(images) == 1 else Path(os.path.commonpath([i.path.parent for i in images]))
     if len(series) > 1:
         several = ", ".join(f"{s[0].description or 'without name'} ({len(s)} files)" for s in series[:8])
@@ -222,9 +222,9 @@ def _values(path: Path, data: Any) -> tuple[NDArray[Any], list[str]]:
     frames = stored_frames(data, path)
     with decoding(path, "its rescaling is damaged"), quiet():
         if data.get("ModalityLUTSequence"):
-            return looked_up(frames, data)[0], []
+            return apply_modality_table(frames, data)[0], []
         slope, intercept, notes = _rescale(data.get("RescaleSlope"), data.get("RescaleIntercept"), path)
-    return rescaled(frames, [slope], [intercept])[0], notes
+    return rescale(frames, [slope], [intercept])[0], notes
 
 
 def _rescale(slope: Any, intercept: Any, path: Path) -> tuple[float, float, list[str]]:
@@ -295,7 +295,7 @@ def _read_multi_frame(series: Series, loaded: Any | None) -> Volume:
         each = [
             _rescale(_of_frame(g, data, "RescaleSlope"), _of_frame(g, data, "RescaleIntercept"), path) for g in groups
         ]
-    values = rescaled(frames, [slope for slope, _, _ in each], [intercept for _, intercept, _ in each])
+    values = rescale(frames, [slope for slope, _, _ in each], [intercept for _, intercept, _ in each])
     order = sorted(range(len(tags)), key=lambda i: tags[i])
     planes_in_order = dataclasses.replace(planes, slots=planes.slots[order])
     array, notes = _stacked([values[i] for i in order], planes_in_order, path, [tags[i] for i in order])

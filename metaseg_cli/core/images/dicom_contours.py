@@ -72,7 +72,9 @@ def _points(contour: Any, name: str, path: Path) -> NDArray[np.float64]:
     return numbers.reshape(-1, 3)
 
 
-def filled(structures: Sequence[Structure], image: Volume, path: Path) -> tuple[list[NDArray[np.bool_]], list[str]]:
+def fill_contours(
+    structures: Sequence[Structure], image: Volume, path: Path
+) -> tuple[list[NDArray[np.bool_]], list[str]]:
     """Return the voxels ``(Z, Y, X)`` whose centres lie inside each structure's contours, and notes on their planes.
 
     Within one plane a contour inside another one cuts a hole; planes are united. A plane between slices counts for

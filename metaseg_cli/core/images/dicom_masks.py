@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.dicom import quiet, read_data_set, read_header, text_of
-from metaseg_cli.core.images.dicom_contours import filled, read_structure
+from metaseg_cli.core.images.dicom_contours import fill_contours, read_structure
 from metaseg_cli.core.images.dicom_pixels import stored_frames
 from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.structure_names import Structure, choose
@@ -217,7 +217,7 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
         if not any(structure.contours for structure in contours):
             kinds_found = ", ".join(sorted({kind for structure in contours for kind in structure.excluded}))
             raise InputError(f"it holds no closed contour ({kinds_found})", where=path, remedy="outline the lesions")
-        masks, on_planes = filled(contours, image, path)
+        masks, on_planes = fill_contours(contours, image, path)
     notes = [
         "structures " + ", ".join(f"{i} = {s.name}" for i, s in enumerate(contours, start=1)),
         *excluded,

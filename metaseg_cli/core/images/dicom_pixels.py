@@ -95,16 +95,16 @@ def stored_frames(data: Any, path: Path) -> NDArray[Any]:
             _check_length(data, form, path, syntax)
             frames = np.asarray(data.pixel_array)
         else:
-            frames = _by_gdcm(data, form, _coded_frames(data, form, path), path)
+            frames = _decode_by_gdcm(data, form, _coded_frames(data, form, path), path)
         size = form.rows * form.columns * form.frames * form.samples
         if frames.size != size:
             raise InputError(f"it holds {frames.size} numbers instead of {size}", where=path, remedy=_AGAIN)
         frames = frames.reshape(form.frames, form.rows, form.columns, form.samples)
-        frames = _finished(frames, data, form)
+        frames = _clean_frames(frames, data, form)
     return np.ascontiguousarray(np.moveaxis(frames, -1, 1))
 
 
-def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence[float]) -> NDArray[Any]:
+def rescale(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence[float]) -> NDArray[Any]:
     """Rescale frames ``(N, …)`` to the numbers that the scanner means: one slope and intercept for each."""
     if all(s == 1 for s in slopes) and not any(intercepts):
         return frames
@@ -113,14 +113,14 @@ def rescaled(frames: NDArray[Any], slopes: Sequence[float], intercepts: Sequence
     return (frames * slope + intercept).astype(np.float32)
 
 
-def looked_up(frames: NDArray[Any], data: Any) -> NDArray[Any]:
+def apply_modality_table(frames: NDArray[Any], data: Any) -> NDArray[Any]:
     """Convert frames to the scanner's numbers where a table (Modality LUT) gives them instead of a slope."""
     from pydicom.pixels.processing import apply_modality_lut
 
     return np.asarray(apply_modality_lut(frames, data))
 
 
-def _finished(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any]:
+def _clean_frames(frames: NDArray[Any], data: Any, form: PixelFormat) -> NDArray[Any]:
     """Remove unused bits from ``(N, Y, X, C)``, apply its palette, and make bright high."""
     from pydicom.pixels.processing import apply_color_lut
 
@@ -225,7 +225,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) -> NDArray[Any]:
+def _decode_by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) -> NDArray[Any]:
     """Decode frames with GDCM from a file that holds nothing else, so that it rescales and inverts nothing."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
@@ -249,13 +249,13 @@ def _by_gdcm(data: Any, form: PixelFormat, frames: Sequence[bytes], path: Path) 
     with temporary_folder("dicom") as folder:
         alone = folder / path.name
         bare.save_as(alone, enforce_file_format=True)
-        array, components = _decoded_by_itk(alone)
+        array, components = _decode_by_itk(alone)
     if components != form.samples:
         raise InputError(f"it decodes to {components} samples per pixel", where=path, remedy=_AGAIN)
     return array
 
 
-def _decoded_by_itk(path: Path) -> tuple[NDArray[Any], int]:
+def _decode_by_itk(path: Path) -> tuple[NDArray[Any], int]:
     """Return a file's pixels as ITK decodes them, and the numbers per pixel."""
     try:
         image = decode(path, "GDCMImageIO")

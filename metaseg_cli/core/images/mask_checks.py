@@ -29,7 +29,7 @@ def inverted_mask(label: NDArray[np.uint8], foreground: Sequence[int] = ()) -> s
     return None
 
 
-def turned_like_image(mask: Volume, image: Volume) -> tuple[Volume, str | None]:
+def orient_like_image(mask: Volume, image: Volume) -> tuple[Volume, str | None]:
     """Orient *mask* like *image* where their EXIF orientations differ; also return why that is doubtful, or None.
 
     A mask may have been drawn on the stored pixels. Its size tells, unless it fits both ways.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.formats import MGH, suffix_of
 from metaseg_cli.core.images.axes import grid_of
-from metaseg_cli.core.images.streams import inflated, read_exactly
+from metaseg_cli.core.images.streams import inflate, read_exactly
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.memory import check_fits
 from metaseg_cli.errors import InputError, decoding
@@ -109,7 +109,7 @@ def _encoding(file: BinaryIO) -> str:
 def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
     with header_file.open("rb") as file:
         data = bytearray()
-        for piece in inflated(file, _encoding(file)):
+        for piece in inflate(file, _encoding(file)):
             data += piece
             if len(data) >= 540:
                 break
@@ -287,7 +287,7 @@ def _read_mgh(path: Path) -> Volume:
     check_fits(2 * int(np.prod(shape)) * np.dtype(image.get_data_dtype()).itemsize, path)
     if path.suffix.lower() == ".mgz":
         with path.open("rb") as file:
-            for _ in inflated(file, "gzip"):  # its checksum
+            for _ in inflate(file, "gzip"):  # its checksum
                 pass
     array = np.asanyarray(image.dataobj)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

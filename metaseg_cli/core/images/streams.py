@@ -15,7 +15,7 @@ _CHUNK = 2**20  # bytes read at once
 _REMEDY = "copy it again from its source"
 
 
-def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+def inflate(file: BinaryIO, encoding: str) -> Iterator[bytes]:
     """Yield what *file* holds from here on, in pieces of at most a few MB: *encoding* is raw, gzip, zlib or bzip2.
 
     Checksums are checked. Raises ValueError, zlib.error or OSError for damaged data, EOFError where it ends too early.
@@ -47,7 +47,7 @@ def inflated(file: BinaryIO, encoding: str) -> Iterator[bytes]:
 def read_exactly(file: BinaryIO, encoding: str, size: int, path: Path) -> bytearray:
     """Return the rest of *file*, which must inflate to *size* bytes. Raises InputError for less and for more."""
     data = bytearray()
-    for piece in inflated(file, encoding):
+    for piece in inflate(file, encoding):
         data += piece
         if len(data) > size:
             _too_many(size, path)

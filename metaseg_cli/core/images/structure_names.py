@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from metaseg_cli.core.words import same_form, words
+from metaseg_cli.core.words import nfc, words
 from metaseg_cli.errors import InputError
 
 Kind = Literal["lesion", "derived", "organ", "unknown"]
@@ -143,7 +143,7 @@ def choose(
     """
     if wanted:
         patterns = [_pattern(name) for name in wanted]
-        taken = [s.number for s in structures if any(p.fullmatch(same_form(s.name).strip()) for p in patterns)]
+        taken = [s.number for s in structures if any(p.fullmatch(nfc(s.name).strip()) for p in patterns)]
         if not taken:
             raise InputError(
                 f"none of its structures is named {', '.join(wanted)}; it has {_listed(structures)}",
@@ -172,7 +172,7 @@ def _is_oedema(name: str) -> bool:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    parts = (re.escape(part) for part in same_form(name).strip().split("*"))
+    parts = (re.escape(part) for part in nfc(name).strip().split("*"))
     return re.compile(".*".join(parts), re.IGNORECASE | re.DOTALL)
 
 

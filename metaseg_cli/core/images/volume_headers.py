@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.images.streams import inflated, read_exactly
+from metaseg_cli.core.images.streams import inflate, read_exactly
 from metaseg_cli.core.memory import check_fits
 from metaseg_cli.errors import InputError, printable
 
@@ -72,7 +72,7 @@ def read_voxels(header: VolumeHeader, path: Path) -> NDArray[Any]:
     with header.data.open("rb") as file:
         if header.encoding == "text":
             file.seek(header.offset)
-            flat = _numbers(b"".join(inflated(file, "raw")), header, path)
+            flat = _numbers(b"".join(inflate(file, "raw")), header, path)
         else:
             flat = np.frombuffer(_packed(file, header, path), header.dtype)
     axes = header.channels, *reversed(header.space)

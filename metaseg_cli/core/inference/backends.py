@@ -27,7 +27,7 @@ Run = Callable[[Tensor], Tensor]
 Converter = Callable[[Network, ModelCard, str, Tensor], Run]
 
 
-class Accelerated(nn.Module):
+class AcceleratedNetwork(nn.Module):
     """A network whose windows run through the backend that is *wanted*.
 
     "auto" decides at the first window: torch computes it, and where enough windows follow to repay the conversion
@@ -90,7 +90,7 @@ class Accelerated(nn.Module):
         return lambda image: crop_to(run(pad_to_multiple(image, multiple)), image.shape[2:])
 
 
-def accelerated(network: nn.Module, card: ModelCard, wanted: str, precision: str, device: torch.device) -> nn.Module:
+def accelerate(network: nn.Module, card: ModelCard, wanted: str, precision: str, device: torch.device) -> nn.Module:
     """Run *network*, or each of an ensemble, through the backend *wanted*; a GPU takes torch. Raises ConfigError."""
     if wanted != "auto" and wanted not in BACKENDS:
         raise ConfigError(f"there is no backend {wanted!r}", remedy=f"take one of {', '.join(('auto', *BACKENDS))}")
@@ -105,9 +105,9 @@ def accelerated(network: nn.Module, card: ModelCard, wanted: str, precision: str
     if device.type != "cpu":
         return network
     if isinstance(network, Ensemble):
-        return Ensemble([accelerated(member, card, wanted, precision, device) for member in network.members])
+        return Ensemble([accelerate(member, card, wanted, precision, device) for member in network.members])
     assert isinstance(network, Network)
-    return Accelerated(network, card, wanted, precision)
+    return AcceleratedNetwork(network, card, wanted, precision)
 
 
 def agree(ours: Tensor, theirs: Tensor, card: ModelCard) -> bool:

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, scans_under, sequence_name, unread
-from metaseg_cli.core.datasets.naming import distinct
+from metaseg_cli.core.datasets.naming import distinct_names
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.images import is_dicom, unpacked
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.paths import file_name, is_there, odd_name_below, unusable
-from metaseg_cli.core.words import same_form
+from metaseg_cli.core.paths import file_name, odd_name_below, path_exists, unusable
+from metaseg_cli.core.words import nfc
 from metaseg_cli.errors import InputError, Problem, attempt
 
 # A file or folder, or the files of each sequence.
@@ -69,7 +69,7 @@ def sources_of(
 def _named(text: str) -> tuple[str, Path]:
     """Split ``t1c=a.nii.gz`` into sequence and path; the sequence is empty where *text* is a path alone."""
     sequence, sign, rest = text.partition("=")
-    if sign and not is_there(text) and sequence.isidentifier():
+    if sign and not path_exists(text) and sequence.isidentifier():
         return sequence, Path(rest)
     return "", Path(text)
 
@@ -155,9 +155,9 @@ def absolute(source: CaseSource) -> CaseSource:
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:
     """Return one valid file stem per case; cases of one name from several folders get their folder's name in front."""
-    count = Counter(same_form(source.case).casefold() for source in sources)
-    alone = [count[same_form(source.case).casefold()] == 1 for source in sources]
-    return distinct(
+    count = Counter(nfc(source.case).casefold() for source in sources)
+    alone = [count[nfc(source.case).casefold()] == 1 for source in sources]
+    return distinct_names(
         [
             file_name(source.case if single else f"{source.first_file.resolve().parent.name}_{source.case}")
             for source, single in zip(sources, alone, strict=True)

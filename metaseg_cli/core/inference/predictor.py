@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metaseg_cli.core.detection import Lesion, find_lesions
 from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.images import Volume, to_canonical
-from metaseg_cli.core.inference.backends import Accelerated, accelerated
+from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
 from metaseg_cli.core.inference.memory import fitting_windows
@@ -99,7 +99,7 @@ class Model:
         self.card, self.device, self.path, self.max_memory = card, device, path, max_memory
         self.precision = choose_precision("auto", device)
         self.torch_network = to_memory_format(network, card.dims, card.norm)
-        self.network = accelerated(self.torch_network, card, backend, self.precision, device)
+        self.network = accelerate(self.torch_network, card, backend, self.precision, device)
         self.scans = 1
         self.tta = replace(
             tta or TestTimeAugmentation(),
@@ -202,8 +202,8 @@ class Model:
         return self.tta.n_passes(self.card.dims, self.card.members)
 
     @property
-    def _accelerated(self) -> list[Accelerated]:
-        return [each for each in self.network.modules() if isinstance(each, Accelerated)]
+    def _accelerated(self) -> list[AcceleratedNetwork]:
+        return [each for each in self.network.modules() if isinstance(each, AcceleratedNetwork)]
 
     def _infer(
         self, image: Tensor, available: Tensor | None, tta: TestTimeAugmentation

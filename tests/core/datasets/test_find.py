@@ -15,7 +15,7 @@ from metaseg_cli.commands.prepare import prepare
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.cache import open_prepared
 from metaseg_cli.core.datasets import find_cases, read_manifest, scans_under, split_folds
-from metaseg_cli.core.datasets.naming import is_predicted, matched, predicted_name
+from metaseg_cli.core.datasets.naming import is_predicted, match_names, predicted_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
 
@@ -196,10 +196,10 @@ def test_a_manifests_cell_finds_its_file_in_any_unicode_form(tmp_path: Path, for
 
 
 def test_equal_names_match_before_names_that_differ_in_case() -> None:
-    assert matched(["a", "A", "b", "C"], ["A", "a", "B"]) == {"a": "a", "A": "A", "b": "B"}
-    assert matched(["a", "A"], ["a"]) == {"a": "a"}
-    assert matched(["x"], ["X", "x\u0301"]) == {"x": "X"}
-    assert matched(["Ab"], ["aB", "AB"]) == {}  # which of the two cannot be known
+    assert match_names(["a", "A", "b", "C"], ["A", "a", "B"]) == {"a": "a", "A": "A", "b": "B"}
+    assert match_names(["a", "A"], ["a"]) == {"a": "a"}
+    assert match_names(["x"], ["X", "x\u0301"]) == {"x": "X"}
+    assert match_names(["Ab"], ["aB", "AB"]) == {}  # which of the two cannot be known
 
 
 def test_names_that_differ_in_case_alone_are_told_apart(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from metaseg_cli.core.datasets import find_cases, read_manifest, scans_under, sequence_name, template
+from metaseg_cli.core.datasets import find_cases, manifest_template, read_manifest, scans_under, sequence_name
 from metaseg_cli.errors import ConfigError, InputError
 
 
@@ -120,7 +120,7 @@ def test_a_template_is_a_manifest_to_complete(tmp_path: Path) -> None:
     touch(*(tmp_path / "p1" / f"{name}.nii.gz" for name in ("FLAIR_norm", "T1c_norm", "weird")))
     with pytest.raises(InputError, match="--write-manifest"):
         find_cases(tmp_path)
-    text = template(tmp_path)
+    text = manifest_template(tmp_path)
     assert "p1,p1,,p1/T1c_norm.nii.gz,p1/FLAIR_norm.nii.gz" in text
     assert "# not assigned: p1/weird.nii.gz" in text
     (tmp_path / "t.csv").write_text(text)

@@ -16,9 +16,9 @@ from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.images import (
     channels_are_equal,
     inverted_mask,
+    orient_like_image,
     read_image,
     read_mask,
-    turned_like_image,
     write_mask,
 )
 from metaseg_cli.core.progress import Silent
@@ -327,7 +327,7 @@ def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(tmp_path: Pa
     for orientation in range(1, 9):
         image = read_image(written(tmp_path / "a.png", by_pillow(GREY, "PNG", exif=_exif(orientation))))
         drawn = read_mask(written(tmp_path / "m.png", by_pillow(BINARY.astype(np.uint8), "PNG")))
-        mask, doubt = turned_like_image(drawn, image)
+        mask, doubt = orient_like_image(drawn, image)
         sideways = orientation > 4
         assert mask.shape == image.shape
         assert (doubt is not None) == (orientation in (2, 3, 4))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metaseg_cli.core.choices import BACKENDS, NETWORKS, BackendChoice
 from metaseg_cli.core.inference import backends
-from metaseg_cli.core.inference.backends import Accelerated, accelerated, agree
+from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate, agree
 from metaseg_cli.core.inference.predictor import load_model
 from metaseg_cli.core.model_file import Ensemble
 from metaseg_cli.errors import ConfigError, InputError
@@ -34,7 +34,7 @@ def test_a_backend_says_what_torch_says_at_any_size(backend: str, name: str, dim
     torch.manual_seed(0)
     about = small_card(name, dims, norm)
     network = about.build().eval()
-    other = accelerated(network, about, backend, "fp32", CPU)
+    other = accelerate(network, about, backend, "fp32", CPU)
     with torch.inference_mode():
         for batch, size in ((2, (8, 32, 32)), (2, (8, 32, 32)), (1, (9, 31, 40)), (3, (12, 24, 25))):
             x = torch.randn(batch, 2, *size[-dims:])
@@ -48,7 +48,7 @@ def test_a_pruned_network_and_an_ensemble_go_through_openvino() -> None:
     x = torch.randn(1, 2, 33, 40)
     with torch.inference_mode():
         ours = Ensemble(members)(x)
-        theirs = accelerated(Ensemble(members), about, "openvino", "fp32", CPU)(x)
+        theirs = accelerate(Ensemble(members), about, "openvino", "fp32", CPU)(x)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_auto_takes_what_is_faster_and_agrees_where_it_repays(
     monkeypatch: pytest.MonkeyPatch, follows: int, error: float, used: str
 ) -> None:
     fake_backend(monkeypatch, 1.0, lambda *_: lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) + error)
-    network = Accelerated(slow(), small_card(), "auto", "fp32")
+    network = AcceleratedNetwork(slow(), small_card(), "auto", "fp32")
     x = torch.randn(1, 2, 16, 16)
     network.expect(follows * 16 * 16)
     for _ in range(2):
@@ -94,12 +94,12 @@ def test_what_another_program_raises_leaves_auto_with_torch(monkeypatch: pytest.
         raise RuntimeError("no such operator")
 
     fake_backend(monkeypatch, 0.0, fails)
-    network = Accelerated(slow(), small_card(), "auto", "fp32")
+    network = AcceleratedNetwork(slow(), small_card(), "auto", "fp32")
     network.expect(1e9)
     network(torch.randn(1, 2, 16, 16))
     assert network.used == "torch"
     with pytest.raises(InputError, match="no such operator"):
-        Accelerated(slow(), small_card(), "fake", "fp32")(torch.randn(1, 2, 16, 16))
+        AcceleratedNetwork(slow(), small_card(), "fake", "fp32")(torch.randn(1, 2, 16, 16))
 
 
 def test_masks_must_agree_and_not_only_most_voxels() -> None:
@@ -134,9 +134,9 @@ def test_the_same_masks_through_openvino(trained: Path) -> None:
 def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     """It does so when it is imported, and leaves an identifier in the home folder."""
     code = (
-        "import torch; from metaseg_cli.core.inference.backends import accelerated;"
+        "import torch; from metaseg_cli.core.inference.backends import accelerate;"
         "from tests.common import small_card;"
-        "c = small_card(); n = accelerated(c.build().eval(), c, 'openvino', 'fp32', torch.device('cpu'));"
+        "c = small_card(); n = accelerate(c.build().eval(), c, 'openvino', 'fp32', torch.device('cpu'));"
         "n(torch.zeros(1, 2, 32, 32)); import sys; print(sys.modules['openvino_telemetry'])"
     )
     home = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
