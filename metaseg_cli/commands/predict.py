@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.atomic import exclusive_writer, make_folder
+from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.finished_scans import FinishedScans
 from metaseg_cli.core.inference.inputs import absolute, output_names, sources_of
@@ -38,45 +39,50 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     A scan that an earlier call completed with the same model and settings is kept and listed. With *keep* the arrays of
     those that are predicted now stay in the result. Two calls cannot write one folder: their tables would mix.
     """
-    path = find_model(config.model)
+    model = find_model(config.model)
     sources, problems, notes = sources_of(config.inputs, config.out)
-    card = read_card(path)
+    card = read_card(model)
     for note in notes:
         progress.say(note)
-    progress.say(f"model {path}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
+    progress.say(f"model {model}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
     make_folder(config.out)
     with exclusive_writer(config.out, "metaseg predict"):
         if config.cluster is not None:  # another computer has another working folder
-            path, config = path.resolve(), dataclasses.replace(config, out=config.out.resolve())
+            model, config = model.resolve(), dataclasses.replace(config, out=config.out.resolve())
             sources = [absolute(source) for source in sources]
         finished = FinishedScans(config.out)
-        changed = path.stat().st_mtime
-        jobs = [
-            ScanJob(
-                source=source,
-                name=name,
-                model=path,
-                changed=changed,
-                config=config,
-                finished=finished,
-                draw=save_pictures,
-                keep=keep,
-            )
-            for source, name in zip(sources, output_names(sources), strict=True)
-        ]
         scans: list[PredictedScan] = []
-        for scan in _predicted(jobs, config, progress):
+        for scan in _predicted(_jobs(sources, model, config, finished, keep=keep), config, progress):
             if isinstance(scan, Problem):
                 problems.append(scan)
             else:
                 scans.append(scan)
-        document = _document(config, path, card, scans, problems)
+        document = _document(config, model, card, scans, problems)
         _say_kept(scans, progress)
         if scans:
             others = finished.others({scan.result.name for scan in scans})
             write_predictions(dataclasses.replace(document, earlier=others))
             finished.clear()
     return PredictResult(document=document, scans=tuple(scans), problems=tuple(problems))
+
+
+def _jobs(
+    sources: Sequence[CaseSource], model: Path, config: PredictConfig, finished: FinishedScans, *, keep: bool
+) -> list[ScanJob]:
+    changed = model.stat().st_mtime
+    return [
+        ScanJob(
+            source=source,
+            name=name,
+            model=model,
+            changed=changed,
+            config=config,
+            finished=finished,
+            draw=save_pictures,
+            keep=keep,
+        )
+        for source, name in zip(sources, output_names(sources), strict=True)
+    ]
 
 
 def _predicted(jobs: Sequence[ScanJob], config: PredictConfig, progress: Progress) -> Iterator[PredictedScan | Problem]:

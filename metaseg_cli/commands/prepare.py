@@ -36,7 +36,7 @@ from metaseg_cli.core.datasets import FoundCases, find_cases, manifest_template,
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.errors import InputError, Problem
-from metaseg_cli.reports.prepare_report import write_prepare_report
+from metaseg_cli.reports.prepare_page import write_prepare_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> PrepareResult:
         _commit(contents, found, settings, config)
     prepared = open_prepared(config.out)
     progress.start("drawing the report", None)
-    write_prepare_report(prepared, found, contents.problems, contents.notes)
+    write_prepare_page(prepared, found, contents.problems, contents.notes)
     return dataclasses.replace(
         _result(found, settings, config, notes=contents.notes),
         out=config.out,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from metaseg_cli.errors import printable
 
@@ -13,7 +12,7 @@ _FORMULA = ("=", "+", "-", "@")  # tab and carriage return are escaped before
 _QUOTE = "'"  # in front of a cell it makes a spreadsheet take what follows as text
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
     """Return *rows* below a header of *columns*; texts are in one line and harmless to spreadsheets (CWE-1236)."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns))
@@ -22,7 +21,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def safe_cell(value: Any) -> Any:
+def safe_cell(value: object) -> object:
     """Escape control characters, and put a quote before a text that a spreadsheet would run. Numbers stay numbers."""
     if not isinstance(value, str):
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +16,14 @@ from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import CHARTED_DISTANCES, CHARTED_SCORES, metric_of
 from metaseg_cli.core.results import FrocCurve, RankFrequencies, ReliabilityCurves
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _DOTS, _LINE, _SOFT = "#d9480f", "#4c78a8", "#b0b6bd"
 
 
-def _figure(columns: int = 1, width: float = 4.6, count: int = 0, height: float = 3.3) -> tuple[Any, Sequence[Any]]:
+def _figure(columns: int = 1, width: float = 4.6, count: int = 0, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     """Return a figure and its *count* panels (by default one per column)."""
     import matplotlib
 
@@ -35,7 +39,7 @@ def _figure(columns: int = 1, width: float = 4.6, count: int = 0, height: float 
     return figure, panels
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     to = io.BytesIO()
     figure.savefig(to, format="png")
     return to.getvalue()
@@ -47,7 +51,7 @@ def distributions(evaluation: Evaluation, region: str) -> bytes:
     figure, (left, right) = _figure(2)
     rng = np.random.default_rng(0)
 
-    def dots(axes: Any, at: int, metric: str) -> None:
+    def dots(axes: Axes, at: int, metric: str) -> None:
         having = [case for case in evaluation.cases if metric in case.comparisons[region].scores]
         values = np.array([case.for_mean(region, metric) for case in having])
         values = values[np.isfinite(values)]
@@ -154,8 +158,8 @@ def diameters_over_visits(visits: Sequence[str], result: FollowUpResult) -> byte
     for lesion in result.lesions:
         lengths = [at_visit.longest_mm for at_visit in lesion.at_visits]
         shown = at[lesion.first :]
-        style = {"color": _LINE, "linewidth": 1.8} if lesion.target else {"color": _SOFT, "linewidth": 1.2}
-        each.plot(shown, lengths[lesion.first :], marker="o", markersize=4, **style)
+        colour, width = (_LINE, 1.8) if lesion.target else (_SOFT, 1.2)
+        each.plot(shown, lengths[lesion.first :], marker="o", markersize=4, color=colour, linewidth=width)
         if lesion.first:
             each.plot(shown[0], lengths[lesion.first], marker="o", markersize=7, color=_DOTS)
         each.annotate(

@@ -244,7 +244,7 @@ def _titled(tile: Rgb, title: str) -> Rgb:
 
 
 @lru_cache
-def _font(size: int) -> Any:
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 

@@ -1,41 +1,15 @@
-"""Self-contained HTML pages; whatever comes from a file's name is escaped."""
+"""What the HTML pages have in common: templates that escape every text, and numbers as text."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaseg_cli.core.atomic import atomic_write_text
-from metaseg_cli.errors import Problem, printable
+from metaseg_cli.errors import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-
-def write_prepare_report(
-    path: Path,
-    *,
-    title: str,
-    facts: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-    problems: Sequence[Problem],
-    cases: Sequence[dict[str, str]],
-    pictures: Sequence[Path],
-) -> None:
-    """Write the report of ``metaseg prepare``: *cases* are table rows by column."""
-    text = template("prepare.html.j2").render(
-        title=title,
-        facts=facts,
-        notes=notes,
-        problems=problems,
-        cases=cases,
-        columns=list(cases[0]) if cases else [],
-        pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
-    )
-    atomic_write_text(path, text)
 
 
 def template(name: str) -> Template:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports import figures
-from metaseg_cli.reports.pages import write_prepare_report
+from metaseg_cli.reports.prepare_page import render_prepare_page
 
 DISC = np.hypot(*np.mgrid[-32:32, -32:32]) < 8
 
@@ -70,7 +70,7 @@ def test_curves_survive_a_run_without_validation(tmp_path: Path) -> None:
 
 def test_names_cannot_inject_into_the_report(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>.png"
-    write_prepare_report(
+    render_prepare_page(
         tmp_path / "r.html",
         title=evil,
         facts=[("a", evil)],

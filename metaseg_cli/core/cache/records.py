@@ -11,7 +11,7 @@ from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
 SCHEMA = 3  # of dataset.json and the shards; another number is refused, and prepare writes all again
-# The files of a prepared folder; the report of ``prepare`` is in ``reports.prepare_report``.
+# The files of a prepared folder; the report of ``prepare`` is in ``reports.prepare_page``.
 INDEX_FILE = "dataset.h5"
 LISTING_FILE = "dataset.json"
 SHARDS = "shards"  # a folder

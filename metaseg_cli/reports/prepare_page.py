@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.datasets import FoundCases
 from metaseg_cli.core.images import spacing_text
 from metaseg_cli.errors import Problem
-from metaseg_cli.reports import figures, pages
+from metaseg_cli.reports import figures
+from metaseg_cli.reports.pages import template
 
 _TILES = 40  # cases on the contact sheet, spread over the folder
 
 
-def write_prepare_report(
+def write_prepare_page(
     prepared: Prepared, found: FoundCases, problems: Sequence[Problem], notes: Sequence[str]
 ) -> None:
     """Write ``contact_sheet.png`` and ``report.html`` into the prepared folder."""
     sheet = prepared.folder / "contact_sheet.png"
     figures.save_contact_sheet(sheet, [_tile(prepared, record) for record in _spread(prepared.cases)])
-    pages.write_prepare_report(
+    render_prepare_page(
         prepared.folder / "report.html",
         title=f"Prepared: {prepared.folder.resolve().name}",
         facts=_facts(prepared, found),
@@ -30,6 +34,29 @@ def write_prepare_report(
         cases=[_row(record) for record in prepared.cases],
         pictures=[sheet],
     )
+
+
+def render_prepare_page(
+    path: Path,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    problems: Sequence[Problem],
+    cases: Sequence[dict[str, str]],
+    pictures: Sequence[Path],
+) -> None:
+    """Write the page to *path*: *cases* are table rows by column, *pictures* PNG files that it will contain."""
+    text = template("prepare.html.j2").render(
+        title=title,
+        facts=facts,
+        notes=notes,
+        problems=problems,
+        cases=cases,
+        columns=list(cases[0]) if cases else [],
+        pictures=[base64.b64encode(picture.read_bytes()).decode() for picture in pictures],
+    )
+    atomic_write_text(path, text)
 
 
 def _spread(records: Sequence[CaseRecord]) -> list[CaseRecord]:
