@@ -241,7 +241,7 @@ def main() -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app()
-    except BrokenPipeError:  # whoever read our output has enough of it
+    except BrokenPipeError:  # as of ``metaseg … | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MetasegError, OSError, MemoryError) as error:

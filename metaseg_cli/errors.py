@@ -6,7 +6,7 @@
     ├── ModelFileError      a model file that cannot be used
     └── Interrupted         stopped by Ctrl-C or SIGTERM, with everything saved (exit code 130)
 
-Packages raise these with cause and remedy; ``cli.main`` alone prints them. ``decoding`` stands around every call into a
+Packages raise these with cause and remedy; ``cli.main`` alone prints them. ``decoding`` wraps every call into a
 library that reads a file; ``attempt`` is the boundary of a case in a batch: whatever one input raises there is a
 ``Problem`` of that input. Any other exception is a bug of ours and keeps its traceback.
 """
@@ -98,7 +98,7 @@ def decoding(
 ) -> Iterator[None]:
     """Translate whatever a library raises while it decodes *path* into an InputError: *what*, and the library's words.
 
-    Decoders meet damaged files with exceptions of every kind, so none is listed.
+    Decoders raise exceptions of every kind on damaged files, so they are not listed.
     """
     try:
         yield

@@ -58,7 +58,7 @@ def compare(config: EvaluateConfig, progress: Progress) -> CompareResult:
 
 
 def _common_cases(config: EvaluateConfig) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-    """Return the prepared cases that no model has seen (None: folders of masks have all), and what is to be said."""
+    """Return the prepared cases that no model has seen (None for folders of masks), and a note on those skipped."""
     if config.references is not None:
         return None, ()
     from metaseg_cli.core.evaluation.model_cases import unseen_by

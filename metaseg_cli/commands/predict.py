@@ -88,7 +88,7 @@ def _jobs(
 def _predicted(jobs: Sequence[ScanJob], config: PredictConfig, progress: Progress) -> Iterator[PredictedScan | Problem]:
     """Yield every scan once its masks and pictures are written."""
     if jobs and config.cluster is None:
-        # Loads the model: what is wrong with it is said once, not for every scan.
+        # Loads the model: an error in it is reported once, not for every scan.
         model_of(jobs[0].model, jobs[0].changed, config).scans = len(jobs)
     progress.start("predicting", len(jobs))
     if config.cluster is not None:

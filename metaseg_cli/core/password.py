@@ -18,16 +18,16 @@ _MIN_LENGTH = 12  # characters; shorter ones are guessed
 
 def ask_password() -> str:
     """Return the password from the environment, else from the terminal. Raises ConfigError where neither gives one."""
-    given = os.environ.get(VARIABLE, "")
-    if not given and sys.stdin.isatty():
-        given = getpass.getpass("Password for the app: ")
-        if getpass.getpass("Once more: ") != given:
+    password = os.environ.get(VARIABLE, "")
+    if not password and sys.stdin.isatty():
+        password = getpass.getpass("Password for the app: ")
+        if getpass.getpass("Once more: ") != password:
             raise ConfigError("the two passwords differ", remedy="start again")
-    if not given:
+    if not password:
         raise ConfigError(
             "--password found no password", remedy=f"start it in a terminal, or set the environment variable {VARIABLE}"
         )
-    return given
+    return password
 
 
 def is_short(password: str) -> bool:

@@ -25,7 +25,7 @@ def write_document(path: Path, document: object) -> None:
 def document_last(path: Path, document: object) -> Iterator[None]:
     """Write the other files of a result inside this block, and *document* after them.
 
-    An older document is removed first: where a document stands, all files beside it are of the same call.
+    An older document is removed first: where a document exists, all files beside it are of the same call.
     """
     make_folder(path.parent)
     with translate_write_errors(path):

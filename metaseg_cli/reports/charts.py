@@ -165,7 +165,7 @@ def diameters_over_visits(visits: Sequence[str], result: FollowUpResult) -> byte
         each.annotate(
             str(lesion.number), (shown[-1], lengths[-1]), xytext=(6, 0), textcoords="offset points", va="center"
         )
-    each.set(title="Longest diameter (mm); targets blue, first sight of new ones orange", ylim=(0, None))
+    each.set(title="Longest diameter (mm); targets blue, new lesions orange", ylim=(0, None))
     sums = [visit.sum_mm for visit in result.visits]
     together.plot(at, sums, marker="o", color=_LINE)
     for x, visit in zip(at, result.visits, strict=True):

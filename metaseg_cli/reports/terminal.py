@@ -12,7 +12,7 @@ from rich.table import Table
 from metaseg_cli.errors import Problem, printable
 
 SHOWN = 12  # rows of a table that is followed by others
-MANY = 40  # rows of a table that stands alone
+MANY = 40  # rows of a table that is alone
 
 
 def escape(text: object) -> str:
@@ -41,7 +41,7 @@ def facts_table(title: str, rows: Sequence[tuple[str, object]]) -> Table:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """Return *value* with so many digits, a whole number as it is, and a dash for none."""
+    """Return *value* with *digits* decimals, a whole number unchanged, and a dash for None."""
     if value is None:
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -52,15 +52,15 @@ def prepare_summary(result: PrepareResult) -> list[RenderableType]:
             f"Wrote {escape(result.manifest)}: one line per case, to complete by hand.",
             f"Then: metaseg prepare RAW --manifest {escape(result.manifest)}",
         ]
-    said = [*note_lines(result.notes), *problem_tables(result.problems)]
+    remarks = [*note_lines(result.notes), *problem_tables(result.problems)]
     if result.out is None:
-        return [_dry_run_table(result), *said]
+        return [_dry_run_table(result), *remarks]
     out = escape(result.out)
     last = f"[bold]{out}[/bold] is ready. See report.html in it; then: metaseg train --data {out}"
     key = []
     if result.key is not None:
         key = [f"The key to the random names is {escape(result.key)}: keep it apart, and do not pass it on."]
-    return [facts_table("Prepared", _prepared_facts(result)), *said, "", *key, last]
+    return [facts_table("Prepared", _prepared_facts(result)), *remarks, "", *key, last]
 
 
 def _prepared_facts(result: PrepareResult) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A reference and the prediction of its name (none: missed), as they travel to a worker."""
+    """A reference and the predictions of its name (empty: missed), as they travel to a worker."""
 
     name: str
     patient: str
@@ -58,7 +58,7 @@ class _Pair:
 def evaluate_folder(predictions: Path, out: Path, config: EvaluateConfig, progress: Progress) -> EvaluatedSystem:
     """Score the masks in *predictions* against those of ``config.references``; errors are logged in *out*.
 
-    A reference without prediction counts as wholly missed. Raises InputError when a folder holds no mask, or when no
+    A reference without prediction counts as entirely missed. Raises InputError when a folder holds no mask, or when no
     name of the references is among the predictions.
     """
     assert config.references is not None
@@ -191,7 +191,7 @@ def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
 
 
 def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
-    """Return the mask of a case, and what is to be said of it: several parts are united. Raises InputError."""
+    """Return the mask of a case, its parts united, and doubts. Raises InputError."""
     masks = _the_masks(paths)
     first, *others = (_read_one(path, structures) for path in masks)
     if not others:
@@ -205,13 +205,13 @@ def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume,
                 remedy="bring the masks of a case onto one grid",
             )
         label = np.where(label > 0, label, _one_layer(other))
-    said = Problem(
+    doubt = Problem(
         file=masks[0],
         reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
         remedy="this is right if they are parts of one",
         left_out=False,
     )
-    return dataclasses.replace(first, array=label[None]), [said]
+    return dataclasses.replace(first, array=label[None]), [doubt]
 
 
 def _one_layer(mask: Volume) -> NDArray[Any]:
@@ -233,7 +233,7 @@ def _read_one(path: Path, structures: Sequence[str]) -> Volume:
 
 @dataclass(frozen=True)
 class _ScoredPair:
-    """The pair's score, None without a usable reference, and what is to be said of its files.
+    """The pair's score, None without a usable reference, and problems and notes of its files.
 
     *unowned* are labels that no region has: the file, whether it is a reference or a prediction, and the labels.
     """
@@ -254,14 +254,14 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
     try:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=reference.source, remedy="predict it")
-        predicted, said = _read(pair.predictions, pair.structures)
-        problems += said
+        predicted, doubts = _read(pair.predictions, pair.structures)
+        problems += doubts
         masks.append(("prediction", predicted))
-        placed, said = _on_reference_grid(predicted, reference)
-        problems += said
+        placed, doubts = _on_reference_grid(predicted, reference)
+        problems += doubts
         found = placed.array
     except Exception as error:
-        # A broken prediction must not be cheaper than a missing one: both count as wholly missed.
+        # A broken prediction must not be cheaper than a missing one: both count as entirely missed.
         problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
         remedy = f"{problem.remedy}; the case was counted as wholly missed"
         problems.append(dataclasses.replace(problem, remedy=remedy))

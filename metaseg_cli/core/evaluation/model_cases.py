@@ -30,7 +30,7 @@ from metaseg_cli.errors import InputError, Problem
 def unseen_cases(
     prepared: Prepared, card: ModelCard, path: Path, config: EvaluateConfig
 ) -> tuple[list[CaseRecord], tuple[str, ...]]:
-    """Return the cases to score, never one that the model was trained on, and what is to be said of them.
+    """Return the cases to score, never one that the model was trained on, and notes on the choice.
 
     Raises InputError when there is none, or when the folder does not fit the model.
     """

@@ -20,7 +20,7 @@ _WORST = 6  # cases whose pictures are kept
 
 @dataclass
 class EvaluationLog:
-    """What is to be said of the inputs; complete once every case is scored."""
+    """Problems and notes of the inputs; complete once every case is scored."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -340,7 +340,7 @@ def _save_pictures(job: ScanJob, prediction: Prediction) -> tuple[Path | None, P
 
 
 def _save_segmentation(scan: PreparedScan, prediction: Prediction) -> tuple[Path | None, list[str]]:
-    """Write the DICOM SEG or RTSTRUCT of a series; return its path, if it exists, and what is to be said of it."""
+    """Write the DICOM SEG or RTSTRUCT of a series; return its path, if it exists, and notes."""
     config, path = scan.job.config, scan.outputs.segmentation
     if path is None:
         return None, []

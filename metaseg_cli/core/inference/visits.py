@@ -32,14 +32,14 @@ from metaseg_cli.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """``mask`` has one channel; ``scan`` is None where a mask was given."""
+    """``mask`` has one channel; ``scan`` is None if the visit is a mask already."""
 
     mask: Volume
     scan: Volume | None
 
 
 def visit_names(paths: Sequence[str]) -> list[str]:
-    """Return what tells the visits apart: their stems, else their folders too, else their numbers."""
+    """Return distinct names: the files' stems, else with their folders, else numbers."""
     stems = [stem_of(Path(p)).removesuffix("_mask") for p in paths]
     if len(set(stems)) == len(stems):
         return stems

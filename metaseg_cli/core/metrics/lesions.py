@@ -87,8 +87,8 @@ def lesion_scores(tp: int, fp: int, fn: int) -> dict[str, float]:
 class ScoredLesion:
     """A reference lesion and what was predicted for it; *matched* are numbers of predicted lesions.
 
-    ``hd95`` (mm, or pixels without a spacing) is infinite and ``dice`` and ``nsd`` (by tolerance) are 0 when there is
-    none. Not ``counted``: smaller than what the protocol counts.
+    ``hd95`` (mm, or pixels without a spacing) is infinite and ``dice`` and ``nsd`` (by tolerance) are 0 for a missed
+    lesion. Not ``counted``: smaller than what the protocol counts.
     """
 
     lesion: Lesion
@@ -290,9 +290,9 @@ def _split_scores(
         else dict.fromkeys(_lesion_wise([], 0, unit, tolerances, penalty), math.nan)
     )
     # The challenge scores 0 where there is no large lesion, and nothing where there is no small one.
-    for name, group, none in (("small", small, math.nan), ("large", large, 0.0)):
+    for name, group, score_if_empty in (("small", small, math.nan), ("large", large, 0.0)):
         found = sum(e.found and e.dice >= comparison.protocol.hit_dice for e in group)
-        result[f"lesion_f1_{name}"] = 2 * found / (found + len(group) + fp) if group else none
+        result[f"lesion_f1_{name}"] = 2 * found / (found + len(group) + fp) if group else score_if_empty
     return {
         **result,
         "pq": sq * rq,
