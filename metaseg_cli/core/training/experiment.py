@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core.cache import CaseRecord, Prepared
@@ -17,9 +13,7 @@ from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.distributed import ProcessGroup
-from metaseg_cli.core.training.full_volume import PreviewSlice
 from metaseg_cli.core.training.plan import Plan
-from metaseg_cli.core.training.state import EpochRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +70,3 @@ class Session:
     def reserve_for_validation(self, seconds: float) -> None:
         """Keep *seconds* of the slowest process from training."""
         self.budget.validation_reserve = self.group.all_reduce_max([seconds])[0]
-
-
-class RunFiles(Protocol):
-    """What the main process writes into the run beside checkpoint and model file."""
-
-    @property
-    def folder(self) -> Path:
-        """The run."""
-        ...
-
-    def history(self, history: list[EpochRecord]) -> None:
-        """Write what is known of all epochs."""
-        ...
-
-    def previews(self, slices: list[PreviewSlice]) -> None:
-        """Draw validation slices of the best model so far."""
-        ...
-
-    def out_of_fold(self, case: str, probabilities: NDArray[np.float16]) -> None:
-        """Keep the final model's probabilities ``(R, Z, Y, X)`` of a validation case."""
-        ...

@@ -229,7 +229,7 @@ def _make_trainer(experiment: Experiment, session: Session, files: RunWriter, pr
 def _describe(experiment: Experiment, session: Session) -> None:
     data, say = experiment.data, session.progress.say
     processes = f" by {session.group.size} processes" if session.group.size > 1 else ""
-    counts = f"{len(data.training)} cases train, {len(data.validation)} of fold {experiment.config.fold} validate"
+    counts = f"{len(data.training)} cases train, {len(data.validation)} of fold {data.fold} validate"
     say(f"{experiment.card.name} on {session.device}{processes}: {counts}")
     for reason in experiment.plan.reasons:
         say(f"  {reason}")

@@ -20,12 +20,13 @@ from metaseg_cli.core.training.batch_augmentation import BatchAugmentation
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
 from metaseg_cli.core.training.detections import ValidationScore
 from metaseg_cli.core.training.ema import EmaModel
-from metaseg_cli.core.training.experiment import Experiment, RunFiles, Session
+from metaseg_cli.core.training.experiment import Experiment, Session
 from metaseg_cli.core.training.full_volume import CasePredictor, PreviewSlice
 from metaseg_cli.core.training.hard_negatives import HardNegatives
 from metaseg_cli.core.training.lr_schedule import learning_rate_factor
 from metaseg_cli.core.training.optimizer import base_learning_rate
 from metaseg_cli.core.training.precision import ComputeFormat
+from metaseg_cli.core.training.run_writer import RunWriter
 from metaseg_cli.core.training.select_postprocessing import (
     lesion_sizes,
     search_postprocessing,
@@ -52,7 +53,7 @@ class Trainer:
     """Trains *model* for *experiment*, keeping best and last weights in the run's folder."""
 
     def __init__(
-        self, experiment: Experiment, session: Session, files: RunFiles, model: Network, compute: ComputeFormat
+        self, experiment: Experiment, session: Session, files: RunWriter, model: Network, compute: ComputeFormat
     ) -> None:
         config, data, plan, card = experiment.config, experiment.data, experiment.plan, experiment.card
         self.experiment, self.config, self.data, self.plan, self.card = experiment, config, data, plan, card
@@ -83,7 +84,7 @@ class Trainer:
 
     @classmethod
     def from_checkpoint(
-        cls, experiment: Experiment, session: Session, files: RunFiles, model: Network
+        cls, experiment: Experiment, session: Session, files: RunWriter, model: Network
     ) -> tuple[Trainer, str]:
         """Return a trainer that continues the run, and a note for the user. Raises InputError when none can."""
 
