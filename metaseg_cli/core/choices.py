@@ -240,19 +240,24 @@ class MaskFormat:
     suffix: str
     writer: str = "metaseg_cli.core.images.mask_formats:write_image_file"
     one_slice: bool = False  # a volume does not fit
+    holds_maps: bool = False  # probabilities are written in it too; else in the scan's own format
     of_series: str = ""  # the standard's name of what only a DICOM series can have
 
 
 MASK_FORMATS = {
-    "nifti": MaskFormat(suffix=".nii.gz"),
-    "nrrd": MaskFormat(suffix=".nrrd"),
-    "mha": MaskFormat(suffix=".mha"),
-    "png": MaskFormat(suffix=".png", one_slice=True),
+    "nifti": MaskFormat(suffix=".nii.gz", holds_maps=True),
+    "nrrd": MaskFormat(suffix=".nrrd", holds_maps=True),
+    "mha": MaskFormat(suffix=".mha", holds_maps=True),
+    "png": MaskFormat(suffix=".png", one_slice=True, holds_maps=True),
     "dicom-seg": MaskFormat(
-        suffix=".dcm", writer="metaseg_cli.core.images.mask_formats:write_dicom_seg", of_series="DICOM SEG"
+        suffix=".dcm",
+        writer="metaseg_cli.core.images.mask_formats:write_dicom_seg",
+        of_series="DICOM SEG",
     ),
     "rtstruct": MaskFormat(
-        suffix=".dcm", writer="metaseg_cli.core.images.mask_formats:write_dicom_rtstruct", of_series="RTSTRUCT"
+        suffix=".dcm",
+        writer="metaseg_cli.core.images.mask_formats:write_dicom_rtstruct",
+        of_series="RTSTRUCT",
     ),
 }
 

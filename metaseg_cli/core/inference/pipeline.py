@@ -27,7 +27,6 @@ from metaseg_cli.core.images import (
     mask_writer,
     own_suffix,
     unpacked,
-    write_mask,
     write_volume,
 )
 from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
@@ -72,11 +71,16 @@ class PredictedScan:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFiles:
-    """Where the mask goes, and with it a DICOM SEG or RTSTRUCT. ``suffix`` is that of masks and maps."""
+    """Where the label map goes, and the DICOM SEG or RTSTRUCT of a series; in which formats, and the suffix of maps.
+
+    With a DICOM format alone, both are one file.
+    """
 
     mask: Path
+    mask_format: str  # a row of MASK_FORMATS
     segmentation: Path | None
-    suffix: str
+    segmentation_format: str
+    maps_suffix: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,25 +212,23 @@ def _output_files(job: ScanJob, *, is_series: bool) -> OutputFiles:
     config, first = job.config, job.source.first_file
     inner = next(iter(job.source.sequences.values()))[0]
     chosen = MASK_FORMATS.get(config.format)  # None: auto
-    of_series = chosen is not None and bool(chosen.of_series)
-    if of_series and not is_series:
+    if chosen is not None and chosen.of_series and not is_series:
         raise InputError("not a DICOM series", where=first, remedy="choose another --format")
     if chosen is not None and chosen.one_slice and not is_picture(inner):
-        raise InputError("a volume does not fit into a PNG", where=first, remedy="choose --format nifti")
-    suffix = own_suffix(inner) if chosen is None or of_series else chosen.suffix
+        raise InputError(
+            f"a volume does not fit into a {config.format.upper()}", where=first, remedy="choose --format nifti"
+        )
+    own = own_suffix(inner)
+    series_format = config.format if chosen is not None and chosen.of_series else "dicom-seg"
+    of_series = is_series and (chosen is None or bool(chosen.of_series))
     stem = predicted_name(job.name, PREDICTED_MASK)
-    dicom = config.out / f"{stem}{MASK_FORMATS[_series_format(config)].suffix}"
     return OutputFiles(
-        mask=dicom if of_series else config.out / f"{stem}{suffix}",
-        segmentation=dicom if is_series and (chosen is None or of_series) else None,
-        suffix=suffix,
+        mask=config.out / f"{stem}{own if chosen is None else chosen.suffix}",
+        mask_format="nifti" if chosen is None else config.format,  # its writer goes by the suffix
+        segmentation=config.out / f"{stem}{MASK_FORMATS[series_format].suffix}" if of_series else None,
+        segmentation_format=series_format,
+        maps_suffix=chosen.suffix if chosen is not None and chosen.holds_maps else own,
     )
-
-
-def _series_format(config: PredictConfig) -> str:
-    """Return the format of the DICOM object that a series gets: the chosen one, else SEG."""
-    chosen = MASK_FORMATS.get(config.format)
-    return config.format if chosen is not None and chosen.of_series else "dicom-seg"
 
 
 def _opened(scan: ScanFiles, archive: Path | None, stack: ExitStack) -> Path | dict[str, Sequence[Path]]:
@@ -283,7 +285,8 @@ def _save(scan: PreparedScan, prediction: Prediction) -> PredictedScan:
     segmentation, notes = _save_segmentation(scan, prediction)
     # The mask last: where it exists, the scan is complete.
     if scan.outputs.mask != scan.outputs.segmentation:
-        write_mask(scan.outputs.mask, prediction.mask, image)
+        to_write = MaskToWrite(label=prediction.mask, structures=(), image=image)
+        mask_writer(scan.outputs.mask_format)(scan.outputs.mask, to_write)
     first = job.source.first_file
     result = ScanResult(
         scan=first if len(job.source.files) == 1 or first.is_dir() or is_image_file(first) else first.parent,
@@ -317,7 +320,7 @@ def _save_maps(scan: PreparedScan, prediction: Prediction) -> dict[str, tuple[Pa
         prediction.uncertainty if config.uncertainty else None,
         prediction.disagreement,
     )
-    suffix = ".png" if scan.outputs.suffix == ".bmp" else scan.outputs.suffix
+    suffix = ".png" if scan.outputs.maps_suffix == ".bmp" else scan.outputs.maps_suffix
     written: dict[str, tuple[Path, ...]] = {}
     for what, values in zip(PREDICTED_MAPS, layers, strict=True):
         files = []
@@ -345,7 +348,7 @@ def _save_segmentation(scan: PreparedScan, prediction: Prediction) -> tuple[Path
     if path is None:
         return None, []
     notes: list[str] = []
-    name = _series_format(config)
+    name = scan.outputs.segmentation_format
     if config.format == name or can_write_seg():
         to_write = MaskToWrite(
             label=prediction.mask,
