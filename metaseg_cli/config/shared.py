@@ -43,7 +43,7 @@ def structure_names(text: str | None) -> tuple[str, ...]:
     """Split ``GTV*, Met 1`` into its names. Raises ConfigError when it holds none."""
     names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
     if text is not None and not names:
-        raise ConfigError("--structures names none", remedy="write names, as in --structures 'GTV*,Met 1'")
+        raise ConfigError("--structures has no name", remedy="write names, as in --structures 'GTV*,Met 1'")
     return names
 
 

@@ -37,7 +37,7 @@ from metaseg_cli.errors import InputError, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ReadCase:
-    """A case, or those of its slices that have one size: the image's channels are the sequences that are there."""
+    """A case, or those of its slices that have one size; the image's channels are the available sequences."""
 
     image: Volume
     label: NDArray[np.uint8] | None

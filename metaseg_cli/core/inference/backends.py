@@ -1,4 +1,4 @@
-"""The same network by another program, OpenVINO or ONNX Runtime: on a processor they are often faster than torch."""
+"""Run a network with another program, OpenVINO or ONNX Runtime, which is often faster than torch on a CPU."""
 
 from __future__ import annotations
 
