@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from metaseg_cli.commands.compare import compare
 from metaseg_cli.commands.evaluate import evaluate
@@ -25,6 +26,7 @@ from metaseg_cli.commands.predict import predict
 from metaseg_cli.config import EvaluateConfig, FollowUpConfig, PredictConfig
 from metaseg_cli.core.choices import PROTOCOLS
 from metaseg_cli.core.metrics import score
+from metaseg_cli.core.model_file import FORMAT, ModelCard
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.results import (
     COMPARISON_FILE,
@@ -43,6 +45,7 @@ from metaseg_cli.core.results import (
     SystemComparison,
     VisitRow,
 )
+from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_volumes
 from metaseg_cli.outputs.documents import columns
 
@@ -80,6 +83,8 @@ def shape(kind: object) -> Shape:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return {_key(field): shape(hints[field.name]) for field in dataclasses.fields(kind)}
+    if kind is typing.Any:
+        return "anything?"
     return {str: "text", Path: "text", int: "integer", float: "number?", bool: "true or false"}[
         typing.cast("type", kind)
     ]
@@ -116,7 +121,7 @@ def check(value: object, expected: Shape, where: str = "") -> None:
         for item, kind in zip(value, expected if len(expected) > 1 else expected * len(value), strict=True):
             check(item, kind, f"{where}[]")
     else:
-        kinds = {"text": str, "integer": int, "number": (int, float), "true or false": bool}
+        kinds = {"text": str, "integer": int, "number": (int, float), "true or false": bool, "anything": object}
         assert isinstance(expected, str)
         if value is not None or not expected.endswith("?"):
             assert isinstance(value, kinds[expected.rstrip("?")]), f"{where}: {value!r}"  # type: ignore[arg-type]
@@ -144,6 +149,14 @@ def test_the_names_of_metrics_are_those_of_their_snapshot() -> None:
     mask[1, 2:5, 2:5] = True
     names = {name: list(score(mask, mask, (2.0, 1.0, 1.0), name)) for name in PROTOCOLS}
     contract("metrics.names.json", {**names, "default, without a spacing": list(score(mask, mask))})
+
+
+def test_the_keys_of_a_model_card_are_those_of_its_snapshot(trained: Path) -> None:
+    contract("model_card.json", {"format version": FORMAT, "document": shape(ModelCard)})
+    with safe_open(str(trained / MODEL_FILE), framework="pt") as file:
+        card = json.loads(file.metadata()["metaseg"])
+    assert card.pop("format") == FORMAT
+    check(card, shape(ModelCard), "card")
 
 
 def written(path: Path) -> object:
