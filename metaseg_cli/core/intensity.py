@@ -35,6 +35,10 @@ EMPTY_PATCH_DEVIATION = 0.15  # a patch that varies less holds no head, where th
 EMPTY_WINDOW_RANGE = 0.02  # of the image's range: no window with anatomy in it varies so little. Stricter than the
 # limit for patches, because a window that is skipped is predicted as free of lesions.
 
+# Black and white of a picture, by percentiles of the image. White lies above the upper percentile of the statistics, so
+# that enhancing lesions, a few voxels in a thousand, are not all white.
+DISPLAY_PERCENTILES = (0.5, 99.8)
+
 
 def head_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which voxels of ``(C, Z, Y, X)`` are not background; all of them when there is no background.

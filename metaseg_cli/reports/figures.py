@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write
+from metaseg_cli.core.intensity import DISPLAY_PERCENTILES
 
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -28,9 +29,9 @@ _MONTAGE = 12
 
 
 def contrast(image: NDArray[Any]) -> tuple[float, float]:
-    """Return what becomes black and white in ``(C, …)``: percentiles 0.5 and 99.8 of about half a million values."""
+    """Return what becomes black and white in ``(C, …)``, by percentiles of about half a million values."""
     values = _shown(image).ravel()
-    low, high = np.percentile(values[:: max(1, values.size // 500_000)].astype(np.float32), (0.5, 99.8))
+    low, high = np.percentile(values[:: max(1, values.size // 500_000)].astype(np.float32), DISPLAY_PERCENTILES)
     return float(low), float(high)
 
 
