@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
     state: dict[str, torch.Tensor] = {}
     load_checkpoint(tmp_path, state.update)
     assert state["x"].sum() == 10
+
+
+def test_a_checkpoint_has_the_keys_that_earlier_versions_wrote_and_read(trained: Path) -> None:
+    saved = torch.load(trained / "checkpoint.pt", weights_only=True)
+    assert set(saved) == {
+        *("model", "averaged", "averaged_updates", "best", "optimizer", "scaler", "setting", "mistakes", "state")
+    }
+    assert set(json.loads(saved["setting"])) == {"precision", "channels_last", "pieces"}
+    counts = {"step", "epoch", "best_score", "best_epoch", "loss_sum", "loss_count"}
+    assert set(json.loads(saved["state"])) == counts | {"seconds", "reserved", "history"}
+    _, mistakes = json.loads(saved["mistakes"])
+    assert all(set(each) == {"case", "centre"} for each in mistakes)
