@@ -28,6 +28,7 @@ LEAVES |= {
     "core.password",
     "core.paths",
     "core.progress",
+    "core.regions",
     "core.run_folder",
     "core.typed_json",
     "core.words",

@@ -25,6 +25,7 @@ from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import path_exists, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.regions import index_region
 from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
@@ -74,7 +75,12 @@ class ModelCard:
     patients: tuple[str, ...] = ()  # keyed hashes of the training patients; the key stays in the prepared folder
     dataset_id: str = ""  # of older files, whose patients are hashed without a key
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    index_region: str = ""  # that lesions are counted in; not given: by the names of the regions
     program: str = f"metaseg {metaseg_cli.__version__}"
+
+    def __post_init__(self) -> None:
+        if not self.index_region and self.regions:
+            object.__setattr__(self, "index_region", index_region(self.regions))
 
     def of_regions(self) -> tuple[Postprocessing, ...]:
         """Return the post-processing of each region, in their order."""
@@ -242,6 +248,8 @@ def _check_plausible(card: ModelCard) -> None:
         raise ValueError(f"strides are {card.strides}")
     if len(card.regions) != card.out_channels or not card.sequences:
         raise ValueError("regions and output channels differ in number")
+    if card.index_region not in card.regions:
+        raise ValueError(f"its index region {card.index_region} is not one of its regions")
     if any(not 1 <= value <= 255 for values in card.regions.values() for value in values):
         raise ValueError("a label is not between 1 and 255")
     if not 0 < card.temperature < 1e6 or not 0 < card.foreground_prior < 1:
