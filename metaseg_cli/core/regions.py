@@ -47,9 +47,11 @@ _WORDS: tuple[tuple[RegionKind, frozenset[str]], ...] = (  # the first that a na
     ("whole", frozenset({"wt", "whole", "complete"})),
     (
         "metastasis",
-        frozenset({"metastasis", "metastases", "met", "mets", "brainmet", "brainmets", "bm", "lesion", "lesions", "gtv"}),
+        frozenset(
+            {"metastasis", "metastases", "met", "mets", "brainmet", "brainmets", "bm", "lesion", "lesions", "gtv"}
+        ),
     ),
-)  # fmt: skip
+)
 _VOCABULARY = frozenset().union(*(names for _, names in _WORDS)) | {"tumor", "tumour", "non"}
 _NOT_COUNTED: frozenset[RegionKind] = frozenset({"oedema", "necrosis", "non-enhancing", "cavity"})
 
