@@ -25,6 +25,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 ERROR_LOG = "errors.log"
+COPY_AGAIN = "copy it again from its source"  # the remedy for damaged and truncated files
 
 
 class MetasegError(Exception):
@@ -93,9 +94,7 @@ def first_line(error: BaseException, most: int = 120) -> str:
 
 
 @contextmanager
-def decoding(
-    path: Path, what: str = "cannot be read", *, remedy: str = "copy it again from its source"
-) -> Iterator[None]:
+def decoding(path: Path, what: str = "cannot be read", *, remedy: str = COPY_AGAIN) -> Iterator[None]:
     """Translate whatever a library raises while it decodes *path* into an InputError: *what*, and the library's words.
 
     Decoders raise exceptions of every kind on damaged files, so they are not listed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -98,9 +99,7 @@ def translate_write_errors(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise disk_error(OSError(error.errno, error.strerror), path) from error
         if any(words in str(error) for words in _FULL) or _is_full(path):
-            raise InputError(
-                "the disk is full", where=path, remedy="make room on the disk, then run the same command again"
-            ) from error
+            raise disk_error(OSError(errno.ENOSPC, ""), path) from error
         if isinstance(error, (OSError, RuntimeError)):
             raise InputError(f"cannot be written ({first_line(error)})", where=path, remedy="check the disk") from error
         raise
@@ -117,9 +116,7 @@ def check_room(path: Path, size: int) -> None:
     """Raise InputError where *size* more bytes do not fit beside *path*: not every library survives a full disk."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage(path.parent).free < size:
-            raise InputError(
-                "the disk is full", where=path, remedy="make room on the disk, then run the same command again"
-            )
+            raise disk_error(OSError(errno.ENOSPC, ""), path)
 
 
 def make_folder(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from metaseg_cli.core.dicom.structure import DEFLATED, BrokenStructure, Tag, check_structure, looks_like_dicom
 from metaseg_cli.core.formats import DICOM
 from metaseg_cli.core.paths import odd_name_below
-from metaseg_cli.errors import InputError, decoding
+from metaseg_cli.errors import COPY_AGAIN, InputError, decoding
 
 _HEAD = 4096  # bytes: preamble, meta header and the first elements
 _LOCK = threading.RLock()  # of the process's warning filters
@@ -85,9 +85,7 @@ def _check_whole(data: bytes, path: Path) -> None:
     try:
         check_structure(data, _is_sequence)
     except BrokenStructure as error:
-        raise InputError(
-            f"truncated or damaged: {error}", where=path, remedy="copy it again from its source"
-        ) from error
+        raise InputError(f"truncated or damaged: {error}", where=path, remedy=COPY_AGAIN) from error
 
 
 def _check_head(head: bytes, path: Path) -> None:

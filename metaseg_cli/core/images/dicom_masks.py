@@ -18,7 +18,7 @@ from metaseg_cli.core.images.dicom_pixels import stored_frames
 from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.structure_names import Structure, choose
 from metaseg_cli.core.images.volume import Volume
-from metaseg_cli.errors import InputError, decoding
+from metaseg_cli.errors import COPY_AGAIN, InputError, decoding
 
 _AGAIN = "export it again"
 _MOST_VOXELS = 2**30  # of a SEG: a thousand slices of a thousand by a thousand
@@ -237,9 +237,7 @@ def _check_structure_set(data: Any, image: Volume, path: Path) -> None:
     parts = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
     missing = [keyword for keyword in parts if keyword not in data]
     if missing:
-        raise InputError(
-            f"a structure set without its {missing[0]}: truncated?", where=path, remedy="copy it again from its source"
-        )
+        raise InputError(f"a structure set without its {missing[0]}: truncated?", where=path, remedy=COPY_AGAIN)
     for sequence, keyword in zip(parts[:2], ("ROINumber", "ReferencedROINumber"), strict=True):
         count = Counter(int(item.get(keyword)) for item in data.get(sequence) or [])
         if twice := [n for n, times in count.items() if times > 1]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from metaseg_cli.core.atomic import temporary_folder
 from metaseg_cli.core.dicom import quiet, text_of
 from metaseg_cli.core.images.itk_decoder import decode
-from metaseg_cli.errors import InputError, decoding
+from metaseg_cli.errors import COPY_AGAIN, InputError, decoding
 
 _BY_PYDICOM = (
     *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"),
@@ -161,7 +161,7 @@ def _check_length(data: Any, form: PixelFormat, path: Path, syntax: str) -> None
             f"the number of bytes of pixel data is {'less' if spare < 0 else 'more'} than expected "
             f"({len(value)}, the header promises {wanted})",
             where=path,
-            remedy="copy it again from its source",
+            remedy=COPY_AGAIN,
         )
 
 
@@ -195,7 +195,7 @@ def _coded_frames(data: Any, form: PixelFormat, path: Path) -> list[bytes]:
             raise InputError(
                 f"compressed frame {number} is cut off before its end marker",
                 where=path,
-                remedy="copy it again from its source",
+                remedy=COPY_AGAIN,
             )
         size = _coded_size(frame)
         if size is not None and size != (form.rows, form.columns):

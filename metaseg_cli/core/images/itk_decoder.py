@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.errors import InputError, printable
+from metaseg_cli.errors import COPY_AGAIN, InputError, printable
 
 _SECONDS = 60.0  # for the smallest file; a damaged one may keep a decoder busy for ever
 _BYTES_PER_SECOND = 2e6  # more time for larger files
@@ -109,9 +109,7 @@ def decode(path: Path, image_io: str = "") -> DecodedImage:
             )
     head, voxels = answer
     if "error" in head:
-        raise InputError(
-            f"cannot be read ({printable(head['error'])[:160]})", where=path, remedy="copy it again from its source"
-        )
+        raise InputError(f"cannot be read ({printable(head['error'])[:160]})", where=path, remedy=COPY_AGAIN)
     return DecodedImage(
         array=np.frombuffer(voxels, head["dtype"]).reshape(head["shape"]),
         components=head["components"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.images.picture import damaged
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
 _MOST_SCANS = 100  # a progressive JPEG has about ten, and each is a pass over all pixels
@@ -34,14 +34,10 @@ def load_jpeg(opened: Image.Image, path: Path) -> None:
     *scans, end = _ends(data, path)
     parts = [data[a:b] for a, b in zip([0, *scans], [*scans, end], strict=True)]
     if len(scans) > _MOST_SCANS:
-        raise _incomplete(path)
+        raise damaged(path, "some of its pixels are missing")
     opened.load()
     if ImageChops.difference(opened, JpegImageFile(io.BytesIO(_MORE.join(parts)))).getbbox():
-        raise _incomplete(path)
-
-
-def _incomplete(path: Path) -> InputError:
-    return InputError("damaged (some of its pixels are missing)", where=path, remedy="copy it again from its source")
+        raise damaged(path, "some of its pixels are missing")
 
 
 def _ends(data: bytes, path: Path) -> list[int]:
@@ -64,7 +60,7 @@ def _ends(data: bytes, path: Path) -> list[int]:
                 at = _next_marker(data, at)
                 found.append(at)
             arithmetic = arithmetic or marker in _ARITHMETIC
-    raise InputError("damaged (the file ends too early)", where=path, remedy="copy it again from its source")
+    raise damaged(path, "the file ends too early")
 
 
 def _next_marker(data: bytes, at: int) -> int:

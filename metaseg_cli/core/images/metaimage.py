@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.formats import suffix_of
 from metaseg_cli.core.images.volume_headers import (
-    AGAIN,
     VolumeHeader,
     beside,
     check_sizes,
@@ -22,7 +21,7 @@ from metaseg_cli.core.images.volume_headers import (
     whole,
     without_time,
 )
-from metaseg_cli.errors import InputError, printable
+from metaseg_cli.errors import COPY_AGAIN, InputError, printable
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -53,15 +52,15 @@ def metaimage_header(path: Path) -> VolumeHeader:
         if sign:
             once(fields, name.strip(), value.strip(), path)
         elif line.strip():
-            raise InputError(f"its header is damaged ({printable(line)[:60]})", where=path, remedy=AGAIN)
+            raise InputError(f"its header is damaged ({printable(line)[:60]})", where=path, remedy=COPY_AGAIN)
     for name in ("NDims", "DimSize", "ElementType"):
         if name not in fields:
-            raise InputError(f"its header is damaged (no {name})", where=path, remedy=AGAIN)
+            raise InputError(f"its header is damaged (no {name})", where=path, remedy=COPY_AGAIN)
     sizes = whole(fields["DimSize"], "DimSize", path)
     check_sizes(sizes, whole(fields["NDims"], "NDims", path), path)
     (channels,) = whole(fields.get("ElementNumberOfChannels", "1"), "ElementNumberOfChannels", path)[:1]
     if not 1 <= channels <= 1024:
-        raise InputError(f"its header names {channels} channels", where=path, remedy=AGAIN)
+        raise InputError(f"its header names {channels} channels", where=path, remedy=COPY_AGAIN)
     if not 2 <= len(sizes) <= 4 or (len(sizes) == 4 and channels > 1 and sizes[3] > 1):
         raise InputError(f"it has {len(sizes)} dimensions", where=path, remedy="save one volume of 2, 3 or 4")
     affine, notes = _place(fields, len(sizes), path)
@@ -95,7 +94,7 @@ def _end(data: bytes) -> int:
 def _flag(fields: dict[str, str], names: tuple[str, ...], path: Path, *, otherwise: bool = False) -> bool:
     said = {fields[name].lower() in _YES for name in names if name in fields}
     if len(said) > 1:
-        raise InputError(f"its header says two things of {names[0]}", where=path, remedy=AGAIN)
+        raise InputError(f"its header says two things of {names[0]}", where=path, remedy=COPY_AGAIN)
     return said.pop() if said else otherwise
 
 
@@ -152,7 +151,7 @@ def _agreed(fields: dict[str, str], names: tuple[str, ...], count: int, path: Pa
     found = [_numbers(fields, name, count, path) for name in names if name in fields]
     if any(not np.allclose(other, found[0], atol=1e-4) for other in found[1:]):
         named = ", ".join(name for name in names if name in fields)
-        raise InputError(f"its header says two things of where it lies ({named})", where=path, remedy=AGAIN)
+        raise InputError(f"its header says two things of where it lies ({named})", where=path, remedy=COPY_AGAIN)
     return found[0] if found else None
 
 

@@ -19,7 +19,7 @@ from metaseg_cli.core.images.axes import grid_of
 from metaseg_cli.core.images.streams import inflate, read_exactly
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.memory import check_fits
-from metaseg_cli.errors import InputError, decoding
+from metaseg_cli.errors import COPY_AGAIN, InputError, decoding
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MOST_DIMENSIONS = 5  # space, and one axis of time or channels; the standard allows 7
@@ -131,7 +131,7 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
     unchecked = kind(raw, check=False)
     dims = [int(n) for n in unchecked["dim"]]
     if not 1 <= dims[0] <= 7 or any(n < 1 for n in dims[1 : dims[0] + 1]):
-        raise InputError("its header names no size", where=path, remedy="copy it again from its source")
+        raise InputError("its header names no size", where=path, remedy=COPY_AGAIN)
     raw = _with_unit_quaternion(unchecked).binaryblock
     parsed = kind(raw)  # checked, and repaired where nibabel does so
     shape = tuple(dims[1 : dims[0] + 1])
@@ -141,9 +141,7 @@ def _header(header_file: Path, path: Path, *, single: bool) -> _Header:
         raise InputError(f"it has {len(shape)} dimensions", where=path, remedy="save one volume of 2, 3 or 4")
     offset = float(unchecked["vox_offset"])
     if not 0 <= offset <= _MOST_HEADER or offset != int(offset):
-        raise InputError(
-            f"its voxels would begin at byte {offset:g}", where=path, remedy="copy it again from its source"
-        )
+        raise InputError(f"its voxels would begin at byte {offset:g}", where=path, remedy=COPY_AGAIN)
     offset = max(int(offset), size + 4) if single else int(offset)
     return _Header(parsed, raw, shape + (1,) * (3 - len(shape)), _dtype(parsed, path), offset)
 

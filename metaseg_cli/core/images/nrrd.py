@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.formats import suffix_of
 from metaseg_cli.core.images.volume_headers import (
-    AGAIN,
     MOST_HEADER,
     VolumeHeader,
     beside,
@@ -26,7 +25,7 @@ from metaseg_cli.core.images.volume_headers import (
     whole,
     without_time,
 )
-from metaseg_cli.errors import InputError, printable
+from metaseg_cli.errors import COPY_AGAIN, InputError, printable
 
 _TYPES = {"char": "i1", "short": "i2", "int": "i4", "long long": "i8", "float": "f4", "double": "f8"}
 _SHORT = {
@@ -86,19 +85,19 @@ def _end(data: bytes) -> int:
 
 def _fields(lines: Sequence[str], path: Path) -> dict[str, str]:
     if not lines or not re.fullmatch(r"NRRD000[1-6]", lines[0].strip()):
-        raise InputError("not an NRRD file, whatever its name says", where=path, remedy=AGAIN)
+        raise InputError("not an NRRD file, whatever its name says", where=path, remedy=COPY_AGAIN)
     fields: dict[str, str] = {}
     for line in lines[1:]:
         if line.startswith("#") or not line.strip():
             continue
         name, sign, value = line.partition(":")
         if not sign:
-            raise InputError(f"its header is damaged ({printable(line)[:60]})", where=path, remedy=AGAIN)
+            raise InputError(f"its header is damaged ({printable(line)[:60]})", where=path, remedy=COPY_AGAIN)
         if not value.startswith("="):  # a key of the writing program, not of the format
             once(fields, name.strip().lower().replace("datafile", "data file"), value.strip(), path)
     for name in ("type", "dimension", "sizes", "encoding"):
         if name not in fields:
-            raise InputError(f"its header is damaged (no {name})", where=path, remedy=AGAIN)
+            raise InputError(f"its header is damaged (no {name})", where=path, remedy=COPY_AGAIN)
     return fields
 
 
@@ -137,7 +136,7 @@ def _data(fields: dict[str, str], end: int, path: Path) -> tuple[Path, int]:
             several_files(path)
         return beside(fields["data file"], path), 0
     if suffix_of(path) == ".nhdr":
-        raise InputError("its header names no file with voxels", where=path, remedy=AGAIN)
+        raise InputError("its header names no file with voxels", where=path, remedy=COPY_AGAIN)
     return path, end
 
 

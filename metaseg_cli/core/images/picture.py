@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import COPY_AGAIN, InputError
 
 MOST_PIXELS = 2**26  # 8192 × 8192
 
@@ -42,6 +42,11 @@ def check_size(width: int, height: int, path: Path) -> None:
     """Raise InputError for more pixels than any scan has: a small file may announce any number."""
     if width * height > MOST_PIXELS:
         raise InputError(f"too large a picture ({width}×{height})", where=path, remedy="cut it into parts")
+
+
+def damaged(path: Path, how: str) -> InputError:
+    """Return the error for a picture file that is damaged."""
+    return InputError(f"damaged ({how})", where=path, remedy=COPY_AGAIN)
 
 
 def upright(array: NDArray[Any], exif_orientation: int) -> NDArray[Any]:

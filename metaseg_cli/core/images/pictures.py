@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from metaseg_cli.core.images import png
 from metaseg_cli.core.images.jpeg import is_jpeg, load_jpeg
-from metaseg_cli.core.images.picture import Picture, check_size, raw_orientation, upright
+from metaseg_cli.core.images.picture import Picture, check_size, damaged, raw_orientation, upright
 from metaseg_cli.core.images.tiff import read_tiff
 from metaseg_cli.core.images.tiff_directories import is_tiff
 from metaseg_cli.core.images.volume import Volume
@@ -48,7 +48,7 @@ def decode_picture(path: Path) -> Picture:
         start = file.read(16)
     picture = read_tiff(path) if is_tiff(start) else _through_pillow(path, start)
     if not picture.array.size:
-        raise InputError("damaged (it has no pixels)", where=path, remedy="copy it again from its source")
+        raise damaged(path, "it has no pixels")
     if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():
         raise InputError("it holds values that are not finite", where=path, remedy="replace them, or remove it")
     return picture

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metaseg_cli.core.images.picture import check_size
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.images.picture import check_size, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -48,7 +47,7 @@ def check_png(path: Path) -> PngHeader:
         file.seek(len(SIGNATURE))
         kind, data = _chunk(file, path)
         if kind != b"IHDR" or len(data) != 13:
-            raise _damaged(path, "its header is missing")
+            raise damaged(path, "its header is missing")
         header = _header(data, path)
         inflate, remaining = zlib.decompressobj(), header.raw_bytes
         while kind != b"IEND":
@@ -56,14 +55,14 @@ def check_png(path: Path) -> PngHeader:
             if kind == b"IDAT" and remaining > 0:
                 remaining -= _inflated(inflate, data, remaining, path)
     if remaining > 0:
-        raise _damaged(path, "some of its pixels are missing")
+        raise damaged(path, "some of its pixels are missing")
     return header
 
 
 def _header(data: bytes, path: Path) -> PngHeader:
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data)
     if not width or not height or depth not in _DEPTHS.get(colour, ()) or interlace > 1:
-        raise _damaged(path, "its header is not valid")
+        raise damaged(path, "its header is not valid")
     check_size(width, height, path)
     return PngHeader(width, height, depth, colour, interlace == 1)
 
@@ -74,9 +73,9 @@ def _chunk(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:
     data = file.read(length) if len(head) == 8 and length < 1 << 31 else b""
     checksum = file.read(4)
     if len(head) < 8 or len(data) < length or len(checksum) < 4:
-        raise _damaged(path, "the file ends too early")
+        raise damaged(path, "the file ends too early")
     if zlib.crc32(data, zlib.crc32(head[4:])) != int.from_bytes(checksum, "big"):
-        raise _damaged(path, "a checksum is wrong")
+        raise damaged(path, "a checksum is wrong")
     return head[4:], data
 
 
@@ -88,7 +87,7 @@ def _inflated(inflate: zlib._Decompress, data: bytes, most: int, path: Path) -> 
             count += len(inflate.decompress(data, _BLOCK))
             data = inflate.unconsumed_tail
     except zlib.error as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     return count
 
 
@@ -111,7 +110,3 @@ def _unpacked(path: Path, layout: str) -> NDArray[np.uint8]:
     with Image.open(path, formats=("PNG",)) as picture:
         picture.tile = [tile._replace(args=layout) for tile in picture.tile]
         return np.asarray(picture)
-
-
-def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"damaged ({how})", where=path, remedy="copy it again from its source")

@@ -14,7 +14,7 @@ from metaseg_cli.core.images.pictures import read_picture
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.core.images.volumes import read_volume, read_volume_geometry
 from metaseg_cli.core.paths import check_openable
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import COPY_AGAIN, InputError
 
 
 def read_image(path: Path) -> Volume:
@@ -29,7 +29,7 @@ def read_image(path: Path) -> Volume:
             raise InputError("a folder without DICOM files, not an image", where=path, remedy="name the files in it")
         return dataclasses.replace(read_dicom(files), source=path)
     if path.stat().st_size == 0:
-        raise InputError("the file is empty (0 bytes)", where=path, remedy="copy it again from its source")
+        raise InputError("the file is empty (0 bytes)", where=path, remedy=COPY_AGAIN)
     if is_picture(path):
         return read_picture(path)
     if suffix_of(path) in (*VOLUMES, ".img"):

@@ -9,10 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import COPY_AGAIN, InputError
 
 _CHUNK = 2**20  # bytes read at once
-_REMEDY = "copy it again from its source"
 
 
 def inflate(file: BinaryIO, encoding: str) -> Iterator[bytes]:
@@ -58,7 +57,7 @@ def read_exactly(file: BinaryIO, encoding: str, size: int, path: Path) -> bytear
 
 def _too_few(size: int, found: int, path: Path) -> NoReturn:
     raise InputError(
-        f"it is cut short: its header announces {size} bytes, {found} are there", where=path, remedy=_REMEDY
+        f"it is cut short: its header announces {size} bytes, {found} are there", where=path, remedy=COPY_AGAIN
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import TiffImageFile
 
 from metaseg_cli.core.images import tiff_directories as tags
-from metaseg_cli.core.images.picture import Picture, raw_orientation, upright
+from metaseg_cli.core.images.picture import Picture, damaged, raw_orientation, upright
 from metaseg_cli.core.images.tiff_directories import Directory, alike, is_main, number, read_directories
 from metaseg_cli.core.images.tiff_lzw import lzw_decode
 from metaseg_cli.errors import InputError, decoding
@@ -71,7 +71,7 @@ def _read_pages(path: Path, directories: list[Directory], pages: list[int], note
     # Other files that an OME-TIFF names are never opened, and no page is assumed to be like the first.
     with tifffile.TiffFile(path, _multifile=False, is_uniform=False) as file:
         if len(file.pages) < len(directories):
-            raise _damaged(path, "not every page can be read")
+            raise damaged(path, "not every page can be read")
         keyframe: Any = file.pages[pages[0]].keyframe
         if not _by_tifffile(keyframe) or (len(directories) == 1 and _is_quicker_by_pillow(keyframe)):
             _check_size(path, keyframe.nbytes * len(pages))
@@ -90,7 +90,7 @@ def _series(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
     _check_size(path, series.nbytes)
     _check_pages(path, list(series.pages))
     if series.dataoffset is not None and series.dataoffset + series.nbytes > path.stat().st_size:
-        raise _damaged(path, "the file ends too early")
+        raise damaged(path, "the file ends too early")
     return series.asarray(maxworkers=1)
 
 
@@ -138,9 +138,9 @@ def _check_pages(path: Path, pages: list[Any]) -> None:
         frame = page.keyframe
         raw = math.prod(frame.shape) * frame.bitspersample // 8
         if len(page.dataoffsets) < math.prod(frame.chunked):
-            raise _damaged(path, "strips are missing")
+            raise damaged(path, "strips are missing")
         if frame.compression == _NONE and sum(page.databytecounts) < raw:
-            raise _damaged(path, "its strips are too short")
+            raise damaged(path, "its strips are too short")
         if frame.compression in _DEFLATE:
             _check_deflate(path, page, raw)
 
@@ -157,7 +157,7 @@ def _check_deflate(path: Path, page: Any, raw: int) -> None:
             count += len(inflate.decompress(data, 1 << 20))
             data = inflate.unconsumed_tail
             if count > max(_LARGE, 2 * raw):
-                raise _damaged(path, "a strip holds more than its page")
+                raise damaged(path, "a strip holds more than its page")
 
 
 def _check_size(path: Path, promised: int) -> None:
@@ -189,7 +189,7 @@ def _through_pillow(path: Path, pages: list[int], page: Any) -> NDArray[Any]:
                     array = raw_orientation(array, stored)  # Pillow has turned it; all kinds are turned below
                 arrays.append(array)
         if said:
-            raise _damaged(path, said[0])
+            raise damaged(path, said[0])
     if not arrays:
         kind = f"{bits} bits, {_name(page.photometric)}, compression {_name(page.compression)}"
         raise InputError(
@@ -312,10 +312,6 @@ def _inverted(array: NDArray[Any], bits: int, path: Path) -> NDArray[Any]:
 def _palette(array: NDArray[Any], colormap: tuple[int, ...] | bytes, path: Path) -> NDArray[np.uint8]:
     """Return the palette ``(N, 3)``; the colours of a TIFF have 16 bits, of which some writers fill only 8."""
     if len(array) != 1 or array.dtype.kind != "u" or len(colormap) % 3 or 3 * int(array.max()) >= len(colormap):
-        raise _damaged(path, "its palette lacks colours")
+        raise damaged(path, "its palette lacks colours")
     colours = np.array(colormap).reshape(3, -1).T
     return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-
-
-def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"damaged ({how})", where=path, remedy="copy it again from its source")

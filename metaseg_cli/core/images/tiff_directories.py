@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from metaseg_cli.errors import InputError
+from metaseg_cli.core.images.picture import damaged
 
 Directory = dict[int, tuple[int, ...] | bytes]  # tag → whole numbers, or the bytes of other values
 
@@ -69,12 +69,12 @@ def read_directories(path: Path) -> list[Directory]:
         offset, seen, directories = int(offsets[0]), set[int](), list[Directory]()
         while offset:
             if offset in seen or len(seen) > _MOST_PAGES:
-                raise _damaged(path, "its pages go round in a circle" if offset in seen else "too many pages")
+                raise damaged(path, "its pages go round in a circle" if offset in seen else "too many pages")
             seen.add(offset)
             directory, offset = _directory(file, offset, order, big, size, path)
             directories.append(directory)
     if not directories:
-        raise _damaged(path, "no page is in it")
+        raise damaged(path, "no page is in it")
     for directory in directories:
         _check_segments(directory, size, path)
     return directories
@@ -85,7 +85,7 @@ def _directory(file: BinaryIO, offset: int, order: str, big: bool, size: int, pa
     count_size, entry_size, pointer_size = (8, 20, 8) if big else (2, 12, 4)
     count = int.from_bytes(_bytes(file, offset, count_size, size, path), "little" if order == "<" else "big")
     if not count or count > 4096:
-        raise _damaged(path, f"a page with {count} tags")
+        raise damaged(path, f"a page with {count} tags")
     data = _bytes(file, offset + count_size, count * entry_size + pointer_size, size, path)
     directory: Directory = {}
     for start in range(0, count * entry_size, entry_size):
@@ -105,7 +105,7 @@ def _directory(file: BinaryIO, offset: int, order: str, big: bool, size: int, pa
 
 def _bytes(file: BinaryIO, offset: int, length: int, size: int, path: Path) -> bytes:
     if offset + length > size:
-        raise _damaged(path, "the file ends too early")
+        raise damaged(path, "the file ends too early")
     file.seek(offset)
     return file.read(length)
 
@@ -116,14 +116,10 @@ def _check_segments(directory: Directory, size: int, path: Path) -> None:
     if TILES in directory:
         where, lengths = directory[TILES], directory.get(TILE_BYTES)
     if not where or isinstance(where, bytes) or isinstance(lengths, bytes):
-        raise _damaged(path, "a page without pixels")
+        raise damaged(path, "a page without pixels")
     if lengths is None:  # old writers omit it for uncompressed pages
         lengths = (1,) * len(where)
     if len(where) != len(lengths):
-        raise _damaged(path, "the lists of its strips disagree")
+        raise damaged(path, "the lists of its strips disagree")
     if any(length == 0 or start + length > size for start, length in zip(where, lengths, strict=True)):
-        raise _damaged(path, "the file ends too early, or strips are empty")
-
-
-def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"damaged ({how})", where=path, remedy="copy it again from its source")
+        raise damaged(path, "the file ends too early, or strips are empty")

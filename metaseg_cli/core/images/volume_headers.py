@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.images.streams import inflate, read_exactly
 from metaseg_cli.core.memory import check_fits
-from metaseg_cli.errors import InputError, printable
+from metaseg_cli.errors import COPY_AGAIN, InputError, printable
 
 MOST_HEADER = 2**20  # bytes; real headers are a few kB, those with Slicer's segments some hundreds
-AGAIN = "copy it again from its source"
 NOWHERE = "its header does not say where it lies"
 CONVERT = "convert it again from the original images"
 
@@ -60,10 +59,10 @@ class VolumeHeader:
 def check_sizes(sizes: tuple[int, ...], dimension: tuple[int, ...], path: Path) -> None:
     """Raise InputError unless *sizes* are those of one to five axes, as many as the header says."""
     if dimension != (len(sizes),):
-        raise InputError("its header names another number of sizes than of dimensions", where=path, remedy=AGAIN)
+        raise InputError("its header names another number of sizes than of dimensions", where=path, remedy=COPY_AGAIN)
     if not 1 <= len(sizes) <= 5 or min(sizes) < 1:
         shown = "×".join(map(str, sizes)) or "of nothing"
-        raise InputError(f"its header names the size {shown}", where=path, remedy=AGAIN)
+        raise InputError(f"its header names the size {shown}", where=path, remedy=COPY_AGAIN)
 
 
 def read_voxels(header: VolumeHeader, path: Path) -> NDArray[Any]:
@@ -87,7 +86,7 @@ def _packed(file: BinaryIO, header: VolumeHeader, path: Path) -> bytearray:
         file.seek(header.offset)
         return read_exactly(file, header.encoding, header.bytes, path)
     if file.seek(0, 2) < header.bytes:
-        raise InputError("it is cut short", where=path, remedy=AGAIN)
+        raise InputError("it is cut short", where=path, remedy=COPY_AGAIN)
     file.seek(-header.bytes, 2)
     return bytearray(file.read(header.bytes))
 
@@ -96,15 +95,17 @@ def _numbers(text: bytes, header: VolumeHeader, path: Path) -> NDArray[Any]:
     wanted = header.bytes // header.dtype.itemsize
     found = text.split()
     if text[-1:].strip():  # the last number may have lost digits
-        raise InputError("its last line does not end: it is cut short", where=path, remedy=AGAIN)
+        raise InputError("its last line does not end: it is cut short", where=path, remedy=COPY_AGAIN)
     if len(found) != wanted:
-        raise InputError(f"its header announces {wanted} numbers, {len(found)} are there", where=path, remedy=AGAIN)
+        raise InputError(
+            f"its header announces {wanted} numbers, {len(found)} are there", where=path, remedy=COPY_AGAIN
+        )
     if header.dtype.kind == "f":
         return np.array([float(number) for number in found], header.dtype)
     numbers = [int(number) for number in found]
     limits = np.iinfo(header.dtype)
     if not limits.min <= min(numbers) <= max(numbers) <= limits.max:
-        raise InputError(f"it holds numbers that are not of the type {header.dtype}", where=path, remedy=AGAIN)
+        raise InputError(f"it holds numbers that are not of the type {header.dtype}", where=path, remedy=COPY_AGAIN)
     return np.array(numbers, header.dtype)
 
 
@@ -114,9 +115,9 @@ def text_header(path: Path, ends: Callable[[bytes], int]) -> tuple[list[str], in
         data = file.read(MOST_HEADER)
     end = ends(data)
     if end < 0:
-        raise InputError("its header does not end", where=path, remedy=AGAIN)
+        raise InputError("its header does not end", where=path, remedy=COPY_AGAIN)
     if b"\0" in data[:end]:
-        raise InputError("its header is damaged (it holds zero bytes)", where=path, remedy=AGAIN)
+        raise InputError("its header is damaged (it holds zero bytes)", where=path, remedy=COPY_AGAIN)
     return data[:end].decode("utf-8", "replace").splitlines(), end
 
 
@@ -131,7 +132,9 @@ def beside(name: str, path: Path) -> Path:
         )
     data = path.with_name(plain)
     if data == path or not data.is_file():
-        raise InputError(f"the file with its voxels, {printable(plain)[:80]}, is missing", where=path, remedy=AGAIN)
+        raise InputError(
+            f"the file with its voxels, {printable(plain)[:80]}, is missing", where=path, remedy=COPY_AGAIN
+        )
     if data.is_symlink() and data.resolve().parent != path.resolve().parent:
         raise InputError("the file with its voxels is a link to elsewhere", where=path, remedy="copy the file itself")
     return data
@@ -153,7 +156,7 @@ def several_files(path: Path) -> NoReturn:
 
 def damaged(name: str, text: str, path: Path) -> InputError:
     """Return the error for a header line that cannot be understood."""
-    return InputError(f"its header is damaged ({name}: {printable(text)[:60]})", where=path, remedy=AGAIN)
+    return InputError(f"its header is damaged ({name}: {printable(text)[:60]})", where=path, remedy=COPY_AGAIN)
 
 
 def nowhere(name: str, text: str, path: Path) -> InputError:
@@ -172,7 +175,7 @@ def whole(text: str, name: str, path: Path) -> tuple[int, ...]:
 def once(fields: dict[str, str], name: str, value: str, path: Path) -> None:
     """Keep *value* in *fields*. Raises InputError for a second one that differs."""
     if name in fields and fields[name] != value:
-        raise InputError(f"its header says two things of {printable(name)[:40]}", where=path, remedy=AGAIN)
+        raise InputError(f"its header says two things of {printable(name)[:40]}", where=path, remedy=COPY_AGAIN)
     fields[name] = value
 
 
