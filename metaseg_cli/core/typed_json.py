@@ -19,7 +19,7 @@ from metaseg_cli.core.paths import check_openable
 from metaseg_cli.errors import InputError, decoding, printable
 
 Kind = TypeVar("Kind")
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 _MOST_BYTES = 512 * 2**20
 _KEY, _OMIT_NONE = "json_key", "json_omit_none"
 OMIT_NONE: Mapping[str, object] = {_OMIT_NONE: True}
@@ -30,7 +30,7 @@ def stored_as(key: str) -> Mapping[str, object]:
     return {_KEY: key}
 
 
-def as_json(value: object) -> Json:
+def as_json(value: object) -> JsonValue:
     """Return dataclasses, mappings, sequences, paths and numpy scalars as JSON values; NaN and infinity become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
