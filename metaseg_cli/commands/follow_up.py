@@ -11,6 +11,7 @@ from metaseg_cli.core.atomic import atomic_write_bytes
 from metaseg_cli.core.follow_up import FollowUpResult, follow
 from metaseg_cli.core.inference.visits import Visit, load_visit, place_in_first, visit_names
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.rano_bm import Rules
 from metaseg_cli.core.results import FOLLOW_UP_FILE, FollowUp
 from metaseg_cli.errors import InputError, Problem, attempt
 from metaseg_cli.outputs.documents import document_last
@@ -44,9 +45,10 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpReport:
         detections.append(found)
         notes += [f"{name}: {note}" for note in (*visit.mask.notes, *how)]
         progress.advance(1, name)
-    result = follow(detections, config.match_distance)
+    rules = Rules(count_non_targets=config.non_target == "count", immunotherapy=config.immunotherapy)
+    result = follow(detections, config.match_distance, rules)
     if not any(lesion.target for lesion in result.lesions):
-        notes.append("no lesion is measurable at baseline (10 mm, two slices): sums of diameters mean nothing")
+        notes.append("no lesion is measurable at baseline (10 × 5 mm on two slices): there is no sum of diameters")
     document = follow_up_document(config.out, names, result, notes)
     with document_last(config.out / FOLLOW_UP_FILE, document):
         write_follow_up_tables(document)

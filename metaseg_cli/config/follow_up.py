@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Device, Model
+from metaseg_cli.core.choices import NON_TARGET
 from metaseg_cli.errors import ConfigError
 
 
@@ -31,6 +32,16 @@ class FollowUpConfig:
         float,
         Setting(help="Lesions of two visits that do not overlap are the same within this distance (mm).", min=0),
     ] = 3.0
+    non_target: Annotated[
+        str,
+        Setting(
+            help="Whether clear growth of lesions that are no targets makes a progression, or is a remark only.",
+            choices=NON_TARGET,
+        ),
+    ] = "count"
+    immunotherapy: Annotated[
+        bool, Setting(help="Under immunotherapy: new lesions alone do not make a progression.")
+    ] = False
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"
 

@@ -178,6 +178,7 @@ PROTOCOLS = {
     ),
 }
 
+NON_TARGET = ("count", "report")  # what clear growth of non-target lesions does in follow-up
 BRATS_REGIONS: dict[str, dict[str, tuple[int, ...]]] = {
     "brats-mets-2023": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
     "brats-mets-2026": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,), "RC": (4,)},

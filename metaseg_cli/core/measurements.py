@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
-MEASURABLE_MM = 10.0  # smallest longest diameter of a target lesion (RANO-BM) …
-MEASURABLE_SLICES = 2  # … that is visible on at least this many axial slices
+# A measurable lesion (RANO-BM, Lin et al. 2015): its longest axial diameter is at least 10 mm and twice the distance of
+# slices, the diameter perpendicular to it at least 5 mm, and it is visible on two axial slices or more.
+MEASURABLE_MM = 10.0
+MEASURABLE_PERPENDICULAR_MM = 5.0
+MEASURABLE_SLICES = 2
+MEASURABLE_SPACINGS = 2.0
+_ROUNDING_MM = 1e-6  # 20 voxels of 0.5 mm are 10 mm, however floating-point numbers add up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +23,8 @@ class Measurement:
     """Lengths in mm, or in pixels where there is no spacing.
 
     ``longest`` is the longest diameter on any axial slice, ``perpendicular`` the longest one perpendicular to it on
-    that ``slice``; ``feret`` the longest in space. ``slices`` are the first and the last that show the lesion.
+    that ``slice``; ``feret`` the longest in space. ``slices`` are the first and the last that show the lesion,
+    ``slice_spacing`` is the distance between their centres.
     """
 
     longest: float
@@ -26,11 +32,22 @@ class Measurement:
     slice: int
     feret: float
     slices: tuple[int, int]
+    slice_spacing: float = 1.0
+
+    @property
+    def slice_count(self) -> int:
+        """Return the number of axial slices from the first to the last that show the lesion."""
+        return self.slices[1] - self.slices[0] + 1
 
     @property
     def measurable(self) -> bool:
         """Return whether RANO-BM would accept it as a target; lengths must be in mm."""
-        return self.longest >= MEASURABLE_MM and self.slices[1] - self.slices[0] + 1 >= MEASURABLE_SLICES
+        longest = max(MEASURABLE_MM, MEASURABLE_SPACINGS * self.slice_spacing)
+        return (
+            self.longest >= longest - _ROUNDING_MM
+            and self.perpendicular >= MEASURABLE_PERPENDICULAR_MM - _ROUNDING_MM
+            and self.slice_count >= MEASURABLE_SLICES
+        )
 
 
 def measure(lesion: NDArray[np.bool_], spacing: tuple[float, float, float] | None = None) -> Measurement:
@@ -54,6 +71,7 @@ def measure(lesion: NDArray[np.bool_], spacing: tuple[float, float, float] | Non
         slice=at,
         feret=float(pdist(space[ConvexHull(space).vertices]).max()),
         slices=(int(shown[0]), int(shown[-1])),
+        slice_spacing=unit[0],
     )
 
 

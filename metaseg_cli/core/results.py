@@ -331,7 +331,11 @@ class SystemComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class VisitRow:
-    """One visit: a row of ``visits.csv``. Numbers of lesions that are new, or uncertain, are separated by spaces."""
+    """One visit: a row of ``visits.csv``. Numbers of lesions that are new, or uncertain, are separated by spaces.
+
+    ``uncertain`` are equivocal new lesions, on a single slice. ``basis`` says what the category rests on: the columns
+    after it are to be filled in by hand, and are empty here.
+    """
 
     visit: str
     lesions: int
@@ -343,6 +347,11 @@ class VisitRow:
     reason: str
     new: str
     uncertain: str
+    remarks: str = ""
+    basis: str = "imaging only"
+    confirmed_after_4_weeks: str = ""
+    corticosteroids: str = ""
+    clinical_state: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from metaseg_cli.core.follow_up import FollowedLesion, FollowUpResult, change_percent
+from metaseg_cli.core.follow_up import FollowUpResult
+from metaseg_cli.core.lesion_tracking import FollowedLesion
+from metaseg_cli.core.rano_bm import change_percent
 from metaseg_cli.core.results import FollowUp, LesionVisitRow, VisitRow
 from metaseg_cli.outputs.documents import write_table
 
 DISCLAIMER = (
-    "Diameters alone, of masks that a program or a person made: not a medical device, and no assessment of a patient."
+    "Categories by imaging only, from diameters of masks that a program or a person made: not a medical device, and no "
+    "assessment of a patient. Clinical state, corticosteroids and confirmation after four weeks are added by hand."
 )
 
 
@@ -43,6 +46,7 @@ def _visits(names: Sequence[str], result: FollowUpResult) -> Iterator[VisitRow]:
             reason=assessment.reason,
             new=" ".join(map(str, assessment.new)),
             uncertain=" ".join(map(str, assessment.uncertain)),
+            remarks="; ".join(assessment.remarks),
         )
 
 

@@ -75,16 +75,18 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
         target = any(row.target for row in mine.values())
         cells = (_at_visit(mine[name]) if name in mine else "" for name in names)
         lengths.add_row(f"{number}{' target' if target else ''}", *cells)
-    uncertain = [
-        f"[dim]· {escape(visit.visit)}: lesion {visit.uncertain} is new, but on one slice only: not counted[/dim]"
+    remarks = [
+        f"[dim]· {escape(visit.visit)}: lesion {visit.uncertain} is equivocal: new, but on one slice only; "
+        "not counted[/dim]"
         for visit in follow_up.visits
         if visit.uncertain
     ]
+    remarks += [f"[dim]· {escape(visit.visit)}: {visit.remarks}[/dim]" for visit in follow_up.visits if visit.remarks]
     return [
         lengths if follow_up.lesions else "no lesion at any visit",
         "",
         _visit_table(follow_up.visits),
-        *uncertain,
+        *remarks,
         *note_lines(follow_up.notes),
         "",
         f"All results: {escape(follow_up.out)}; look at course.png there",
@@ -92,7 +94,9 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
 
 
 def _visit_table(visits: Sequence[VisitRow]) -> Table:
-    table = new_table("Visits", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why")
+    table = new_table(
+        "RANO-BM, imaging only", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why"
+    )
     for visit in visits:
         changes = ("" if v is None else f"{v:+.0f} %" for v in (visit.from_baseline_percent, visit.from_nadir_percent))
         table.add_row(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.detection import find_lesions
-from metaseg_cli.core.follow_up import Detection
 from metaseg_cli.core.formats import is_picture, stem_of
 from metaseg_cli.core.images import (
     Volume,
@@ -24,6 +23,7 @@ from metaseg_cli.core.images import (
     same_grid,
     to_canonical,
 )
+from metaseg_cli.core.lesion_tracking import Detection
 from metaseg_cli.core.measurements import measure
 from metaseg_cli.core.paths import unusable
 from metaseg_cli.core.run_folder import find_model
