@@ -12,7 +12,8 @@ from metaseg_cli.core.evaluation.comparison import compare_systems
 from metaseg_cli.core.evaluation.folder_pairs import evaluate_folder
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.progress import Progress
-from metaseg_cli.core.results import COMPARISON_FILE, METRICS_FILE, PairedDifference, SystemComparison
+from metaseg_cli.core.results import COMPARISON_FILE, METRICS_FILE, SystemComparison
+from metaseg_cli.core.results.scores import PairedDifference
 from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import InputError, Problem
 from metaseg_cli.outputs.documents import document_last, write_table

@@ -14,7 +14,7 @@ from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.froc import FROC_AT
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import CHARTED_DISTANCES, CHARTED_SCORES, metric_of
-from metaseg_cli.core.results import FrocCurve, RankFrequencies, ReliabilityCurves
+from metaseg_cli.core.results.scores import FrocCurve, RankFrequencies, ReliabilityCurves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.atomic import atomic_write_text
-from metaseg_cli.core.results import PairedDifference, SystemComparison
+from metaseg_cli.core.results import SystemComparison
+from metaseg_cli.core.results.scores import PairedDifference
 from metaseg_cli.reports import charts
 from metaseg_cli.reports.pages import interval, number, p_value, template
 

@@ -12,7 +12,8 @@ from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import metric_of
-from metaseg_cli.core.results import ConfidenceReport, SystemComparison
+from metaseg_cli.core.results import SystemComparison
+from metaseg_cli.core.results.scores import ConfidenceReport
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     SHOWN,

@@ -40,11 +40,11 @@ from metaseg_cli.core.results import (
     LesionRow,
     LesionVisitRow,
     Metrics,
-    PairedDifference,
     Predictions,
     SystemComparison,
     VisitRow,
 )
+from metaseg_cli.core.results.scores import PairedDifference
 from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, write_phantom_volumes
 from metaseg_cli.outputs.documents import columns

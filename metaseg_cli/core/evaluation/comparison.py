@@ -10,7 +10,8 @@ from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.metrics.cases import CaseScore
 from metaseg_cli.core.metrics.paired_comparison import paired_differences, rank_frequencies
 from metaseg_cli.core.metrics.table import COMPARED, metric_of
-from metaseg_cli.core.results import PairedDifference, RankFrequencies, SystemComparison, SystemSummary
+from metaseg_cli.core.results import SystemComparison, SystemSummary
+from metaseg_cli.core.results.scores import PairedDifference, RankFrequencies
 
 
 def compare_systems(systems: Sequence[EvaluatedSystem], notes: Sequence[str]) -> SystemComparison:

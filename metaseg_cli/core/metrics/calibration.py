@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaseg_cli.core.results import Reliability, ReliabilityCurves
+from metaseg_cli.core.results.scores import Reliability, ReliabilityCurves
 
 CALIBRATION_BINS = 15  # of equal mass, as in Guo et al. 2017
 _WIDE_BINS = 10

@@ -16,7 +16,7 @@ from metaseg_cli.core.metrics.froc import froc
 from metaseg_cli.core.metrics.lesions import SizeClass, lesion_scores
 from metaseg_cli.core.metrics.summary import bootstrap_mean
 from metaseg_cli.core.metrics.voxels import Confusion
-from metaseg_cli.core.results import ConfidenceReport, MetricMean, Summary
+from metaseg_cli.core.results.scores import ConfidenceReport, MetricMean, Summary
 
 
 @dataclass(frozen=True, kw_only=True)

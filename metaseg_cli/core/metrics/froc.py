@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.detection import describe_labels, label_lesions, overlaps
-from metaseg_cli.core.results import FrocCurve
+from metaseg_cli.core.results.scores import FrocCurve
 
 # False lesions per case at which recall is averaged, as in LUNA16 (Setio et al. 2017).
 FROC_AT = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)

@@ -14,7 +14,7 @@ from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.detection import SIZE_CLASSES, Lesion, label_lesions, overlaps
 from metaseg_cli.core.metrics.matching import LesionMaps, label_both, match
 from metaseg_cli.core.metrics.surfaces import surface_distances
-from metaseg_cli.core.results import SizeClassScores
+from metaseg_cli.core.results.scores import SizeClassScores
 
 
 def _diameter(lesion: Lesion) -> float:

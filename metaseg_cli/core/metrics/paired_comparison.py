@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from metaseg_cli.core.results import PairedDifference
+from metaseg_cli.core.results.scores import PairedDifference
 
 _TIE = 1e-9
 
