@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -47,6 +48,29 @@ class MetasegError(Exception):
 
 def _restored(kind: type[MetasegError], what: str, where: object, remedy: str) -> MetasegError:
     return kind(what, where=where, remedy=remedy)
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that adds an *extra*: from a checkout by its folder, else by the file it was installed from.
+
+    The name is not on a registry, so that ``pip install metaseg-cli[…]`` would find nothing.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if (root / "pyproject.toml").is_file():
+        return f"pip install '{root}[{extra}]'"
+    return f"pip install {' '.join(repr(each) for each in _requirements(extra))}"
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return what *extra* requires, as the installed package lists it."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        every = requires("metaseg-cli") or []
+    except PackageNotFoundError:
+        every = []
+    named = [each.partition(";") for each in every if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", each)]
+    return [requirement.strip() for requirement, _, _ in named]
 
 
 class ConfigError(MetasegError):

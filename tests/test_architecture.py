@@ -24,6 +24,7 @@ LEAVES |= {
     "core.digests",
     "core.formats",
     "core.intensity",
+    "core.label_maps",
     "core.memory",
     "core.password",
     "core.paths",
@@ -55,6 +56,7 @@ ALLOWED = {
         "core.images",
         "core.inference",
         "core.intensity",
+        "core.label_maps",
         "core.metrics",
         "core.model_file",
         "core.postprocessing",
@@ -114,6 +116,7 @@ WITHOUT_TORCH = [
     "core.follow_up",
     "core.preprocessing",
     "core.intensity",
+    "core.label_maps",
 ]
 
 

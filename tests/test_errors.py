@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from metaseg_cli import errors
 from metaseg_cli.core.executor import map_cases
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, Problem, attempt, decoding, problem_of
 
@@ -116,3 +117,14 @@ def test_a_stop_that_python_drops_while_an_object_dies_is_made_again() -> None:
     assert done.returncode == 130
     assert done.stderr.startswith("metaseg: interrupted")
     assert "Traceback" not in done.stderr
+
+
+def test_the_hint_for_an_extra_is_a_command_that_works_from_a_checkout_and_from_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(errors.__file__).parent.parent
+    assert errors.install_hint("export") == f"pip install '{root}[export]'"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "metaseg_cli" / "errors.py"))
+    hint = errors.install_hint("cluster")
+    assert hint.startswith("pip install 'distributed")
+    assert "metaseg" not in hint

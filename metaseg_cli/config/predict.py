@@ -51,7 +51,7 @@ class PredictConfig:
     format: Annotated[
         str,
         Setting(
-            help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and, with highdicom, SEG.",
+            help="Format of the masks; auto: the scan's own, for DICOM both NIfTI and SEG.",
             choices=("auto", *MASK_FORMATS),
         ),
     ] = "auto"

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
-from metaseg_cli.errors import InputError, Problem, attempt, first_line
+from metaseg_cli.errors import InputError, Problem, attempt, first_line, install_hint
 
 Item = TypeVar("Item")
 First = TypeVar("First")
@@ -166,8 +166,12 @@ def _on_cluster(calls: Sequence[Callable[[], Result]], cluster: str) -> Iterator
         from distributed import Client, KilledWorker
     except ImportError:
         raise InputError(
-            "--cluster requires dask.distributed", remedy="install it: pip install 'metaseg-cli[cluster]'"
+            "--cluster requires dask.distributed", remedy=f"install it: {install_hint('cluster')}"
         ) from None
+    if "://" not in cluster and not Path(cluster).is_file() and Path(cluster).suffix == ".json":
+        raise InputError(
+            "no such scheduler file", where=cluster, remedy="name the file that dask scheduler --scheduler-file writes"
+        )
     try:
         where = {"scheduler_file": cluster} if Path(cluster).is_file() else {"address": cluster}
         client = Client(**where, timeout="10s", set_as_default=False)

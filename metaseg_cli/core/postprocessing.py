@@ -86,16 +86,3 @@ def to_mask(
             ndimage.binary_fill_holes(mask[box][0])[None] if len(mask) == 1 else ndimage.binary_fill_holes(mask[box])
         )
     return mask
-
-
-def to_label_map(masks: NDArray[np.bool_], regions: dict[str, tuple[int, ...]]) -> NDArray[np.uint8]:
-    """Paint region masks ``(R, Z, Y, X)`` into one label map: regions of many labels first, narrower ones over them.
-
-    A region is painted with the one label value that none of its sub-regions owns, or else with its first value.
-    """
-    label = np.zeros(masks.shape[1:], np.uint8)
-    order = sorted(zip(masks, regions.values(), strict=True), key=lambda pair: -(len(pair[1]) or 256))
-    for mask, values in order:
-        own = set(values).difference(*(set(v) for v in regions.values() if set(v) < set(values)))
-        label[mask] = min(own or values or (1,))
-    return label

@@ -6,7 +6,7 @@ and pictures the colour of its place among the regions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +52,12 @@ _WORDS: tuple[tuple[RegionKind, frozenset[str]], ...] = (  # the first that a na
         ),
     ),
 )
+# Kinds that make up a region: a segment of one of them belongs to it.
+_PARTS: Mapping[RegionKind, frozenset[RegionKind]] = {
+    "metastasis": frozenset({"metastasis", "core", "enhancing", "non-enhancing", "necrosis"}),
+    "core": frozenset({"core", "enhancing", "non-enhancing", "necrosis"}),
+    "whole": frozenset({"whole", "core", "enhancing", "non-enhancing", "necrosis", "oedema", "metastasis"}),
+}
 _VOCABULARY = frozenset().union(*(names for _, names in _WORDS)) | {"tumor", "tumour", "non"}
 _NOT_COUNTED: frozenset[RegionKind] = frozenset({"oedema", "necrosis", "non-enhancing", "cavity"})
 
@@ -62,6 +68,34 @@ def region_kind(name: str) -> RegionKind:
     if "non" in said and "enhancing" in said:
         return "non-enhancing"
     return next((kind for kind, names in _WORDS if names & set(said)), "unknown")
+
+
+def belongs(segment: str, region: str) -> bool:
+    """Return whether a segment is a region, or a part of it, by their names: ``ET 2`` belongs to ET, TC and WT."""
+    if _without_number(segment) == _without_number(region):
+        return True
+    of_segment, of_region = region_kind(segment), region_kind(region)
+    return of_segment != "unknown" and of_segment in _PARTS.get(of_region, frozenset({of_region}))
+
+
+def names_decide(segments: Sequence[str], regions: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether the names of a mask's segments, not their numbers, say which region each belongs to.
+
+    They do where a name is that of a region, or says a kind that one of the regions is (enhancing, oedema …). They do
+    not for one region of every label, nor where all segments are lesions, which only their numbers tell apart.
+    """
+    if not any(regions.values()):
+        return False
+    same = {_without_number(name) for name in segments} & {_without_number(name) for name in regions}
+    kinds = {region_kind(name) for name in regions} - {"unknown", "metastasis"}
+    return bool(same) or any(
+        region_kind(region) in kinds and belongs(segment, region) for region in regions for segment in segments
+    )
+
+
+def _without_number(name: str) -> str:
+    """Return a name without case and the number of a lesion: ``ET 2`` → ``et``."""
+    return " ".join(name.casefold().rstrip(" 0123456789_-").split())
 
 
 def index_region(regions: Mapping[str, tuple[int, ...]]) -> str:

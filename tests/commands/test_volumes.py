@@ -29,7 +29,7 @@ from metaseg_cli.config import EvaluateConfig, PredictConfig, PrepareConfig
 from metaseg_cli.core import augmentation
 from metaseg_cli.core.cache import PrepareResult, open_prepared
 from metaseg_cli.core.images import on_grid_of, read_mask
-from metaseg_cli.core.postprocessing import to_label_map
+from metaseg_cli.core.label_maps import to_label_map
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import ConfigError, InputError
 from tests.common import tiny_training

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
+from metaseg_cli.core.label_maps import to_label_map
+from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 
 
 def test_postprocessing_drops_only_what_is_small() -> None:

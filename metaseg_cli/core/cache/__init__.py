@@ -8,7 +8,7 @@ prepared/dataset.json   what the folder holds: regions, sequences, fingerprint, 
 from metaseg_cli.core.cache.building import BuiltCases, build_shards
 from metaseg_cli.core.cache.checks import dataset_warnings
 from metaseg_cli.core.cache.fold_assignment import FoldAssignment, assign_folds
-from metaseg_cli.core.cache.reading import Prepared, open_prepared, region_masks
+from metaseg_cli.core.cache.reading import Prepared, open_prepared
 from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, PrepareResult, WrittenCase
 from metaseg_cli.core.cache.settings import ChosenSettings, choose_settings, file_channels, settings_record
 from metaseg_cli.core.cache.shown_names import ShownNames
@@ -22,6 +22,7 @@ from metaseg_cli.core.cache.writing import (
     shard_jobs,
     write_shard,
 )
+from metaseg_cli.core.label_maps import region_masks
 
 __all__ = [
     "SCHEMA",

@@ -32,6 +32,7 @@ from metaseg_cli.core.images import (
     same_grid,
     size_text,
 )
+from metaseg_cli.core.images.region_layers import flatten
 from metaseg_cli.errors import InputError, Problem
 
 
@@ -101,26 +102,35 @@ def _read_slices(
 
 
 def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, problems: list[Problem]) -> Volume:
-    """Unite the masks of one image: where the first has no label, the next one's counts. Raises InputError."""
+    """Unite the masks of one image into one layer: where the first has no label, the next one's counts.
+
+    Segments with the names of regions get their labels. Raises InputError.
+    """
     masks = []
     for path in paths:
-        mask, doubt = orient_like_image(read_mask(path, image, settings.structures), image)
+        mask, doubt = orient_like_image(_mask(path, image, settings), image)
         masks.append(mask)
         problems += _turned(path, doubt)
-    first = masks[0]
-    if len(masks) == 1:
-        return first
-    label = _one_layer(first.array, 0, [])
-    for mask in masks[1:]:
-        if not same_grid(mask, first):
+        if not same_grid(mask, masks[0]):
             raise InputError(
-                f"it does not lie on the grid of {first.source.name}, another mask of the same image",
+                f"it does not lie on the grid of {masks[0].source.name}, another mask of the same image",
                 where=mask.source,
                 remedy="bring the masks of an image onto its grid",
             )
-        label = np.where(label > 0, label, _one_layer(mask.array, 0, []))
-    notes = tuple(note for mask in masks for note in mask.notes)
-    return dataclasses.replace(first, array=label[None], notes=notes)
+    label, lost = flatten(masks, settings.regions)
+    notes = (*(note for mask in masks for note in mask.notes), *lost)
+    return dataclasses.replace(masks[0], array=label[None], notes=notes)
+
+
+def _mask(path: Path, image: Volume, settings: CacheSettings) -> Volume:
+    """Read one mask; what a DICOM label map calls padding becomes background. Raises InputError."""
+    mask = read_mask(path, image, settings.structures, list(settings.regions))
+    padding = padding_value(path) if not is_image_file(path) and is_dicom(path) else 0
+    if not padding:
+        return mask
+    note = f"padding value {padding} in masks: read as background"
+    array = np.where(mask.array == padding, 0, mask.array).astype(np.uint8)
+    return dataclasses.replace(mask, array=array, notes=(*mask.notes, note))
 
 
 def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume:
@@ -223,26 +233,12 @@ def _mask_and_base(
         placed = on_grid_of(mask, scan)
         if placed is not None:
             notes += mask.notes
-            padding = padding_value(path) if not is_image_file(path) and is_dicom(path) else 0
-            return scan, _one_layer(placed.array, padding, notes)
+            return scan, placed.array[0]
     raise InputError(
         f"the mask does not lie on its image's grid: {describe_difference(mask, first)}",
         where=path,
         remedy="resample the mask onto the image, or correct its header where the voxels match",
     )
-
-
-def _one_layer(layers: NDArray[np.uint8], padding: int, notes: list[str]) -> NDArray[np.uint8]:
-    """Flatten ``(L, Z, Y, X)`` to ``(Z, Y, X)``: later segments cover earlier ones; padding becomes background."""
-    label = layers[0].copy()
-    for layer in layers[1:]:
-        label[layer > 0] = layer[layer > 0]
-    if padding:
-        label[label == padding] = 0
-        notes.append(f"padding value {padding} in masks: read as background")
-    if (np.count_nonzero(layers, axis=0) > 1).any():
-        notes.append("segments overlap: the one of the higher number was kept where they do")
-    return label
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

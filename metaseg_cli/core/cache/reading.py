@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +153,3 @@ def _check_plausible(prepared: Prepared) -> None:
         raise ValueError("folds, sequences or regions")
     if len({case.case for case in prepared.cases}) < len(prepared.cases):
         raise ValueError("two cases of one name")
-
-
-def region_masks(label: NDArray[np.uint8], regions: dict[str, tuple[int, ...]]) -> NDArray[np.bool_]:
-    """Split a label map ``(…)`` into a mask per region ``(R, …)``; a region without values is every non-zero label."""
-    member = partial(np.isin, label)
-    return np.stack([member(values) if values else label > 0 for values in regions.values()])

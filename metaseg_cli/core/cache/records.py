@@ -28,6 +28,7 @@ class CacheSettings:
     grey: bool = False  # pictures in colour whose channels agree are stored as one channel
     foreground: tuple[int, ...] = ()  # label values of lesions; empty: every value but 0
     secret: str = ""  # of pseudonymised folders: no name or path is stored, and case keys cannot be guessed
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # to which named segments of masks belong
     structures: tuple[str, ...] = ()  # of an RTSTRUCT or SEG, those that are lesions; empty: by their names
 
 

@@ -45,11 +45,11 @@ def choose_settings(found: FoundCases, config: PrepareConfig) -> ChosenSettings:
     chosen = _chosen_sequences(config, present)
     if _is_pictures(found, config.raw):
         settings, notes = _settings_of_pictures(found, in_order(chosen or present), foreground)
-        return ChosenSettings(settings=settings, found=found, notes=notes)
+        return ChosenSettings(settings=dataclasses.replace(settings, regions=regions), found=found, notes=notes)
     if chosen:
         found = _with_any_of(chosen, found)
     settings = _settings_of_volumes(found, in_order(chosen or present), foreground, config)
-    return ChosenSettings(settings=settings, found=found, notes=[])
+    return ChosenSettings(settings=dataclasses.replace(settings, regions=regions), found=found, notes=[])
 
 
 def file_channels(found: FoundCases, settings: CacheSettings) -> tuple[str, ...]:

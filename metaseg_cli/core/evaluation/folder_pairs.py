@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaseg_cli.config import EvaluateConfig
 from metaseg_cli.core.choices import BRATS_REGIONS
@@ -31,6 +29,8 @@ from metaseg_cli.core.images import (
     read_mask,
     same_grid,
 )
+from metaseg_cli.core.images.dicom_masks import modality_of
+from metaseg_cli.core.images.region_layers import flatten, split_regions
 from metaseg_cli.core.metrics.cases import MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
@@ -91,7 +91,7 @@ def _score_folder(
         file_of=lambda pair: pair.references[0],
         log_folder=out,
     )
-    unowned: dict[tuple[int, str], list[Path]] = defaultdict(list)
+    unowned: dict[tuple[str, str], list[Path]] = defaultdict(list)
     notes: Counter[str] = Counter()
     for pair, result in results:
         if isinstance(result, Problem):
@@ -145,14 +145,16 @@ def _find_pairs(
     ]
 
 
-def _unowned(labels: Mapping[tuple[int, str], list[Path]]) -> list[Problem]:
+def _unowned(labels: Mapping[tuple[str, str], list[Path]]) -> list[Problem]:
     """Report labels that no region has: a region whose label is misnamed would score 1 on empty masks."""
     return [
         Problem(
             file=files[0],
-            reason=f"label {label} ({len(files)} {side}{'s' if len(files) > 1 else ''}) is in no region: "
+            reason=f"{label} ({len(files)} {side}{'s' if len(files) > 1 else ''}) is in no region: "
             "it counts as background",
-            remedy=f"name it if it is lesion, as in --region ET={label}",
+            remedy=f"name it if it is lesion, as in --region ET={label.removeprefix('label ')}"
+            if label.startswith("label ")
+            else "name its region with --region NAME=…, or rename it",
             left_out=False,
         )
         for (label, side), files in sorted(labels.items())
@@ -187,16 +189,17 @@ def _regions_of(truth: MaskFolder, config: EvaluateConfig) -> Regions:
 
 def _largest_label(job: tuple[tuple[Path, ...], tuple[str, ...]]) -> int:
     paths, structures = job
-    return int(_read(paths, structures)[0].array.max())  # what it raises is reported when its case is scored
+    return int(_read(paths, structures, _ANYTHING)[0].array.max())  # what it raises is reported when its case is scored
 
 
-def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume, list[Problem]]:
-    """Return the mask of a case, its parts united, and doubts. Raises InputError."""
+def _read(
+    paths: tuple[Path, ...], structures: tuple[str, ...], regions: Regions, image: Volume | None = None
+) -> tuple[Volume, list[Problem]]:
+    """Return the mask of a case, its parts united, and doubts; contours lie on *image*. Raises InputError."""
     masks = _the_masks(paths)
-    first, *others = (_read_one(path, structures) for path in masks)
+    first, *others = (_read_one(path, structures, regions, image) for path in masks)
     if not others:
         return first, []
-    label = _one_layer(first)
     for other in others:
         if not same_grid(other, first):
             raise InputError(
@@ -204,27 +207,19 @@ def _read(paths: tuple[Path, ...], structures: tuple[str, ...]) -> tuple[Volume,
                 where=other.source,
                 remedy="bring the masks of a case onto one grid",
             )
-        label = np.where(label > 0, label, _one_layer(other))
     doubt = Problem(
         file=masks[0],
         reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
         remedy="this is right if they are parts of one",
         left_out=False,
     )
-    return dataclasses.replace(first, array=label[None]), [doubt]
+    label, _ = flatten([first, *others], regions)
+    return dataclasses.replace(first, array=label[None], segments=()), [doubt]
 
 
-def _one_layer(mask: Volume) -> NDArray[Any]:
-    """Flatten ``(L, Z, Y, X)`` to ``(Z, Y, X)``, later layers over earlier ones."""
-    label = mask.array[0].copy()
-    for layer in mask.array[1:]:
-        label[layer > 0] = layer[layer > 0]
-    return label
-
-
-def _read_one(path: Path, structures: Sequence[str]) -> Volume:
+def _read_one(path: Path, structures: Sequence[str], regions: Regions, image: Volume | None) -> Volume:
     """Read one mask; what a DICOM label map calls padding becomes background."""
-    mask = read_mask(path, structures=structures)
+    mask = read_mask(path, image, structures, list(regions))
     padding = padding_value(path) if is_dicom(path) else 0
     if not padding:
         return mask
@@ -235,31 +230,41 @@ def _read_one(path: Path, structures: Sequence[str]) -> Volume:
 class _ScoredPair:
     """The pair's score, None without a usable reference, and problems and notes of its files.
 
-    *unowned* are labels that no region has: the file, whether it is a reference or a prediction, and the labels.
+    *unowned* is what no region has: the file, whether it is a reference or a prediction, and the labels or segments.
     """
 
     case: ScoredCase | None
     problems: list[Problem]
     notes: tuple[str, ...] = ()
-    unowned: tuple[tuple[Path, str, tuple[int, ...]], ...] = ()
+    unowned: tuple[tuple[Path, str, tuple[str, ...]], ...] = ()
+
+
+def _reference(pair: _Pair) -> tuple[Volume, list[Problem]]:
+    """Read the reference of a pair; contours are drawn on the grid of the prediction. Raises InputError."""
+    contours = any(not is_image_file(p) and is_dicom(p) and modality_of(p) == "RTSTRUCT" for p in pair.references)
+    image = _read(pair.predictions, pair.structures, pair.regions)[0] if contours and pair.predictions else None
+    return _read(pair.references, pair.structures, pair.regions, image)
 
 
 def _score_pair(pair: _Pair) -> _ScoredPair:
-    read = attempt(partial(_read, pair.references, pair.structures), pair.references[0], pair.log_folder)
+    read = attempt(partial(_reference, pair), pair.references[0], pair.log_folder)
     if isinstance(read, Problem):
         return _ScoredPair(None, [read])
     reference, problems = read
     masks = [("reference", reference)]
-    found = np.zeros_like(reference.array)
+    truth = split_regions(reference, pair.regions)
+    found = np.zeros_like(truth.masks)
+    others: tuple[str, ...] = ()
     try:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=reference.source, remedy="predict it")
-        predicted, doubts = _read(pair.predictions, pair.structures)
+        predicted, doubts = _read(pair.predictions, pair.structures, pair.regions, reference)
         problems += doubts
         masks.append(("prediction", predicted))
         placed, doubts = _on_reference_grid(predicted, reference)
         problems += doubts
-        found = placed.array
+        split = split_regions(placed, pair.regions)
+        found, others = split.masks, split.others
     except Exception as error:
         # A broken prediction must not be cheaper than a missing one: both count as entirely missed.
         problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
@@ -269,8 +274,8 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
         pair.name,
         pair.patient,
         {
-            name: MaskPair(reference=_region(reference.array, values), prediction=_region(found, values))
-            for name, values in pair.regions.items()
+            name: MaskPair(reference=reference_mask, prediction=prediction_mask)
+            for name, reference_mask, prediction_mask in zip(pair.regions, truth.masks, found, strict=True)
         },
         reference.spacing_mm,
         pair.rules,
@@ -281,7 +286,9 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
         scored,
         problems,
         notes=tuple(dict.fromkeys(note for _, mask in masks for note in mask.notes)),
-        unowned=tuple((mask.source, side, _not_in(pair.regions, mask)) for side, mask in masks),
+        unowned=tuple(
+            (mask.source, side, names) for (side, mask), names in zip(masks, (truth.others, others), strict=False)
+        ),
     )
 
 
@@ -306,19 +313,6 @@ def _inverted(mask: Volume) -> list[Problem]:
     reasons = [reason for layer in mask.array if (reason := inverted_mask(layer)) is not None]
     remedy = "invert it if lesions are 0 in it"
     return [Problem(file=mask.source, reason=reason, remedy=remedy, left_out=False) for reason in reasons[:1]]
-
-
-def _not_in(regions: Regions, mask: Volume) -> tuple[int, ...]:
-    """Return the labels of a mask that no region has."""
-    if any(not values for values in regions.values()):
-        return ()
-    owned = {value for values in regions.values() for value in values}
-    return tuple(sorted(set(np.unique(mask.array).tolist()) - owned - {0}))
-
-
-def _region(labels: NDArray[np.generic], values: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Reduce ``(C, Z, Y, X)`` to ``(Z, Y, X)``: where a channel has one of *values*, or any label if none are named."""
-    return np.asarray((np.isin(labels, values) if values else labels != 0).any(axis=0))
 
 
 def _files_in(folder: Path) -> list[Path]:

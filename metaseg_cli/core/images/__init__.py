@@ -5,7 +5,7 @@ from metaseg_cli.core.images.alignment import align_rigidly
 from metaseg_cli.core.images.archive import unpacked
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
-from metaseg_cli.core.images.dicom_seg import can_write_seg, write_seg
+from metaseg_cli.core.images.dicom_seg import write_seg
 from metaseg_cli.core.images.geometry import (
     Reorientation,
     describe_difference,
@@ -30,7 +30,6 @@ __all__ = [
     "Volume",
     "align_rigidly",
     "as_grey",
-    "can_write_seg",
     "channels_are_equal",
     "describe_difference",
     "dicom_files",

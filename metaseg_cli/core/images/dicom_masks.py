@@ -17,7 +17,7 @@ from metaseg_cli.core.images.dicom_contours import fill_contours, read_structure
 from metaseg_cli.core.images.dicom_pixels import stored_frames
 from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.structure_names import Structure, choose
-from metaseg_cli.core.images.volume import Volume
+from metaseg_cli.core.images.volume import NamedSegment, Volume
 from metaseg_cli.errors import COPY_AGAIN, InputError, decoding
 
 _AGAIN = "export it again"
@@ -39,12 +39,13 @@ def padding_value(path: Path) -> int:
 # -- SEG -------------------------------------------------------------------------------------------------------------
 
 
-def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
+def read_seg(path: Path, wanted: Sequence[str] = (), regions: Sequence[str] = ()) -> Volume:
     """Return a DICOM SEG (binary, fractional, label map) on its own grid: label values ``(L, Z, Y, X)`` uint8.
 
     A label is its segment's number. Segments that overlap need several layers L: each takes the first in which it
     overlaps nothing. Slices without a frame are empty, or hold the file's Pixel Padding Value where it names one. Of
-    segments with lesions and anatomy the lesions are taken, or those that *wanted* names. Raises InputError.
+    segments with lesions and anatomy the lesions are taken and what belongs to *regions*, or those that *wanted* names.
+    Raises InputError.
     """
     data = read_data_set(path)
     planes = frame_planes(data, path, gaps_allowed=True)
@@ -56,7 +57,7 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
         )
     with decoding(path, "its segments are described wrongly"), quiet():
         names = _segment_names(data, path)
-        taken, excluded = choose(_segments(data), wanted, path, segmentation=True)
+        taken, excluded = choose(_segments(data), wanted, path, segmentation=True, regions=regions)
         kind = text_of(data, "SegmentationType")
         notes = ["segments " + ", ".join(f"{n} = {name}" for n, name in sorted(names.items()) if n in taken), *excluded]
         seg = _SegFrames(data=data, path=path, frames=frames, slots=planes.slots, shape=shape, names=names)
@@ -78,6 +79,7 @@ def read_seg(path: Path, wanted: Sequence[str] = ()) -> Volume:
         direction=planes.direction,
         frame_of_reference=text_of(data, "FrameOfReferenceUID"),
         notes=tuple(notes),
+        segments=tuple(NamedSegment(name=name, value=n) for n, name in sorted(names.items()) if n in taken),
     )
 
 
@@ -187,11 +189,12 @@ def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -
 # -- RTSTRUCT --------------------------------------------------------------------------------------------------------
 
 
-def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volume:
+def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = (), regions: Sequence[str] = ()) -> Volume:
     """Return the contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
 
     A voxel belongs to a structure when its centre lies inside the contour; a contour inside another one cuts a hole.
-    Only lesions are taken, by their names and types, or the structures that *wanted* names. Raises InputError.
+    Lesions are taken, by their names and types, and what belongs to *regions*, or the structures that *wanted* names.
+    Raises InputError.
     """
     data = read_data_set(path)
     if image.spacing_mm is None:
@@ -209,7 +212,7 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
         if not drawn:
             raise InputError("it holds no contour", where=path, remedy="name another structure set")
         structures = [Structure(number=n, name=names.get(n, ""), type=kinds.get(n, "")) for n in sorted(drawn)]
-        taken, excluded = choose(structures, wanted, path, segmentation=False)
+        taken, excluded = choose(structures, wanted, path, segmentation=False, regions=regions)
         _check_frames(data, taken, image, path)
         if len(taken) > 255:
             raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
@@ -229,7 +232,8 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = ()) -> Volu
         for kind, count in structure.excluded.items():
             notes.append(f"{structure.name}: {count} contour(s) were left out, being {kind}")
     layers = _layered(dict(enumerate(masks, start=1)), image.shape)
-    return dataclasses.replace(image, array=layers, source=path, notes=tuple(notes))
+    named = tuple(NamedSegment(name=s.name, value=i) for i, s in enumerate(contours, start=1))
+    return dataclasses.replace(image, array=layers, source=path, notes=tuple(notes), segments=named)
 
 
 def _check_structure_set(data: Any, image: Volume, path: Path) -> None:

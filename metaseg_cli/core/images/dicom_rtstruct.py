@@ -15,12 +15,14 @@ from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.dicom import quiet
 from metaseg_cli.core.images.dicom_seg import source_images
 from metaseg_cli.core.images.volume import Volume
+from metaseg_cli.core.regions import region_kind
 from metaseg_cli.errors import decoding
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 # Distinct on grey; the first is that of lesions in our pictures.
 _COLOURS = ((255, 92, 51), (64, 220, 130), (86, 156, 255), (255, 206, 64), (200, 120, 255), (64, 220, 220))
+_NO_TUMOUR = ("oedema", "cavity")  # regions that are no gross tumour volume
 _FROM_SOURCE = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
@@ -90,7 +92,12 @@ def _structure_set(structures: Sequence[tuple[str, NDArray[np.bool_]]], files: S
             drawn.ContourSequence = outlines
         contours.append(drawn)
         observations.append(
-            _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="GTV", ROIInterpreter="")
+            _item(
+                ObservationNumber=number,
+                ReferencedROINumber=number,
+                RTROIInterpretedType="" if region_kind(name) in _NO_TUMOUR else "GTV",
+                ROIInterpreter="",
+            )
         )
     data.StructureSetROISequence, data.ROIContourSequence = rois, contours
     data.RTROIObservationsSequence = observations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.dicom import quiet
 from metaseg_cli.core.images.dicom import slice_headers
 from metaseg_cli.core.images.dicom_planes import frame_groups
+from metaseg_cli.core.regions import CONCEPTS, region_kind
 from metaseg_cli.errors import InputError, decoding
 
 # Type 2 of the modules that a SEG repeats of its series (PS3.3 C.7.1.1, C.7.2.1).
@@ -24,21 +24,12 @@ _MAY_BE_EMPTY = (
 )
 
 
-def can_write_seg() -> bool:
-    """Return whether highdicom, which does the writing, is installed."""
-    return find_spec("highdicom") is not None
-
-
 def write_seg(path: Path, segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequence[Path]) -> None:
     """Write named masks ``(Z, Y, X)``, as ``read_dicom(files)`` has its slices, as binary segments of one SEG object.
 
-    Each segment is coded as metastasis, found by an algorithm. Whole or not at all. Raises InputError without
-    highdicom, and when the series lacks what a SEG must repeat of it.
+    Each segment is coded by what its name says (metastasis, enhancing lesion, oedema: ``regions.CONCEPTS``), found by
+    an algorithm. Whole or not at all. Raises InputError when the series lacks what a SEG must repeat of it.
     """
-    if not can_write_seg():
-        raise InputError(
-            "DICOM SEG requires highdicom", where=path, remedy="install it: pip install 'metaseg-cli[dicom]'"
-        )
     what = "the series does not give what a DICOM SEG must repeat of it"
     with decoding(files[0], what, remedy="take --format nifti"), quiet():
         segmentation = _segmentation(segments, files)
@@ -59,7 +50,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
             segment_number=number,
             segment_label=label[:64],
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Metastasis,
+            segmented_property_type=_code(label),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=program,
         )
@@ -83,6 +74,14 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
         series_description="metaseg",
         omit_empty_frames=bool(pixels.any()),
     )
+
+
+def _code(label: str) -> Any:
+    """Return the coded concept of a segment of this name."""
+    from pydicom.sr.codedict import codes
+
+    concept = CONCEPTS[region_kind(label)]
+    return getattr(getattr(codes, concept.scheme), concept.keyword)
 
 
 def _repaired(data: Any) -> Any:

@@ -124,7 +124,12 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     if np.count_nonzero(whole) < np.count_nonzero(array):
         return None  # some of it lies outside the image
     return dataclasses.replace(
-        image, array=whole, source=mask.source, notes=mask.notes, exif_orientation=mask.exif_orientation
+        image,
+        array=whole,
+        source=mask.source,
+        notes=mask.notes,
+        exif_orientation=mask.exif_orientation,
+        segments=mask.segments,
     )
 
 

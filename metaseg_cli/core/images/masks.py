@@ -30,13 +30,16 @@ _FEW_COLOURS = 16  # a picture of more has edges between colours, or noise
 _NOISE = 32  # grey levels: compression noise of a black JPEG stays well below this
 
 
-def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str] = ()) -> Volume:
+def read_mask(
+    path: Path, image: Volume | None = None, structures: Sequence[str] = (), regions: Sequence[str] = ()
+) -> Volume:
     """Return a mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
     0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
     whose colour is constant, and DICOM SEG, RTSTRUCT and Slicer's ``.seg.nrrd``, whose overlapping segments make
-    several layers ``(L, Z, Y, X)``. Of these the lesions are taken, by their names, or the *structures* that are named.
-    An RTSTRUCT is drawn on *image*'s grid. Raises InputError.
+    several layers ``(L, Z, Y, X)``. Of these the lesions are taken, by their names, with what belongs to the *regions*
+    that are named, or only the *structures* that are named. An RTSTRUCT is drawn on *image*'s grid. Raises
+    InputError.
     """
     check_openable(path)
     notes: list[str] = []
@@ -47,17 +50,17 @@ def read_mask(path: Path, image: Volume | None = None, structures: Sequence[str]
                 raise InputError(
                     "contours, which need the image they were drawn on", where=path, remedy="convert them to a mask"
                 )
-            return read_rtstruct(path, image, structures)
+            return read_rtstruct(path, image, structures, regions)
         if kind == "SEG":
-            return read_seg(path, structures)
+            return read_seg(path, structures, regions)
     if is_picture(path) and path.is_file() and path.stat().st_size:
         return _from_picture(path)
     volume = read_image(path)
     notes += volume.notes
     if segments := segments_of(path):
-        array, said = lesion_layers(volume.array, segments, structures, path)
+        array, said, named = lesion_layers(volume.array, segments, structures, path, regions)
         label = np.stack([_labels(layer, path, notes, named=True) for layer in array])
-        return dataclasses.replace(volume, array=label, notes=(*notes, *said))
+        return dataclasses.replace(volume, array=label, notes=(*notes, *said), segments=named)
     if volume.array.shape[0] != 1:
         raise InputError(f"a mask with {volume.array.shape[0]} channels", where=path, remedy="save one label map")
     label = _labels(volume.array[0], path, notes)

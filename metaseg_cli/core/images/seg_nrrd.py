@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.formats import NRRD, suffix_of
 from metaseg_cli.core.images.structure_names import Structure, choose
+from metaseg_cli.core.images.volume import NamedSegment
 from metaseg_cli.errors import InputError, decoding
 
 _LONGEST_HEADER = 2**22  # bytes: Slicer stores hundreds of segments with their tags
@@ -71,15 +72,18 @@ def _concept(tags: str) -> str:
 
 
 def lesion_layers(
-    layers: NDArray[Any], segments: Sequence[Segment], wanted: Sequence[str], path: Path
-) -> tuple[NDArray[Any], list[str]]:
-    """Return ``(L, Z, Y, X)`` with the lesions' labels alone, and notes. Raises InputError when none is recognised."""
+    layers: NDArray[Any], segments: Sequence[Segment], wanted: Sequence[str], path: Path, regions: Sequence[str] = ()
+) -> tuple[NDArray[Any], list[str], tuple[NamedSegment, ...]]:
+    """Return ``(L, Z, Y, X)`` with the lesions' labels alone, notes, and the segments that were taken.
+
+    Raises InputError when none is recognised.
+    """
     if max((segment.layer for segment in segments), default=0) >= len(layers):
         raise InputError(
             f"its header names more layers than the {len(layers)} it has", where=path, remedy="save it again"
         )
     named = [Structure(number=i, name=s.name, concept=s.concept) for i, s in enumerate(segments)]
-    taken, notes = choose(named, wanted, path, segmentation=True)
+    taken, notes = choose(named, wanted, path, segmentation=True, regions=regions)
     of_lesions = np.zeros_like(layers)
     for i in taken:
         here = layers[segments[i].layer] == segments[i].value
@@ -90,4 +94,5 @@ def lesion_layers(
     stray = {int(v) for n, layer in enumerate(layers) for v in np.unique(layer) if v and (n, int(v)) not in owned}
     if stray:
         notes.append(f"labels that no segment of the header has were left out: {', '.join(map(str, sorted(stray)))}")
-    return of_lesions, [f"segments {listed}", *notes]
+    kept = tuple(NamedSegment(name=s.name, value=s.value, layer=s.layer) for s in (segments[i] for i in taken))
+    return of_lesions, [f"segments {listed}", *notes], kept

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from metaseg_cli.core.regions import belongs
 from metaseg_cli.core.words import nfc, words
 from metaseg_cli.errors import InputError
 
@@ -132,13 +133,19 @@ def _has_margin(said: Sequence[str]) -> bool:
 
 
 def choose(
-    structures: Sequence[Structure], wanted: Sequence[str], path: Path, *, segmentation: bool
+    structures: Sequence[Structure],
+    wanted: Sequence[str],
+    path: Path,
+    *,
+    segmentation: bool,
+    regions: Sequence[str] = (),
 ) -> tuple[list[int], list[str]]:
     """Return the numbers of the structures that are lesions, or that *wanted* names, and notes on those excluded.
 
     *wanted* are names as in ``--structures``: upper and lower case are the same, ``*`` stands for anything. The
     segments of a *segmentation* are taken where all names are meaningless ("Segment_1"), and its oedema is a label of
-    its own; contours of oedema are excluded beside a lesion. Raises InputError with the names when nothing is
+    its own; contours of oedema are excluded beside a lesion. What belongs to one of the *regions* by its name is taken
+    as well. Raises InputError with the names when nothing is
     recognised.
     """
     if wanted:
@@ -156,6 +163,8 @@ def choose(
     if not segmentation:
         oedema = [s.number for s in structures if s.number in taken and _is_oedema(s.name)]
         taken = [number for number in taken if number not in oedema] or taken
+    asked = {s.number for s in structures if any(_is_asked(s, kinds[s.number], region) for region in regions)}
+    taken = [s.number for s in structures if s.number in asked or s.number in taken]
     if not taken and segmentation and all(kind == "unknown" for kind in kinds.values()):
         return list(kinds), []
     if not taken:
@@ -165,6 +174,12 @@ def choose(
             remedy="say which are lesions with --structures NAME,… (* stands for anything)",
         )
     return taken, _excluded(structures, taken, "not lesions by their names")
+
+
+def _is_asked(structure: Structure, kind: Kind, region: str) -> bool:
+    """Return whether a structure belongs to a region; what is derived, or an organ, by its full name only."""
+    named = structure.name.strip().casefold() == region.strip().casefold()
+    return named or (kind in ("lesion", "unknown") and belongs(structure.name, region))
 
 
 def _is_oedema(name: str) -> bool:

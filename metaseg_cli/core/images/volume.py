@@ -14,6 +14,15 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedSegment:
+    """What a file names in a mask: the voxels with *value*, in one *layer* of it or (None) in any."""
+
+    name: str
+    value: int
+    layer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Volume:
     """One scan as it lies in its file.
 
@@ -23,7 +32,8 @@ class Volume:
     ``array`` is already upright. ``nifti_header`` is a NIfTI header as stored: a mask gets the same matrices, so that
     every reader, whichever matrix it trusts, shows it on its scan. ``notes`` say what was assumed while reading.
     ``sequences`` name the channels where a model or its user says what they are; colours have no names.
-    ``frame_of_reference`` is the DICOM UID of the coordinates, empty if unknown.
+    ``frame_of_reference`` is the DICOM UID of the coordinates, empty if unknown. ``segments`` are those of a mask whose
+    file names them.
     """
 
     array: NDArray[Any]
@@ -36,6 +46,7 @@ class Volume:
     notes: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     frame_of_reference: str = ""
+    segments: tuple[NamedSegment, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from metaseg_cli.core.choices import BACKENDS
 from metaseg_cli.core.model_file import Ensemble, ModelCard
 from metaseg_cli.core.models.blocks import crop_to, pad_to_multiple
 from metaseg_cli.core.models.network import Network
-from metaseg_cli.errors import ConfigError, InputError, first_line
+from metaseg_cli.errors import ConfigError, InputError, first_line, install_hint
 
 _REPAYS = 4.0  # a conversion is tried where torch would compute this many times as long as the conversion takes
 _LARGEST_DIFFERENCE = 0.05  # of probabilities: two programs that compute in bf16 differ by rounding
@@ -98,7 +98,7 @@ def accelerate(network: nn.Module, card: ModelCard, wanted: str, precision: str,
         if not _installed(wanted):
             raise ConfigError(
                 f"--backend {wanted} requires {' and '.join(BACKENDS[wanted].packages)}",
-                remedy="pip install 'metaseg-cli[export]'",
+                remedy=install_hint("export"),
             )
         if device.type != "cpu":
             raise ConfigError(f"--backend {wanted} runs on a CPU", remedy="take --device cpu, or --backend torch")

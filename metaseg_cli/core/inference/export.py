@@ -17,7 +17,7 @@ from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.intensity import CLIP_DEVIATIONS, STATISTICS_PERCENTILES
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.typed_json import as_json, read_json
-from metaseg_cli.errors import ConfigError, InputError
+from metaseg_cli.errors import ConfigError, InputError, install_hint
 
 _KEPT = (  # of the card, as they stand
     *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
@@ -33,7 +33,7 @@ def export_onnx(model: Model, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError("export needs onnx and onnxscript", remedy="pip install 'metaseg-cli[export]'") from error
+        raise ConfigError("export needs onnx and onnxscript", remedy=install_hint("export")) from error
     atomic_write(path, lambda to: write_onnx(model.torch_network, model.card, to))
     atomic_write_text(path.with_suffix(".json"), json.dumps(description(model.card), indent=1))
 
@@ -84,7 +84,7 @@ def greatest_difference(model: Model, path: Path, image: NDArray[np.float32]) ->
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError("the check needs onnxruntime", remedy="pip install 'metaseg-cli[export]'") from error
+        raise ConfigError("the check needs onnxruntime", remedy=install_hint("export")) from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (theirs,) = session.run([OUTPUT], {INPUT: image})
     with torch.inference_mode():

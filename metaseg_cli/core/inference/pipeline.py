@@ -21,7 +21,6 @@ from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
     MaskToWrite,
-    can_write_seg,
     dicom_files,
     is_dicom,
     mask_writer,
@@ -349,19 +348,18 @@ def _save_segmentation(scan: PreparedScan, prediction: Prediction) -> tuple[Path
         return None, []
     notes: list[str] = []
     name = scan.outputs.segmentation_format
-    if config.format == name or can_write_seg():
-        to_write = MaskToWrite(
-            label=prediction.mask,
-            structures=_segments(prediction, scan.model.card.regions, per_lesion=config.per_lesion),
-            image=prediction.source,
-            series=scan.series,
-        )
-        try:
-            mask_writer(name)(path, to_write)
-        except InputError as error:
-            if config.format == name:
-                raise
-            notes.append(f"no {MASK_FORMATS[name].of_series}: {error.what}")
+    to_write = MaskToWrite(
+        label=prediction.mask,
+        structures=_segments(prediction, scan.model.card.regions, per_lesion=config.per_lesion),
+        image=prediction.source,
+        series=scan.series,
+    )
+    try:
+        mask_writer(name)(path, to_write)
+    except InputError as error:
+        if config.format == name:
+            raise
+        notes.append(f"no {MASK_FORMATS[name].of_series}: {error.what}")
     return path if path.exists() else None, notes
 
 

@@ -21,12 +21,13 @@ from metaseg_cli.core.inference.memory import fitting_windows
 from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import tile
+from metaseg_cli.core.label_maps import region_masks, to_label_map
 from metaseg_cli.core.measurements import Measurement, measure
 from metaseg_cli.core.memory import resident_memory
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.models.network import Prunable
-from metaseg_cli.core.postprocessing import Postprocessing, to_label_map, to_mask
+from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.preprocessing import GridMapping, Preprocessing, preprocess
 
 
@@ -160,12 +161,15 @@ class Model:
         """Find masks and lesions in *volume*: the last step of ``predict``. *settings* hold one entry per region."""
         spacing = volume.spacing_mm
         masks = np.stack([to_mask(p, each, spacing) for p, each in zip(raw.probabilities, settings, strict=True)])
+        # What is counted and measured is what the mask that is written says, also where regions are not nested.
+        label = to_label_map(masks, self.card.regions)
+        masks = region_masks(label, self.card.regions)
         lesions, measurements = {}, {}
         for region, mask, probability in zip(self.card.regions, masks, raw.probabilities, strict=True):
             numbers, lesions[region] = find_lesions(mask, spacing, probability)
             measurements[region] = _measured(numbers, lesions[region], volume)
         return Prediction(
-            mask=to_label_map(masks, self.card.regions),
+            mask=label,
             masks=masks,
             probabilities=raw.probabilities,
             lesions=lesions,
