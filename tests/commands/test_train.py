@@ -127,7 +127,8 @@ class StopAt(Silent):
 def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(
     prepared: Path, tmp_path: Path, steps: int, epochs: int
 ) -> None:
-    config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32")
+    # A busy moment may measure another memory format, which rounds differently.
+    config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32", layout="contiguous")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
