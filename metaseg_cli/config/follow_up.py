@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Device, Model
+from metaseg_cli.config.shared import Device, Model, label_values
 from metaseg_cli.core.choices import NON_TARGET
 from metaseg_cli.errors import ConfigError
 
@@ -21,11 +21,22 @@ class FollowUpConfig:
     visits: Annotated[
         tuple[str, ...],
         Setting(
-            help="A mask or a scan of each visit, the earliest first; scans are segmented.",
+            help="A mask, scan, case folder, DICOM study or ZIP of each visit, the earliest first, or the files of its "
+            "sequences, as in t1c=a.nii.gz,t2f=b.nii.gz; scans are segmented.",
             positional=True,
             cli_name="visit",
         ),
     ] = ()
+    labels: Annotated[
+        str | None,
+        Setting(help="Label values that are measured, such as 3; all: every label.", shown_default="the only one"),
+    ] = None
+    region: Annotated[
+        str | None,
+        Setting(
+            help="Region that is measured: ET, or with its label values ET=3.", shown_default="the model's index region"
+        ),
+    ] = None
     model: Model = None
     out: Annotated[Path, Setting(help="Folder for the results.")] = Path("follow_up")
     match_distance: Annotated[
@@ -42,13 +53,30 @@ class FollowUpConfig:
     immunotherapy: Annotated[
         bool, Setting(help="Under immunotherapy: new lesions alone do not make a progression.")
     ] = False
+    same_patient: Annotated[bool, Setting(help="Visits are of one patient although their PatientIDs differ.")] = False
+    force: Annotated[bool, Setting(help="Go on where an alignment, or the order of dates, is doubtful.")] = False
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"
 
     def __post_init__(self) -> None:
         check(self)
+        self.label_values()
+        self.region_and_labels()
+        if self.labels and self.region:
+            raise ConfigError("--labels and --region exclude each other", remedy="leave one out")
         if len(self.visits) < 2:
             raise ConfigError(
                 "a follow-up needs two visits or more",
                 remedy="name their masks or scans in order, as in metaseg follow-up 2024.nii.gz 2025.nii.gz",
             )
+
+    def label_values(self) -> tuple[int, ...]:
+        """Return what --labels lists; empty for all."""
+        if self.labels is None or self.labels == "all":
+            return ()
+        return label_values(self.labels, f"--labels {self.labels}")
+
+    def region_and_labels(self) -> tuple[str, tuple[int, ...]]:
+        """Return the name in --region, and its label values where they are given: ``ET=3``."""
+        name, sign, values = (self.region or "").partition("=")
+        return name.strip(), label_values(values, f"--region {self.region}") if sign else ()

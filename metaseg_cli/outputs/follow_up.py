@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.follow_up import FollowUpResult
@@ -17,13 +18,34 @@ DISCLAIMER = (
 )
 
 
-def follow_up_document(out: Path, names: Sequence[str], result: FollowUpResult, notes: Sequence[str]) -> FollowUp:
-    """Return the lesions over the visits *names* as ``follow_up.json`` has them."""
+@dataclass(frozen=True, kw_only=True)
+class FollowedVisit:
+    """A visit's name and date (empty if unknown), and the files that are written of it."""
+
+    name: str
+    date: str
+    mask: Path | None
+    overlay: Path
+
+
+def follow_up_document(
+    out: Path,
+    visits: Sequence[FollowedVisit],
+    result: FollowUpResult,
+    notes: Sequence[str],
+    *,
+    region: str,
+    model: Path | None,
+) -> FollowUp:
+    """Return the lesions over the *visits* as ``follow_up.json`` has them."""
+    names = [visit.name for visit in visits]
     return FollowUp(
         out=out,
-        visits=tuple(_visits(names, result)),
+        visits=tuple(_visits(visits, result)),
         lesions=tuple(row for lesion in result.lesions for row in _visits_of(lesion, names)),
         notes=(*notes, DISCLAIMER),
+        region=region,
+        model=model,
     )
 
 
@@ -33,10 +55,10 @@ def write_follow_up_tables(document: FollowUp) -> None:
     write_table(document.out / "visits.csv", VisitRow, document.visits)
 
 
-def _visits(names: Sequence[str], result: FollowUpResult) -> Iterator[VisitRow]:
-    for v, (name, assessment) in enumerate(zip(names, result.visits, strict=True)):
+def _visits(visits: Sequence[FollowedVisit], result: FollowUpResult) -> Iterator[VisitRow]:
+    for v, (visit, assessment) in enumerate(zip(visits, result.visits, strict=True)):
         yield VisitRow(
-            visit=name,
+            visit=visit.name,
             lesions=sum(len(lesion.at_visits[v].parts) for lesion in result.lesions),
             volume_ml=round(sum(lesion.at_visits[v].volume_mm3 for lesion in result.lesions) / 1000, 4),
             sum_of_diameters_mm=round(assessment.sum_mm, 2),
@@ -47,6 +69,9 @@ def _visits(names: Sequence[str], result: FollowUpResult) -> Iterator[VisitRow]:
             new=" ".join(map(str, assessment.new)),
             uncertain=" ".join(map(str, assessment.uncertain)),
             remarks="; ".join(assessment.remarks),
+            date=visit.date,
+            mask=visit.mask,
+            overlay=visit.overlay,
         )
 
 

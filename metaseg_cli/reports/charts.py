@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metaseg_cli.core.follow_up import FollowUpResult
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.froc import FROC_AT
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import CHARTED_DISTANCES, CHARTED_SCORES, metric_of
+from metaseg_cli.core.results import FollowUp, VisitRow
 from metaseg_cli.core.results.scores import FrocCurve, RankFrequencies, ReliabilityCurves
+from metaseg_cli.reports.lesion_colours import lesion_colour_code
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,29 +153,57 @@ def rank_stability(ranks: RankFrequencies) -> bytes:
     return _png(figure)
 
 
-def diameters_over_visits(visits: Sequence[str], result: FollowUpResult) -> bytes:
-    """Draw the longest diameter of every lesion over the visits, and the sum of the targets' with its categories."""
+def diameters_over_visits(follow_up: FollowUp) -> bytes:
+    """Draw the longest diameter of every lesion over the visits, and the sum of the targets' with its categories.
+
+    Visits with dates lie as far apart as they were. Lines show −30 % of the baseline sum and +20 % of the smallest one
+    before each visit.
+    """
+    visits = follow_up.visits
     figure, (each, together) = _figure(2, width=max(4.6, 1.1 * len(visits)))
-    at = np.arange(len(visits))
-    for lesion in result.lesions:
-        lengths = [at_visit.longest_mm for at_visit in lesion.at_visits]
-        shown = at[lesion.first :]
-        colour, width = (_LINE, 1.8) if lesion.target else (_SOFT, 1.2)
-        each.plot(shown, lengths[lesion.first :], marker="o", markersize=4, color=colour, linewidth=width)
-        if lesion.first:
-            each.plot(shown[0], lengths[lesion.first], marker="o", markersize=7, color=_DOTS)
-        each.annotate(
-            str(lesion.number), (shown[-1], lengths[-1]), xytext=(6, 0), textcoords="offset points", va="center"
+    at = _times(visits)
+    place = {visit.visit: x for visit, x in zip(visits, at, strict=True)}
+    for number in dict.fromkeys(row.lesion for row in follow_up.lesions):
+        rows = [row for row in follow_up.lesions if row.lesion == number]
+        shown, lengths = [place[row.visit] for row in rows], [row.longest_axial_mm for row in rows]
+        each.plot(
+            shown,
+            lengths,
+            marker="o",
+            markersize=4,
+            color=lesion_colour_code(number),
+            linewidth=2.2 if rows[0].target else 1.0,
+            linestyle="-" if rows[0].target else "--",
         )
-    each.set(title="Longest diameter (mm); targets blue, new lesions orange", ylim=(0, None))
-    sums = [visit.sum_mm for visit in result.visits]
+        label = (shown[-1], lengths[-1])
+        each.annotate(str(number), label, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+    each.set(title="Longest axial diameter (mm); targets solid, others dashed", ylim=(0, None))
+    sums = [visit.sum_of_diameters_mm for visit in visits]
     together.plot(at, sums, marker="o", color=_LINE)
-    for x, visit in zip(at, result.visits, strict=True):
-        together.annotate(visit.category, (x, visit.sum_mm), xytext=(0, 8), textcoords="offset points", ha="center")
-    together.set(title="Sum of the targets' diameters (mm)", ylim=(0, 1.2 * max([*sums, 1.0])))
+    for x, visit in zip(at, visits, strict=True):
+        label = (x, visit.sum_of_diameters_mm)
+        together.annotate(visit.category, label, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
+    if sums[0]:
+        together.axhline(0.7 * sums[0], color="#2b8a3e", linestyle=":", linewidth=1.2)
+        together.text(1, 0.7 * sums[0], "−30 % of baseline", color="#2b8a3e", fontsize=7, ha="right", va="bottom",
+                      transform=together.get_yaxis_transform())  # fmt: skip
+        limits = [1.2 * min(sums[: max(1, v)]) for v in range(len(sums))]
+        together.step(at, limits, where="mid", color=_DOTS, linestyle=":", linewidth=1.2)
+        together.text(1, limits[-1], "+20 % of smallest", color=_DOTS, fontsize=7, ha="right", va="bottom",
+                      transform=together.get_yaxis_transform())  # fmt: skip
+    together.set(title="Sum of the targets' diameters (mm), RANO-BM by imaging only", ylim=(0, 1.3 * max([*sums, 1.0])))
+    names = [visit.date or (visit.visit if len(visit.visit) <= 16 else f"…{visit.visit[-15:]}") for visit in visits]
+    margin = 0.4 * (at[-1] - at[0]) / max(1, len(at) - 1)
     for axes in (each, together):
         axes.title.set_fontsize(9)
-        axes.set_xlim(-0.4, len(visits) - 0.6)
-        names = [name if len(name) <= 16 else f"…{name[-15:]}" for name in visits]
-        axes.set_xticks(at, names, rotation=25 if len(visits) > 3 or max(map(len, names)) > 10 else 0, fontsize=8)
+        axes.set_xlim(at[0] - margin, at[-1] + margin)
+        axes.set_xticks(at, names, rotation=25 if len(visits) > 3 or max(map(len, names)) > 9 else 0, fontsize=8)
     return _png(figure)
+
+
+def _times(visits: Sequence[VisitRow]) -> list[float]:
+    """Return where visits lie on the axis: in days where all have different dates, else 0, 1, 2 …"""
+    dates = [visit.date for visit in visits]
+    if all(dates) and len(set(dates)) == len(dates):
+        return [float(date.fromisoformat(text).toordinal()) for text in dates]
+    return [float(i) for i in range(len(visits))]

@@ -1,7 +1,7 @@
 """Read and write one scan with its geometry."""
 
 from metaseg_cli.core.dicom import dicom_files, is_dicom
-from metaseg_cli.core.images.alignment import align_rigidly
+from metaseg_cli.core.images.alignment import Alignment, align, align_rigidly
 from metaseg_cli.core.images.archive import unpacked
 from metaseg_cli.core.images.dicom_masks import padding_value
 from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
@@ -25,9 +25,11 @@ from metaseg_cli.core.images.reading import read_geometry, read_image, read_scan
 from metaseg_cli.core.images.volume import Volume, is_constant, shown_channel
 
 __all__ = [
+    "Alignment",
     "MaskToWrite",
     "Reorientation",
     "Volume",
+    "align",
     "align_rigidly",
     "as_grey",
     "channels_are_equal",

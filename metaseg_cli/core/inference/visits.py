@@ -1,120 +1,249 @@
-"""The visits of one patient: their masks, read or segmented by a model, and their lesions in common coordinates."""
+"""The visits of one patient: masks that are read, or made by a model from scans as people have them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from metaseg_cli.config import FollowUpConfig
-from metaseg_cli.core.detection import find_lesions
-from metaseg_cli.core.formats import is_picture, stem_of
-from metaseg_cli.core.images import (
-    Volume,
-    align_rigidly,
-    dicom_files,
-    read_mask,
-    read_scan,
-    reorient,
-    same_grid,
-    to_canonical,
-)
-from metaseg_cli.core.lesion_tracking import Detection
-from metaseg_cli.core.measurements import measure
-from metaseg_cli.core.paths import unusable
+from metaseg_cli.core.datasets import CaseSource, sequence_name
+from metaseg_cli.core.datasets.naming import image_files, is_bare_mask_name, is_predicted, mask_key, stem
+from metaseg_cli.core.dicom import dicom_files, is_dicom, read_header, text_of
+from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, stem_of, suffix_of
+from metaseg_cli.core.images import Volume, read_mask, read_scan, same_grid, unpacked
+from metaseg_cli.core.images.dicom_masks import modality_of
+from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, sources_of
+from metaseg_cli.core.inference.visit_masks import LabelledMask, names_of_labels
+from metaseg_cli.core.paths import path_exists, unusable
 from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from metaseg_cli.core.inference.predictor import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Whose visit it is and when, as DICOM headers say; empty where they do not, or where there are none."""
+
+    patient: str = ""
+    date: str = ""  # YYYY-MM-DD
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """``mask`` has one channel; ``scan`` is None if the visit is a mask already."""
+    """One visit. ``scan`` is None if there is a mask alone; ``made`` says that the model made the mask.
 
-    mask: Volume
+    ``series`` are the DICOM files of the scan.
+    """
+
+    name: str
+    mask: LabelledMask
     scan: Volume | None
+    identity: Identity
+    series: tuple[Path, ...] = ()
+    made: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed while reading."""
+        return self.mask.volume.notes
 
 
-def visit_names(paths: Sequence[str]) -> list[str]:
+def visit_names(texts: Sequence[str]) -> list[str]:
     """Return distinct names: the files' stems, else with their folders, else numbers."""
-    stems = [stem_of(Path(p)).removesuffix("_mask") for p in paths]
+    paths = [next(iter(_parts_of(text).values())) for text in texts]
+    stems = [stem_of(p).removesuffix("_mask") if not p.is_dir() else p.resolve().name for p in paths]
     if len(set(stems)) == len(stems):
         return stems
-    longer = [f"{Path(p).resolve().parent.name}/{stem}" for p, stem in zip(paths, stems, strict=True)]
+    longer = [f"{p.resolve().parent.name}/{stem}" for p, stem in zip(paths, stems, strict=True)]
     return longer if len(set(longer)) == len(longer) else [f"visit {i}" for i in range(1, len(paths) + 1)]
 
 
-def load_visit(path: Path, config: FollowUpConfig) -> Visit:
-    """Read a mask, or segment a scan with the model of *config*. Raises InputError for what has no size in mm."""
-    problem = unusable(path)
-    if problem is not None:
-        raise InputError(problem.reason, where=path, remedy=problem.remedy)
-    if is_picture(path):
-        raise InputError("a picture has no lengths in mm", where=path, remedy="follow up volumes")
-    mask, scan = _mask_if_any(path), None
-    if mask is None:
+def _parts_of(text: str) -> Mapping[str, Path]:
+    """Split ``t1c=a.nii.gz,t2f=b.nii.gz`` into sequences and files; a path alone has the empty name."""
+    if path_exists(text) or "=" not in text:
+        return {"": Path(text)}
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not sign or not path or not name.strip().isidentifier() for name, sign, path in pairs):
+        raise InputError(
+            f"--visit {text!r} does not name a file for each sequence", remedy="write --visit t1c=a.nii.gz,t2f=b.nii.gz"
+        )
+    return {sequence_name(name.strip()): Path(path.strip()) for name, _, path in pairs}
+
+
+class VisitReader:
+    """Reads visits; the model is loaded once, and only when a visit has no mask."""
+
+    def __init__(self, config: FollowUpConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def model(self) -> Model:
+        """The model of the config, or the newest one."""
         from metaseg_cli.core.inference.predictor import load_model  # torch loads here
 
-        model = load_model(find_model(config.model), config.device)
-        prediction = model.predict({model.card.sequences[0]: dicom_files(path)} if path.is_dir() else path)
-        scan = prediction.source
-        mask = dataclasses.replace(scan, array=prediction.mask[None], notes=prediction.notes)
-    if mask.spacing_mm is None:
-        raise InputError("it does not say its spacing", where=path, remedy="follow up volumes with a spacing in mm")
-    foreground: NDArray[np.bool_] = np.asarray((mask.array > 0).any(axis=0))
-    return Visit(mask=dataclasses.replace(mask, array=foreground[None].astype(np.uint8)), scan=scan)
+        return load_model(find_model(self.config.model), self.config.device)
 
+    @property
+    def used_model(self) -> Model | None:
+        """The model if a visit needed it, or if the user named it."""
+        return self.model if "model" in self.__dict__ or self.config.model is not None else None
 
-def _mask_if_any(path: Path) -> Volume | None:
-    """Read *path* as a mask; None for a folder, or a scan. Raises InputError for what is neither."""
-    if not path.is_file():
-        return None
-    try:
-        return read_mask(path)
-    except InputError as error:
-        try:
-            read_scan([path])
-        except InputError:
-            raise error from None
-        return None
+    def read(self, name: str, text: str) -> Visit:
+        """Read the visit that *text* means: a mask, a scan, a folder, a ZIP, or files of sequences.
 
+        Raises InputError, also for what has no size in mm.
+        """
+        parts = _parts_of(text)
+        for path in parts.values():
+            problem = unusable(path)
+            if problem is not None:
+                raise InputError(problem.reason, where=path, remedy=problem.remedy)
+            if is_picture(path):
+                raise InputError("a picture has no lengths in mm", where=path, remedy="follow up volumes")
+        if "" not in parts:
+            files: dict[str, tuple[Path, ...]] = {sequence: (path,) for sequence, path in parts.items()}
+            first = next(iter(parts.values()))
+            source = CaseSource(case=stem_of(first), patient=stem_of(first), sequences=files)
+            return self._checked(self._predicted(name, source))
+        with ExitStack() as stack:
+            path = parts[""]
+            if path.is_file() and suffix_of(path) in ARCHIVES:
+                path = stack.enter_context(unpacked(path))
+            return self._checked(self._in_folder(name, path) if path.is_dir() else self._of_file(name, path))
 
-def place_in_first(visit: Visit, first: Visit) -> tuple[list[Detection], tuple[str, ...]]:
-    """Return the lesions of *visit* in the patient coordinates of the *first* one, and how they were placed there."""
-    if same_grid(visit.mask, first.mask):
-        return _detections(visit.mask, np.eye(4)), ()
-    if visit.scan is None or first.scan is None:
-        how = "on another grid than the first visit: placed by the coordinates in the files"
-        return _detections(visit.mask, np.eye(4)), (how,)
-    matrix = align_rigidly(visit.scan, first.scan)
-    angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
-    middle = visit.scan.affine @ np.array([*(n / 2 for n in visit.scan.shape[::-1]), 1.0])
-    shift = float(np.linalg.norm((matrix @ middle - middle)[:3]))
-    how = f"aligned rigidly with the first visit, by {shift:.1f} mm and {angle:.1f}°"
-    return _detections(visit.mask, matrix), (how,)
-
-
-def _detections(mask: Volume, to_first: NDArray[np.float64]) -> list[Detection]:
-    """Measure the lesions on their own axial slices; *to_first* maps patient coordinates to the first visit's."""
-    upright = reorient(mask, to_canonical(mask))
-    spacing = upright.spacing_mm
-    assert spacing is not None  # load_visit refuses others
-    numbers, lesions = find_lesions(upright.array[0], spacing)
-    to_mm = to_first @ upright.affine
-    reach = float(np.linalg.norm(spacing)) / 2
-    found = []
-    for lesion in lesions:
-        crop = numbers[tuple(slice(*side) for side in lesion.box)] == lesion.number
-        zyx = np.argwhere(crop) + [start for start, _ in lesion.box]
-        found.append(
-            Detection(
-                points_mm=zyx[:, ::-1] @ to_mm[:3, :3].T + to_mm[:3, 3],
-                reach_mm=reach,
-                volume_mm3=float(lesion.volume_mm3 or 0),
-                measurement=measure(crop, spacing),
+    def _checked(self, visit: Visit) -> Visit:
+        if visit.mask.volume.spacing_mm is None:
+            raise InputError(
+                "it does not say its spacing",
+                where=visit.mask.volume.source,
+                remedy="follow up volumes with a spacing in mm",
             )
+        return visit
+
+    def _of_file(self, name: str, path: Path) -> Visit:
+        """Read a file: a mask, or else a scan."""
+        try:
+            mask = LabelledMask(volume=read_mask(path), names=names_of_labels(path))
+        except InputError as error:
+            try:
+                read_scan([path])
+            except InputError:
+                raise error from None
+            return self._predicted(name, self._only_source(path))
+        return Visit(name=name, mask=mask, scan=None, identity=_identity([path]))
+
+    def _in_folder(self, name: str, folder: Path) -> Visit:
+        """Read a case folder or DICOM study: its mask where it has one, with the scan beside it; else the scan."""
+        masks = _masks_in(folder)
+        if not masks:
+            return self._predicted(name, self._only_source(folder))
+        if len(masks) > 1:
+            listed = ", ".join(str(p.relative_to(folder)) for p in masks[:5])
+            raise InputError(f"it holds {len(masks)} masks: {listed}", where=folder, remedy="name one of them")
+        scan = self._scan_beside(folder)
+        volume = read_mask(masks[0], scan)
+        shown = scan if scan is not None and same_grid(scan, volume) else None
+        return Visit(
+            name=name,
+            mask=LabelledMask(volume=volume, names=names_of_labels(masks[0])),
+            scan=shown,
+            identity=_identity(masks),
         )
-    return found
+
+    def _scan_beside(self, folder: Path) -> Volume | None:
+        """Return the scan in *folder* to show and align by, t1c if there is one; None for none or several."""
+        sources, _, _ = sources_of([str(folder)])
+        if len(sources) != 1:
+            return None
+        sequences = sources[0].sequences
+        return read_scan(sequences.get("t1c") or next(iter(sequences.values())))
+
+    def _only_source(self, path: Path) -> CaseSource:
+        """Return the one case at *path* that the model takes. Raises InputError for none and for several."""
+        sources, problems, _ = sources_of([str(path)])
+        if not sources:
+            first = problems[0] if problems else None
+            raise InputError(
+                first.reason if first else "no scan in it",
+                where=first.file if first else path,
+                remedy=first.remedy if first else "name a folder with the scans of one visit",
+            )
+        fitting = [source for source in sources if len(sources) == 1 or self._takes(source)]
+        if len(fitting) != 1:
+            named = ", ".join(source.case for source in sources[:5])
+            raise InputError(
+                f"it holds {len(sources)} scans, not those of one visit: {named}",
+                where=path,
+                remedy="name the folder of one visit, or its files as in --visit t1c=a.nii.gz,t2f=b.nii.gz",
+            )
+        return fitting[0]
+
+    def _takes(self, source: CaseSource) -> bool:
+        try:
+            scan_for(self.model.card, source)
+        except InputError:
+            return False
+        return True
+
+    def _predicted(self, name: str, source: CaseSource) -> Visit:
+        with ExitStack() as stack:
+            scan = scan_for(self.model.card, source)
+            if source.archive is not None:
+                folder = stack.enter_context(unpacked(source.archive))
+                scan = _inside(scan, folder)
+            files = [f for files in (scan.values() if isinstance(scan, Mapping) else [(scan,)]) for f in files]
+            prediction = self.model.predict(scan if isinstance(scan, Path) else {k: list(v) for k, v in scan.items()})
+            identity = _identity(files)
+        regions = self.model.card.regions
+        region = list(regions).index(self.model.card.index_region)
+        volume = prediction.source
+        label_map = dataclasses.replace(volume, array=prediction.mask[None], notes=prediction.notes)
+        if not self.config.labels and not self.config.region:
+            # The region's own layer: a label map cannot hold regions that overlap against their order.
+            array = prediction.masks[region][None].astype("uint8")
+            label_map = dataclasses.replace(label_map, array=array)
+            regions = {self.model.card.index_region: (1,)}
+        mask = LabelledMask(volume=label_map, regions=regions)
+        return Visit(name=name, mask=mask, scan=volume, identity=identity, series=_series(files), made=True)
+
+
+def _inside(scan: ScanFiles, folder: Path) -> ScanFiles:
+    if isinstance(scan, Path):
+        return folder / scan
+    return {name: tuple(folder / file for file in files) for name, files in scan.items()}
+
+
+def _masks_in(folder: Path) -> list[Path]:
+    """Return the masks under *folder*, by the names of images and by the modality of DICOM files."""
+    named = [
+        path
+        for path in image_files(folder)
+        if not is_picture(path)
+        and (is_bare_mask_name(stem(path)) or mask_key(stem(path), certain=False) is not None)
+        and not is_predicted(stem(path), masks=False)
+    ]
+    return named + [path for path in dicom_files(folder) if modality_of(path) in ("SEG", "RTSTRUCT")]
+
+
+def _series(files: Sequence[Path]) -> tuple[Path, ...]:
+    found = [f for path in files for f in (dicom_files(path) if path.is_dir() else [path])]
+    return tuple(f for f in found if not is_image_file(f) and is_dicom(f))
+
+
+def _identity(files: Sequence[Path]) -> Identity:
+    """Return patient and date of the first DICOM file among *files*, or in the folder of one."""
+    for path in _series(files)[:1]:
+        head = read_header(path, ["PatientID", "StudyDate"])
+        date = text_of(head, "StudyDate")
+        valid = len(date) == 8 and date.isdecimal()
+        return Identity(
+            patient=text_of(head, "PatientID").strip(), date=f"{date[:4]}-{date[4:6]}-{date[6:]}" if valid else ""
+        )
+    return Identity()

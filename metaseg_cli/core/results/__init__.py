@@ -274,6 +274,9 @@ class VisitRow:
     confirmed_after_4_weeks: str = ""
     corticosteroids: str = ""
     clinical_state: str = ""
+    date: str = ""  # YYYY-MM-DD, from DICOM headers
+    mask: Path | None = None  # that was made from a scan
+    overlay: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +299,7 @@ class LesionVisitRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FollowUp:
-    """``follow_up.json``."""
+    """``follow_up.json``. ``region`` is what was measured; ``model`` made the masks of visits that had none."""
 
     schema: int = SCHEMA
     program: str = PROGRAM
@@ -304,6 +307,8 @@ class FollowUp:
     visits: tuple[VisitRow, ...]
     lesions: tuple[LesionVisitRow, ...]
     notes: tuple[str, ...]
+    region: str = ""
+    model: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
