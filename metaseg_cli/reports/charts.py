@@ -185,7 +185,7 @@ def diameters_over_visits(follow_up: FollowUp) -> bytes:
         together.annotate(visit.category, label, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
     if sums[0]:
         together.axhline(0.7 * sums[0], color="#2b8a3e", linestyle=":", linewidth=1.2)
-        together.text(1, 0.7 * sums[0], "−30 % of baseline", color="#2b8a3e", fontsize=7, ha="right", va="bottom",
+        together.text(0.01, 0.7 * sums[0], "−30 % of baseline", color="#2b8a3e", fontsize=7, ha="left", va="bottom",
                       transform=together.get_yaxis_transform())  # fmt: skip
         limits = [1.2 * min(sums[: max(1, v)]) for v in range(len(sums))]
         together.step(at, limits, where="mid", color=_DOTS, linestyle=":", linewidth=1.2)

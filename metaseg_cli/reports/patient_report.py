@@ -121,7 +121,8 @@ def _lesion(number: int, follow_up: FollowUp, pictures: Mapping[tuple[int, int],
     cells = []
     for v, visit in enumerate(follow_up.visits):
         row = rows.get(visit.visit)
-        cells.append(LesionCell(picture=_base64(pictures.get((number, v), b"")), lines=_lines(row)))
+        picture = _base64(pictures.get((number, v), b""))
+        cells.append(LesionCell(picture=picture, lines=_lines(row, is_first=row is first)))
     return LesionLine(
         number=number,
         colour=lesion_colour_code(number),
@@ -134,13 +135,13 @@ def _lesion(number: int, follow_up: FollowUp, pictures: Mapping[tuple[int, int],
     )
 
 
-def _lines(row: LesionVisitRow | None) -> tuple[str, ...]:
+def _lines(row: LesionVisitRow | None, *, is_first: bool) -> tuple[str, ...]:
     if row is None:
         return ("not seen",)
     if not row.longest_axial_mm:
         return (row.state,)
     state = () if row.state == "there" else (row.state,)
-    change = "" if row.from_first_percent is None or row.state == "new" else f" ({row.from_first_percent:+.0f} %)"
+    change = "" if row.from_first_percent is None or is_first else f" ({row.from_first_percent:+.0f} %)"
     size = f"{row.longest_axial_mm:.1f} × {row.perpendicular_mm:.1f} mm{change}"
     return (size, f"{row.volume_mm3 / 1000:.2f} ml", *state)
 
