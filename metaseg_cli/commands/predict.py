@@ -58,6 +58,11 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
             else:
                 scans.append(scan)
         document = _document(config, model, card, scans, problems)
+        if config.cluster is None and any(not scan.kept for scan in scans):
+            note = model_of(model, model.stat().st_mtime, config).backend_note
+            if note:
+                progress.say(note)
+                document = dataclasses.replace(document, backend_note=note)
         _say_kept(scans, progress)
         if scans:
             others = finished.others({scan.result.name for scan in scans})
@@ -89,7 +94,7 @@ def _predicted(jobs: Sequence[ScanJob], config: PredictConfig, progress: Progres
     """Yield every scan once its masks and pictures are written."""
     if jobs and config.cluster is None:
         # Loads the model: an error in it is reported once, not for every scan.
-        model_of(jobs[0].model, jobs[0].changed, config).scans = len(jobs)
+        model_of(jobs[0].model, jobs[0].changed, config)
     progress.start("predicting", len(jobs))
     if config.cluster is not None:
         results = map_cases(

@@ -72,12 +72,12 @@ class PredictConfig:
         ),
     ] = "full"
     max_memory: Annotated[
-        str | None, Setting(help="Memory that the program may use, such as 2GB.", shown_default="half of what is free")
+        str | None, Setting(help="Memory that the program may use, such as 2GB.", shown_default="half of the machine's")
     ] = None
     backend: Annotated[
         str,
         Setting(
-            help="What runs the network on a CPU; auto: the fastest that is installed and agrees with torch.",
+            help="What runs the network on a CPU; auto: openvino where it is installed and agrees with torch.",
             choices=("auto", *BACKENDS),
         ),
     ] = "auto"
@@ -93,7 +93,7 @@ class PredictConfig:
     def of_results(self) -> dict[str, object]:
         """Return the settings that results depend on."""
         names = ("threshold", "tta", "fusion", "probabilities", "uncertainty", "format", "per_lesion", "postprocess")
-        return {name: getattr(self, name) for name in (*names, "fill_holes", "overlay", "depth")}
+        return {name: getattr(self, name) for name in (*names, "fill_holes", "overlay", "depth", "backend")}
 
     def max_bytes(self) -> int | None:
         """Return what --max-memory says, in bytes."""

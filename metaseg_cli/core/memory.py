@@ -30,15 +30,16 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def resident_memory() -> int:
-    """Return the bytes of memory that this process uses; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()
+def total_memory() -> int | None:
+    """Return the bytes that this machine, or the container around this process, has; None where unknown."""
+    found = []
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemTotal:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
 
 
 def check_fits(size: int, path: Path) -> None:

@@ -4,85 +4,93 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import time
 import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaseg_cli.core.choices import BACKENDS
+from metaseg_cli.core.choices import BACKENDS, NORMS
+from metaseg_cli.core.inference.sliding_window import autocast
 from metaseg_cli.core.model_file import Ensemble, ModelCard
 from metaseg_cli.core.models.blocks import crop_to, pad_to_multiple
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.errors import ConfigError, InputError, first_line, install_hint
 
-_REPAYS = 4.0  # a conversion is tried where torch would compute this many times as long as the conversion takes
-_LARGEST_DIFFERENCE = 0.05  # of probabilities: two programs that compute in bf16 differ by rounding
-_OTHER_VOXELS = 0.01  # share of the foreground that may differ, …
-_LEAST_OTHER_VOXELS = 3  # … and voxels that always may
-_WARM = 0.3  # seconds: a shorter first pass is mostly start-up and is repeated
+_LARGEST_DIFFERENCE = 0.001  # of probabilities on the reference window
+_LONGEST_SIDE = {2: 256, 3: 64}  # of the reference window: as much as a moment's computing
+_COARSE = 8  # the reference window's large structures: one random value per this many voxels
+_BRIGHT = (0.6, 4.0)  # its metastases: voxels above this value of a smooth random map become as bright as this
 
 Run = Callable[[Tensor], Tensor]
-Converter = Callable[[Network, ModelCard, str, Tensor], Run]
+Converter = Callable[[Network, ModelCard, str], Run]
 
 
 class AcceleratedNetwork(nn.Module):
     """A network whose windows run through the backend that is *wanted*.
 
-    "auto" decides at the first window: torch computes it, and where enough windows follow to repay the conversion
-    (``expect``), so do the other installed programs, the quickest to convert first. The first that is faster than torch
-    and agrees with it runs the other windows. ONNX Runtime takes, measured, twice OpenVINO's time and memory.
+    "auto" takes what ``automatic_backend`` names, if its probabilities on ``reference_window`` are torch's to within
+    0.001, and torch otherwise. No clock and no scan has a say: the same model gives the same masks on the same machine,
+    whatever was predicted before. ``used`` is the program, ``note`` says why it is not the one that is usual.
     """
 
     def __init__(self, network: Network, card: ModelCard, wanted: str, precision: str) -> None:
         super().__init__()
         self.network, self.card, self.wanted, self.precision = network, card, wanted, precision
-        self.used = "torch"
-        self._expected = 0.0
+        self.used, self.note = "torch", ""
         self._run: Run | None = None
-
-    def expect(self, voxels: float) -> None:
-        """Announce how many voxels are still to be computed, as far as is known."""
-        self._expected = voxels
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …)`` → logits ``(B, regions, …)`` float32; for prediction only."""
-        if self._run is not None:
-            return self._run(x)
-        if self.wanted == "torch":
-            return self._by_torch(x)
-        if self.wanted != "auto":
-            self._run, self.used = self._converted(self.wanted, x), self.wanted
-            return self._run(x)
-        ours, seconds = _timed(self._by_torch, x)
-        follows = seconds * (self._expected / x[:, 0].numel() - 1)
-        affordable = [n for n in _converting() if _installed(n) and follows > _REPAYS * BACKENDS[n].conversion_seconds]
-        if not affordable:
-            return ours  # the next scan may be larger
-        self._run = self._by_torch
-        for name in affordable:
-            try:
-                run = self._converted(name, x)
-                theirs, taken = _timed(run, x)
-            except InputError:
-                continue
-            if taken < seconds and agree(ours, theirs, self.card):
-                self._run, self.used = run, name
-                return theirs
-        return ours
+        self.decide()
+        assert self._run is not None
+        return self._run(x)
+
+    def decide(self) -> str:
+        """Choose the program, unless that is done, and return its name. Raises InputError for one that cannot run."""
+        if self._run is None:
+            name = automatic_backend(self.card) if self.wanted == "auto" else self.wanted
+            self.used, self._run = "torch", self._by_torch
+            if name != "torch" and self.wanted != "auto":
+                self._run, self.used = self._converted(name), name
+            elif name != "torch":
+                self._try(name)
+        return self.used
+
+    def take_torch(self, note: str) -> None:
+        """Compute with torch from now on; *note* says why."""
+        self.used, self.note, self._run = "torch", note, self._by_torch
+
+    def _try(self, name: str) -> None:
+        """Take the backend *name* if it can run the network and agrees with torch."""
+        try:
+            run = self._converted(name)
+            window = reference_window(self.card)
+            with autocast(window.device, self.precision):
+                difference = largest_difference(self._by_torch(window), run(window), self.card)
+        except InputError as error:
+            self.take_torch(f"{error.what}: torch computed the masks")
+            return
+        if difference <= _LARGEST_DIFFERENCE:
+            self._run, self.used = run, name
+        else:
+            self.take_torch(
+                f"torch computed the masks: probabilities by {name} differ by {difference:.2g}, more than "
+                f"{_LARGEST_DIFFERENCE:g}"
+            )
 
     def _by_torch(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
         return logits.float()
 
-    def _converted(self, name: str, x: Tensor) -> Run:
+    def _converted(self, name: str) -> Run:
         multiple = self.network.stride
         try:
-            with warnings.catch_warnings(), torch.autocast(x.device.type, enabled=False):
+            with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
                 # Tracing warns of what depends on sizes: the padding, which is 0 for an image padded here.
                 warnings.simplefilter("ignore")
-                run = _converter(name)(self.network, self.card, self.precision, pad_to_multiple(x, multiple))
+                run = _converter(name)(self.network, self.card, self.precision)
         except Exception as error:  # whatever another program raises, it cannot run this network
             raise InputError(
                 f"{name} cannot run this network ({first_line(error)})", remedy="take --backend torch"
@@ -94,7 +102,7 @@ def accelerate(network: nn.Module, card: ModelCard, wanted: str, precision: str,
     """Run *network*, or each of an ensemble, through the backend *wanted*; a GPU takes torch. Raises ConfigError."""
     if wanted != "auto" and wanted not in BACKENDS:
         raise ConfigError(f"there is no backend {wanted!r}", remedy=f"take one of {', '.join(('auto', *BACKENDS))}")
-    if wanted in _converting():
+    if wanted != "auto" and BACKENDS[wanted].implementation:
         if not _installed(wanted):
             raise ConfigError(
                 f"--backend {wanted} requires {' and '.join(BACKENDS[wanted].packages)}",
@@ -110,32 +118,48 @@ def accelerate(network: nn.Module, card: ModelCard, wanted: str, precision: str,
     return AcceleratedNetwork(network, card, wanted, precision)
 
 
-def agree(ours: Tensor, theirs: Tensor, card: ModelCard) -> bool:
-    """Return whether logits ``(B, R, …)`` give the same probabilities and masks, but for rounding."""
+def decide_together(members: list[AcceleratedNetwork]) -> None:
+    """Choose one program for all networks of an ensemble: where one needs torch, all take it."""
+    for member in members:
+        if member.decide() == "torch" and member.note:
+            for each in members:
+                each.take_torch(member.note)
+            return
+
+
+def automatic_backend(card: ModelCard) -> str:
+    """Return the program that "auto" means for a network: by what is installed and by its norm, not by a clock.
+
+    Statistics over a window are summed by several threads, in another order for another number of them: where the norm
+    takes such statistics, torch, whose sums are the same for any number, stays.
+    """
+    names = [name for name, each in BACKENDS.items() if each.automatic and _installed(name)]
+    return names[0] if names and not NORMS[card.norm].window_statistics else "torch"
+
+
+def reference_window(card: ModelCard) -> Tensor:
+    """Return the window ``(1, C, …)`` on which backends are compared, the same one for the same model.
+
+    Of the size of the patch at most, with smooth structures, noise and bright spots in the range of normalised images.
+    """
+    size = [min(length, _LONGEST_SIDE[card.dims]) for length in card.patch[-card.dims :]]
+    random = torch.Generator().manual_seed(0)
+    coarse = [-(-length // _COARSE) + 1 for length in size]
+    mode = "bilinear" if card.dims == 2 else "trilinear"
+
+    def smooth(channels: int) -> Tensor:
+        values = torch.randn(1, channels, *coarse, generator=random)
+        return F.interpolate(values, size=size, mode=mode, align_corners=True)
+
+    image = smooth(card.in_channels) + 0.1 * torch.randn(1, card.in_channels, *size, generator=random)
+    least, brightness = _BRIGHT
+    return torch.where(smooth(1) > least, image + brightness, image)
+
+
+def largest_difference(ours: Tensor, theirs: Tensor, card: ModelCard) -> float:
+    """Return by how much the probabilities that follow from logits ``(B, R, …)`` differ at most; NaN counts as 1."""
     ours, theirs = (torch.sigmoid(logits / card.temperature) for logits in (ours, theirs))
-    if not bool(((ours - theirs).abs() <= _LARGEST_DIFFERENCE).all()):
-        return False
-    threshold = torch.tensor([each.threshold for each in card.of_regions()]).reshape(-1, *[1] * (ours.dim() - 2))
-    first, second = ours >= threshold, theirs >= threshold
-    return int((first ^ second).sum()) <= max(_LEAST_OTHER_VOXELS, _OTHER_VOXELS * int(first.sum()))
-
-
-def _timed(run: Run, x: Tensor) -> tuple[Tensor, float]:
-    """Return what *run* makes of *x*, and the seconds it takes when warm."""
-    seconds = float("inf")
-    for _ in range(2):
-        began = time.perf_counter()
-        logits = run(x)
-        seconds = min(seconds, time.perf_counter() - began)
-        if seconds > _WARM:
-            break
-    return logits, seconds
-
-
-def _converting() -> list[str]:
-    """Return the backends that convert the network, the quickest first."""
-    names = [name for name, each in BACKENDS.items() if each.implementation]
-    return sorted(names, key=lambda name: BACKENDS[name].conversion_seconds)
+    return float(torch.nan_to_num((ours - theirs).abs(), nan=1.0).max())
 
 
 def _converter(name: str) -> Converter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import nn
 
 from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.model_file import ModelCard
@@ -12,6 +13,9 @@ from metaseg_cli.errors import ConfigError
 
 _SMALLEST = {2: 64, 3: 32}  # shortest side of a window: smaller ones show too little of the surroundings
 _SPARE = 64 * 2**20  # bytes for what is not modelled
+PROGRAM_BYTES = 500 * 10**6  # measured: resident memory with torch, OpenVINO and the readers loaded, rounded up
+WEIGHT_COPIES = 3  # torch's, the backend's, and one while it is converted
+IMAGE_COPIES = 2  # as read, and as the network sees it
 
 
 def bytes_per_voxel(card: ModelCard, precision: str, n_passes: int) -> float:
@@ -40,6 +44,11 @@ def fitting_windows(
             remedy="allow more, or close other programs",
         )
     return tuple(patch), None if largest is None else min(largest, voxels)
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Return the bytes of the weights of *network*."""
+    return sum(each.numel() * each.element_size() for each in network.parameters())
 
 
 def _times(sizes: Sequence[int]) -> str:

@@ -13,11 +13,11 @@ from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.models.network import Network
 
 
-def convert(network: Network, card: ModelCard, precision: str, x: Tensor) -> Callable[[Tensor], Tensor]:
+def convert(network: Network, card: ModelCard, precision: str) -> Callable[[Tensor], Tensor]:
     """Convert *network*; it computes in float32 whatever *precision* says, and takes any size."""
     import onnxruntime
 
-    del precision, x
+    del precision
     with temporary_folder("onnx") as folder:
         path = folder / "model.onnx"
         write_onnx(network, card, path)

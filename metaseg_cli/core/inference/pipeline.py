@@ -33,7 +33,7 @@ from metaseg_cli.core.inference.inputs import ScanFiles, scan_for
 from metaseg_cli.core.inference.lesion_rows import lesion_rows
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
-from metaseg_cli.core.memory import available_memory, resident_memory
+from metaseg_cli.core.memory import total_memory
 from metaseg_cli.core.results import ScanResult
 from metaseg_cli.errors import InputError, Problem, attempt
 
@@ -113,14 +113,15 @@ def _model(path: Path, changed: float, config: PredictConfig) -> Model:
         tta=config.tta,
         fusion=config.fusion,
         depth=config.depth,
-        max_memory=config.max_bytes() or _half_of_free_memory(),
+        max_memory=config.max_bytes() or _half_of_memory(),
         backend=config.backend,
     )
 
 
-def _half_of_free_memory() -> int | None:
-    free = available_memory()
-    return None if free is None else resident_memory() + free // 2
+def _half_of_memory() -> int | None:
+    """Return half of what the machine has, not of what is free: that changes, and the windows would with it."""
+    total = total_memory()
+    return None if total is None else total // 2
 
 
 def model_of(path: Path, changed: float, config: PredictConfig) -> Model:

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from metaseg_cli.core.detection import Lesion, find_lesions
 from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.images import Volume, to_canonical
-from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate
+from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate, decide_together
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
-from metaseg_cli.core.inference.memory import fitting_windows
+from metaseg_cli.core.inference.memory import IMAGE_COPIES, PROGRAM_BYTES, WEIGHT_COPIES, fitting_windows, weight_bytes
 from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import tile
 from metaseg_cli.core.label_maps import region_masks, to_label_map
 from metaseg_cli.core.measurements import Measurement, measure
-from metaseg_cli.core.memory import resident_memory
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file
 from metaseg_cli.core.models.blocks import fold_batch_norms
 from metaseg_cli.core.models.network import Prunable
@@ -83,8 +82,8 @@ class RawPrediction:
 class Model:
     """A network with its card, ready to predict. Made by ``load_model``.
 
-    ``torch_network`` is the network itself; ``network`` runs it through the chosen backend. ``scans`` is the number of
-    scans that are expected, the next one included: a conversion that does not pay for one scan may pay for many.
+    ``torch_network`` is the network itself; ``network`` runs it through the chosen backend. The same scan gives the
+    same probabilities whatever was predicted before it: program, windows and batches follow from model and scan alone.
     """
 
     def __init__(
@@ -101,7 +100,6 @@ class Model:
         self.precision = choose_precision("auto", device)
         self.torch_network = to_memory_format(network, card.dims, card.norm)
         self.network = accelerate(self.torch_network, card, backend, self.precision, device)
-        self.scans = 1
         self.tta = replace(
             tta or TestTimeAugmentation(),
             thresholds=tuple(each.threshold for each in card.of_regions()),
@@ -197,8 +195,13 @@ class Model:
 
     @property
     def backend(self) -> str:
-        """The program that computed the last scan: torch, openvino or onnx."""
+        """The program that computes: torch, openvino or onnx; known from the first scan on."""
         return next((member.used for member in self._accelerated), "torch")
+
+    @property
+    def backend_note(self) -> str:
+        """Why it is not the program that is usual on this machine; empty where it is."""
+        return next((member.note for member in self._accelerated), "")
 
     @property
     def n_passes(self) -> int:
@@ -216,10 +219,7 @@ class Model:
         if self.card.presence and available is None:
             available = torch.ones(len(self.card.sequences), dtype=torch.bool)
         settings, notes = self._settings(image, tta)
-        tiling = tile(image.shape[-self.card.dims :], settings.patch, settings.largest)
-        voxels = tiling.voxels * (image.shape[1] if self.card.dims == 2 else 1)
-        for member in self._accelerated:
-            member.expect(voxels * self.scans * self.n_passes / self.card.members)
+        decide_together(self._accelerated)
         told = available if self.card.presence else None
         values = predict_probabilities(self.network, image.to(self.device), settings, told)
         return values.numpy(), notes
@@ -231,8 +231,10 @@ class Model:
             return usual, ()
         size = image.shape[-self.card.dims :]
         shape = tile(size, usual.patch, usual.largest).shape
+        # Not what the process takes at this moment: that depends on what it did before, and the windows would too.
+        held = PROGRAM_BYTES + WEIGHT_COPIES * weight_bytes(self.torch_network) + IMAGE_COPIES * 4 * image.numel()
         # The result is in memory once on the network's grid, and up to twice on its way to the scan's, in float32.
-        left = self.max_memory - resident_memory() - 3 * 4 * usual.layers * image[0].numel()
+        left = self.max_memory - held - 3 * 4 * usual.layers * image[0].numel()
         if self.card.dims == 3:  # sums and weights of the slab that windows reach, and the part of it that stays
             left -= 6 * (usual.layers + 1) * shape[0] * size[1] * size[2]
         patch, largest = fitting_windows(self.card, usual.largest, self.precision, self.n_passes, left)

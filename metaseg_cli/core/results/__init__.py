@@ -129,6 +129,7 @@ class Predictions:
     scans: tuple[ScanResult, ...]
     problems: tuple[ProblemRow, ...]
     earlier: tuple[ScanResult, ...] | None = field(default=None, metadata=OMIT_NONE)
+    backend_note: str | None = field(default=None, metadata=OMIT_NONE)  # why it is not the backend that is usual
 
 
 @dataclass(frozen=True, kw_only=True)
