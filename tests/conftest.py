@@ -19,6 +19,12 @@ def _plain_terminal() -> None:
     os.environ.update({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"})
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is written into the cache folder of the person who runs the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images, or a skipped test."""

@@ -47,6 +47,7 @@ class AcceleratedNetwork(nn.Module):
         assert self._run is not None
         return self._run(x)
 
+    @torch.inference_mode()
     def decide(self) -> str:
         """Choose the program, unless that is done, and return its name. Raises InputError for one that cannot run."""
         if self._run is None:

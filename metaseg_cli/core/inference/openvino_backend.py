@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metaseg_cli.core.digests import key_of
-from metaseg_cli.core.inference.compiled_cache import kept_bytes, keep_bytes
+from metaseg_cli.core.inference.compiled_cache import keep_bytes, kept_bytes
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.models.network import Network
 
