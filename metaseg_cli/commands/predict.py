@@ -19,7 +19,7 @@ from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import Predictions, problem_rows
 from metaseg_cli.core.run_folder import find_model
-from metaseg_cli.errors import Problem
+from metaseg_cli.errors import ConfigError, Problem
 from metaseg_cli.outputs.predictions import write_predictions
 from metaseg_cli.reports.scan_pictures import save_pictures
 
@@ -42,6 +42,8 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     model = find_model(config.model)
     sources, problems, notes = sources_of(config.inputs, config.out)
     card = read_card(model)
+    if config.region is not None and config.region not in card.regions:
+        raise ConfigError(f"there is no region {config.region}", remedy=f"the model has {', '.join(card.regions)}")
     for note in notes:
         progress.say(note)
     progress.say(f"model {model}: {card.name}, {card.dims}D, {', '.join(card.sequences)}")
@@ -128,6 +130,7 @@ def _document(
         postprocessing=dict(zip(card.regions, settings, strict=True)),
         temperature=card.temperature,
         regions=card.regions,
+        index_region=config.region or card.index_region,
         scans=tuple(scan.result for scan in scans),
         problems=problem_rows(problems),
     )

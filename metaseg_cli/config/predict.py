@@ -55,6 +55,13 @@ class PredictConfig:
             choices=("auto", *MASK_FORMATS),
         ),
     ] = "auto"
+    region: Annotated[
+        str | None,
+        Setting(
+            help="Region whose lesions are counted and numbered, such as ET.",
+            shown_default="the model's: metastasis or enhancing tumour",
+        ),
+    ] = None
     per_lesion: Annotated[bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a separate structure.")] = (
         False
     )
@@ -93,12 +100,16 @@ class PredictConfig:
     def of_results(self) -> dict[str, object]:
         """Return the settings that results depend on."""
         names = ("threshold", "tta", "fusion", "probabilities", "uncertainty", "format", "per_lesion", "postprocess")
-        return {name: getattr(self, name) for name in (*names, "fill_holes", "overlay", "depth", "backend")}
+        named = {"region": self.region} if self.region else {}
+        every = (*names, "fill_holes", "overlay", "depth", "backend")
+        return {name: getattr(self, name) for name in every} | named
 
     def max_bytes(self) -> int | None:
         """Return what --max-memory says, in bytes."""
         if self.max_memory is None:
             return None
+        if re.fullmatch(r"\d+(\.\d+)?", self.max_memory.strip()):
+            raise ConfigError(f"--max-memory {self.max_memory} has no unit", remedy=f"write it as {self.max_memory}GB")
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", self.max_memory.strip(), re.IGNORECASE)
         if found is None:
             raise ConfigError(f"--max-memory {self.max_memory!r} is not a size", remedy="write it as 2GB or 1500MB")

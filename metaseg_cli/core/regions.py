@@ -112,5 +112,11 @@ def index_region(regions: Mapping[str, tuple[int, ...]]) -> str:
     return _narrowest(solid or list(regions), regions)
 
 
+def lesion_definition(regions: Mapping[str, tuple[int, ...]]) -> str:
+    """Return in words what the lesions of a prepared case are: connected parts of all its regions together."""
+    names = list(regions)
+    return f"connected parts of {names[0]}" if len(names) == 1 else f"connected parts of {', '.join(names)} together"
+
+
 def _narrowest(names: list[str], regions: Mapping[str, tuple[int, ...]]) -> str:
     return min(names, key=lambda name: len(regions[name]) or 256)

@@ -14,18 +14,14 @@ from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.intensity import DISPLAY_PERCENTILES
+from metaseg_cli.reports.region_colours import LESION, REFERENCE, Colour
 
 Rgb = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 # Title, image ``(Y, X)`` or ``(C, Y, X)``, reference and prediction ``(Y, X)``.
 WorstCasePicture = tuple[str, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]
 
-LESION: Colour = (255, 92, 51)
-REFERENCE: Colour = (64, 220, 130)
-_BACKGROUND: Colour = (16, 18, 22)
-_TEXT: Colour = (214, 218, 224)
-_MIN_WIDTH = 512  # pixels of an overlay's width: an outline on a 128-pixel slice would hide the lesion
-_MONTAGE = 12
+BACKGROUND: Colour = (16, 18, 22)
+TEXT: Colour = (214, 218, 224)
 
 
 def contrast(image: NDArray[Any]) -> tuple[float, float]:
@@ -80,96 +76,26 @@ def enlarged(rgb: Rgb, mask: NDArray[np.bool_], min_width: int) -> tuple[Rgb, ND
     return large, mask.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
 
-def save_overlay(
-    path: Path, image: NDArray[Any], mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]]
-) -> None:
-    """Draw *image* ``(C, Z, Y, X)`` with numbered lesions; of a volume, a montage of the slices with most lesion.
-
-    *lesions* are (number, z, y, x, text) with voxel coordinates of the centre.
-    """
-    depth = mask.shape[0]
-    if depth == 1:
-        shown = [0]
-    else:
-        area = mask.reshape(depth, -1).sum(axis=1)
-        centres = {round(z) for _, z, *_ in lesions}
-        worth = sorted(np.flatnonzero(area), key=lambda z: (int(z) not in centres, -area[z]))[:_MONTAGE]
-        shown = sorted(int(z) for z in worth) or [depth // 2]
-    least = _MIN_WIDTH if len(shown) == 1 else 320
-    limits = contrast(image[:, shown])  # one for all, so that they can be compared
-    tiles = []
-    for z in shown:
-        here = [lesion for lesion in lesions if depth == 1 or round(lesion[1]) == z]
-        tile = _annotated(to_rgb(image[:, z], limits), mask[z], here, least)
-        tiles.append(tile if depth == 1 else _titled(tile, f"slice {z + 1} of {depth}"))
-    _save(path, tiles[0] if len(tiles) == 1 else _grid(tiles, columns=min(4, len(tiles))))
-
-
-def save_overview(
-    path: Path,
-    image: NDArray[Any],
-    mask: NDArray[np.bool_],
-    lesions: Sequence[tuple[int, float, float, float, str]],
-    spacing_mm: tuple[float, float, float] | None,
-) -> None:
-    """Draw maximum-intensity projections of an axial volume ``(C, Z, Y, X)`` from above, the front and the side.
-
-    Lesions as for ``save_overlay``; every voxel is as large as it is in the patient.
-    """
-    spacing = np.array(spacing_mm or (1.0, 1.0, 1.0))
-    shape = np.maximum(1, np.round(np.array(mask.shape) * spacing / spacing.min())).astype(int)
-    shape *= max(1, -(-_MIN_WIDTH // int(shape[2])))  # all three sides on one scale
-    sides = [image.max(axis=1 + axis) for axis in range(3)]
-    limits = contrast(np.concatenate([side.reshape(len(image), -1) for side in sides], axis=1))
-    tiles = []
-    for axis, title in enumerate(("axial", "coronal", "sagittal")):
-        rows, columns = (a for a in range(3) if a != axis)
-        upside = rows == 0  # slices are stored from the feet up
-        planes, flat = sides[axis], np.asarray(mask.any(axis=axis))
-        if upside:
-            planes, flat = planes[:, ::-1], flat[::-1]
-        size = (int(shape[columns]), int(shape[rows]))
-        rgb = np.asarray(Image.fromarray(to_rgb(planes, limits)).resize(size, Image.Resampling.BILINEAR))
-        stretched = np.asarray(Image.fromarray(flat).resize(size, Image.Resampling.NEAREST))
-        scale = shape / mask.shape
-        here = []
-        for number, *centre, text in lesions:
-            row = mask.shape[rows] - 1 - centre[rows] if upside else centre[rows]
-            y, x = (row + 0.5) * scale[rows] - 0.5, (centre[columns] + 0.5) * scale[columns] - 0.5
-            here.append((number, 0.0, y, x, text))
-        tiles.append(_titled(_annotated(rgb, stretched, here, 1), title))
-    _save(path, _grid(tiles, columns=3))
-
-
-def _annotated(
-    rgb: Rgb, mask: NDArray[np.bool_], lesions: Sequence[tuple[int, float, float, float, str]], least: int
-) -> Rgb:
-    rgb, large, factor = enlarged(rgb, mask, least)
-    marked = outline(overlay(rgb, large, opacity=0.18), large, width=2)
-    picture = Image.fromarray(marked)
-    draw = ImageDraw.Draw(picture)
-    height, width = large.shape
-    for number, _, y, x, text in lesions:
-        column = large[:, int((x + 0.5) * factor)] if 0 <= x < mask.shape[1] else large[:, 0]
-        reach = int(column.sum() / 2) + 8
-        left, top = (x + 0.5) * factor + reach * 0.7, (y + 0.5) * factor - reach - 14
-        label = f"{number} {text}".strip()
-        box = draw.textbbox((min(max(left, 2), width - 30), min(max(top, 2), height - 24)), label, font=_font(18))
-        draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=_BACKGROUND)
-        draw.text((box[0], box[1]), label, fill=LESION, font=_font(18), anchor="lt")
-    return np.asarray(picture)
-
-
 def save_contact_sheet(
-    path: Path, items: Sequence[tuple[str, NDArray[Any], NDArray[np.bool_]]], columns: int = 8
+    path: Path,
+    items: Sequence[tuple[str, NDArray[Any], Sequence[NDArray[np.bool_]]]],
+    colours: Mapping[str, Colour],
+    columns: int = 8,
 ) -> None:
-    """Draw small pictures with outlined masks: (title, image ``(Y, X)`` or ``(C, Y, X)``, mask ``(Y, X)``)."""
+    """Draw small pictures with outlined regions: (title, image ``(Y, X)`` or ``(C, Y, X)``, a mask ``(Y, X)`` each).
+
+    *colours* name the regions in the order of the masks; a legend says which is which.
+    """
+    from metaseg_cli.reports.overlays import legend_strip  # which draws with this module
+
     tiles = []
-    for title, image, mask in items:
-        rgb, large, _ = enlarged(to_rgb(image), mask, 200)
-        tile = _fitted(outline(rgb, large, REFERENCE, 2), 220)
-        tiles.append(_titled(tile, title))
-    _save(path, _grid(tiles, columns=min(columns, max(1, len(tiles)))))
+    for title, image, masks in items:
+        rgb, _, factor = enlarged(to_rgb(image), np.zeros(image.shape[-2:], bool), 200)
+        for mask, colour in zip(masks, colours.values(), strict=True):
+            rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2)
+        tiles.append(titled(_fitted(rgb, 220), title))
+    sheet = grid(tiles, columns=min(columns, max(1, len(tiles))))
+    save_rgb(path, np.concatenate([sheet, legend_strip(list(colours.items()), "", sheet.shape[1])]))
 
 
 def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture]) -> None:
@@ -180,10 +106,10 @@ def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture]) -> None:
         _, p, _ = enlarged(to_rgb(image), prediction, 360)
         both = outline(outline(rgb, r, REFERENCE, 2), p, LESION, 1)
         tiles += [
-            _titled(_fitted(rgb, 380), title),
-            _titled(_fitted(both, 380), "green: reference   orange: prediction"),
+            titled(_fitted(rgb, 380), title),
+            titled(_fitted(both, 380), "green: reference   orange: prediction"),
         ]
-    _save(path, _grid(tiles, columns=4 if len(tiles) > 2 else 2))
+    save_rgb(path, grid(tiles, columns=4 if len(tiles) > 2 else 2))
 
 
 def save_curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
@@ -217,11 +143,12 @@ def save_curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
     atomic_write(path, lambda to: figure.savefig(to, format="png"))
 
 
-def _grid(tiles: Sequence[Rgb], columns: int, gap: int = 6) -> Rgb:
+def grid(tiles: Sequence[Rgb], columns: int, gap: int = 6) -> Rgb:
+    """Return *tiles* row by row on one sheet."""
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
     rows = -(-len(tiles) // columns)
     sheet = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
-    sheet[:] = _BACKGROUND
+    sheet[:] = BACKGROUND
     for i, tile in enumerate(tiles):
         y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
@@ -235,20 +162,23 @@ def _fitted(rgb: Rgb, size: int) -> Rgb:
     return np.asarray(Image.fromarray(rgb).resize(shape, Image.Resampling.LANCZOS))
 
 
-def _titled(tile: Rgb, title: str) -> Rgb:
-    font = _font(12)
-    while title and font.getlength(title) > tile.shape[1] - 4:
+def titled(tile: Rgb, title: str) -> Rgb:
+    """Return *tile* below a line with *title*, shortened in its middle to fit."""
+    small = font(12)
+    while title and small.getlength(title) > tile.shape[1] - 4:
         title = title[: len(title) // 2 - 2] + "…" + title[len(title) // 2 + 2 :] if len(title) > 8 else title[:-1]
-    bar = Image.new("RGB", (tile.shape[1], 20), _BACKGROUND)
-    ImageDraw.Draw(bar).text((2, 3), title, fill=_TEXT, font=font)
+    bar = Image.new("RGB", (tile.shape[1], 20), BACKGROUND)
+    ImageDraw.Draw(bar).text((2, 3), title, fill=TEXT, font=small)
     return np.concatenate([np.asarray(bar), tile])
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return Pillow's own font."""
     return ImageFont.load_default(size)
 
 
-def _save(path: Path, rgb: Rgb) -> None:
+def save_rgb(path: Path, rgb: Rgb) -> None:
+    """Write a PNG, whole or not at all."""
     # Better compression would take five times as long as all other steps of a prediction, for a tenth of the size.
     atomic_write(path, lambda to: Image.fromarray(rgb).save(to, format="PNG", compress_level=1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.core.results import FollowUp, LesionRow, LesionVisitRow, Predictions, ScanResult, VisitRow
+from metaseg_cli.core.results import FollowUp, LesionRow, LesionVisitRow, Predictions, RegionTotal, ScanResult, VisitRow
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     MANY,
@@ -24,16 +24,25 @@ from metaseg_cli.reports.terminal import (
 def lesion_table(rows: Sequence[LesionRow]) -> Table:
     """Lesions of one scan."""
     unit = "px" if rows[0].diameter_mm is None else "mm"
-    table = new_table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">z", ">y", ">x", ">confidence")
+    table = new_table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">x", ">y", ">z", ">confidence")
     for row in rows[:SHOWN]:
         table.add_row(
             str(row.lesion),
             escape(row.region),
             number_text(row.diameter_px if row.diameter_mm is None else row.diameter_mm, 1),
             str(row.voxels),
-            *(number_text(value, 0) for value in (row.z, row.y, row.x)),
+            *(number_text(value, 0) for value in (row.x, row.y, row.z)),
             number_text(row.confidence, 2),
         )
+    return table
+
+
+def _region_table(totals: Mapping[str, RegionTotal], index_region: str) -> Table:
+    """Each region of a scan by itself."""
+    table = new_table("By region (they may lie in one another)", "region", ">lesions", ">volume (ml)", ">voxels")
+    for region, total in totals.items():
+        name = f"{region} (counted)" if region == index_region else region
+        table.add_row(escape(name), str(total.lesions), number_text(total.volume_ml, 2), str(total.voxels))
     return table
 
 
@@ -42,23 +51,33 @@ def predict_summary(predictions: Predictions, problems: Sequence[Problem]) -> li
     scans = predictions.scans
     parts: list[RenderableType] = []
     if len(scans) == 1:
-        parts += _scan_summary(scans[0], predictions.threshold)
+        parts += _scan_summary(scans[0], predictions)
     elif scans:
-        table = new_table(f"{len(scans)} scans", "scan", ">lesions", ">voxels", "mask")
+        index = predictions.index_region
+        of_index = f" of {index}" if len(predictions.regions) > 1 else ""
+        table = new_table(f"{len(scans)} scans", "scan", f">lesions{of_index}", f">voxels{of_index}", "mask")
         for scan in scans[:MANY]:
-            voxels = sum(lesion.voxels for lesion in scan.lesions)
-            table.add_row(escape(scan.scan), str(len(scan.lesions)), str(voxels), escape(scan.mask))
+            mine = [lesion for lesion in scan.lesions if lesion.region == index]
+            voxels = sum(lesion.voxels for lesion in mine)
+            table.add_row(escape(scan.scan), str(len(mine)), str(voxels), escape(scan.mask))
         parts += [table, *([f"… and {len(scans) - MANY} more"] if len(scans) > MANY else [])]
         parts += ["", f"All results: {escape(predictions.out)}"]
     return [*parts, *problem_tables(problems)]
 
 
-def _scan_summary(scan: ScanResult, threshold: float) -> list[RenderableType]:
-    count = len(scan.lesions)
-    found = counted(count, "lesion") if count else "no lesion found"
+def _scan_summary(scan: ScanResult, predictions: Predictions) -> list[RenderableType]:
+    index, several = predictions.index_region, len(predictions.regions) > 1
+    rows = [row for row in scan.lesions if row.region == index]
+    threshold = predictions.postprocessing[index].threshold
+    found = counted(len(rows), "lesion") if rows else "no lesion found"
+    if several:
+        found += f" of {escape(index)}" if rows else f" in {escape(index)}"
+    regions: list[RenderableType] = ["", _region_table(scan.totals, index)] if several else []
     return [
         f"[bold]{escape(scan.scan)}[/bold]: {found} (threshold {threshold:.2f})",
-        *([lesion_table(scan.lesions)] if count else []),
+        *([lesion_table(rows)] if rows else []),
+        *([f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []),
+        *regions,
         *(f"[dim]· {escape(note)}[/dim]" for note in scan.notes),
         "",
         f"mask     {escape(scan.mask)}",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from metaseg_cli.core.atomic import atomic_write_text
-from metaseg_cli.core.cache import CaseRecord, Prepared
+from metaseg_cli.core.cache import CaseRecord, Prepared, region_masks
 from metaseg_cli.core.datasets import FoundCases
 from metaseg_cli.core.images import spacing_text
+from metaseg_cli.core.regions import index_region, lesion_definition
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports import figures
 from metaseg_cli.reports.pages import template
+from metaseg_cli.reports.region_colours import region_colours
 
 _TILES = 40  # cases on the contact sheet, spread over the folder
 
@@ -24,14 +26,15 @@ def write_prepare_page(
 ) -> None:
     """Write ``contact_sheet.png`` and ``report.html`` into the prepared folder."""
     sheet = prepared.folder / "contact_sheet.png"
-    figures.save_contact_sheet(sheet, [_tile(prepared, record) for record in _spread(prepared.cases)])
+    colours = region_colours(list(prepared.regions), index_region(prepared.regions))
+    figures.save_contact_sheet(sheet, [_tile(prepared, record) for record in _spread(prepared.cases)], colours)
     render_prepare_page(
         prepared.folder / "report.html",
         title=f"Prepared: {prepared.folder.resolve().name}",
         facts=_facts(prepared, found),
         notes=list(notes),
         problems=problems,
-        cases=[_row(record) for record in prepared.cases],
+        cases=[_row(record, prepared.regions) for record in prepared.cases],
         pictures=[sheet],
     )
 
@@ -64,19 +67,20 @@ def _spread(records: Sequence[CaseRecord]) -> list[CaseRecord]:
     return [records[i] for i in chosen]
 
 
-def _tile(prepared: Prepared, record: CaseRecord) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return title, image ``(C, Y, X)`` and mask ``(Y, X)`` of the slice with most lesion, or of the middle one."""
+def _tile(prepared: Prepared, record: CaseRecord) -> tuple[str, np.ndarray, list[np.ndarray]]:
+    """Return title, image ``(C, Y, X)`` and masks ``(Y, X)`` by region, of the slice with most lesion or the middle."""
     label = prepared.label(record)
     z = int(label.reshape(len(label), -1).astype(bool).sum(axis=1).argmax()) if label.any() else len(label) // 2
     image = prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0].astype(np.float32)
     title = record.case if len(label) == 1 else f"{record.case} · {z + 1}/{len(label)}"
-    return title, prepared.shown(record, image), label[z] > 0
+    return title, prepared.shown(record, image), list(region_masks(label[z], prepared.regions))
 
 
 def _facts(prepared: Prepared, found: FoundCases) -> list[tuple[str, str]]:
     regions = (f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in prepared.regions.items())
     facts = [
-        *((name, str(prepared.fingerprint[name])) for name in ("cases", "patients", "slices", "lesions")),
+        *((name, str(prepared.fingerprint[name])) for name in ("cases", "patients", "slices")),
+        (f"lesions ({lesion_definition(prepared.regions)})", str(prepared.fingerprint["lesions"])),
         ("layout", f"{found.layout}: {found.why}"),
         ("sequences", ", ".join(prepared.sequences)),
         ("regions", ", ".join(regions)),
@@ -88,14 +92,28 @@ def _facts(prepared: Prepared, found: FoundCases) -> list[tuple[str, str]]:
     return facts
 
 
-def _row(record: CaseRecord) -> dict[str, str]:
+def _row(record: CaseRecord, regions: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     return {
         "case": record.case,
         "patient": record.patient,
-        "size": "×".join(map(str, reversed(record.shape))),
-        "spacing (mm)": spacing_text(record.spacing_mm) if record.spacing_mm else "unknown",
+        "size (x × y × z)": "×".join(map(str, reversed(record.shape))),
+        "voxel size (mm, x × y × z)": spacing_text(record.spacing_mm) if record.spacing_mm else "unknown",
         "sequences": ", ".join(record.sequences),
         "lesions": str(len(record.lesion_voxels)) if record.labelled else "no mask",
+        **_volumes(record, regions),
         "fold": "–" if record.fold is None else str(record.fold),
         "split": record.split or "",
     }
+
+
+def _volumes(record: CaseRecord, regions: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Return the volume of each region, in ml, or in pixels where there is no spacing."""
+    unit = "ml" if record.spacing_mm else "px"
+    cells = {}
+    for region in regions:
+        voxels = record.region_voxels.get(region)
+        value = "–" if voxels is None or not record.labelled else str(voxels)
+        if voxels is not None and record.labelled and record.spacing_mm:
+            value = f"{voxels * float(np.prod(record.spacing_mm)) / 1000:.2f}"
+        cells[f"{region} ({unit})"] = value
+    return cells

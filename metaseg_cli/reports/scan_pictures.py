@@ -1,17 +1,15 @@
-"""The pictures of a predicted scan: its lesions outlined and numbered."""
+"""The pictures of a predicted scan: its regions outlined, the lesions of one of them numbered."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.images import Volume, reorient, to_canonical
+from metaseg_cli.core.images import reorient, shown_channel, to_canonical
 from metaseg_cli.core.inference.predictor import Prediction
-from metaseg_cli.reports import figures
-
-_MOST_NUMBERED = 100  # lesions in a picture; more labels would hide it
+from metaseg_cli.reports.overlays import MarkedScan, RegionLayer, save_overlay, save_overview
+from metaseg_cli.reports.region_colours import region_colours
 
 
 def save_pictures(prediction: Prediction, overlay: Path, overview: Path | None) -> None:
@@ -19,22 +17,27 @@ def save_pictures(prediction: Prediction, overlay: Path, overview: Path | None) 
 
     Slices are shown as radiologists see them: axial, the patient's right on the left.
     """
-    image, mask = prediction.source, prediction.mask
-    found = next(iter(prediction.lesions.values()), [])
-    largest = sorted(found, key=lambda lesion: -lesion.voxels)[:_MOST_NUMBERED]
-    numbered = [(lesion.number, lesion.centroid_voxel) for lesion in largest]
-    if not is_picture(image.source) and image.shape[0] > 1:
+    image, masks = prediction.source, prediction.masks
+    regions, index_region = list(prediction.lesions), prediction.index_region
+    numbers, _ = find_lesions(masks[regions.index(index_region)])
+    axial = not is_picture(image.source) and image.shape[0] > 1
+    if axial:
         reorientation = to_canonical(image)
-        upright = reorient(image, reorientation)
-        numbered = [(number, _moved(centre, image, upright)) for number, centre in numbered]
-        image, mask = upright, reorientation.apply(mask)
-    lesions = [(number, *centre, "") for number, centre in numbered]
-    figures.save_overlay(overlay, image.shown, mask > 0, lesions)
+        image, numbers = reorient(image, reorientation), reorientation.apply(numbers)
+        masks = reorientation.apply(masks)
+    colours = region_colours(regions, index_region)
+    layers = [
+        RegionLayer(name=name, colour=colours[name], mask=mask) for name, mask in zip(regions, masks, strict=True)
+    ]
+    scan = MarkedScan(
+        image=image.shown,
+        layers=sorted(layers, key=lambda layer: -int(layer.mask.sum())),
+        numbers=numbers,
+        numbered=index_region,
+        spacing_mm=image.spacing_mm,
+        axial=axial,
+        sequence=image.sequences[shown_channel(image.sequences)] if image.sequences else "",
+    )
+    save_overlay(overlay, scan)
     if overview is not None:
-        figures.save_overview(overview, image.shown, mask > 0, lesions, image.spacing_mm)
-
-
-def _moved(zyx: tuple[float, float, float], before: Volume, after: Volume) -> tuple[float, float, float]:
-    """Return the voxel coordinates in *after* of a point given in those of *before*."""
-    index = np.linalg.inv(after.affine) @ before.affine @ np.array([*zyx[::-1], 1.0])
-    return (float(index[2]), float(index[1]), float(index[0]))
+        save_overview(overview, scan)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.regions import lesion_definition
 from metaseg_cli.reports.terminal import MANY, escape, facts_table, new_table, note_lines, number_text, problem_tables
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _dry_run_table(result: PrepareResult) -> Table:
             escape(source.first_file),
         )
     if len(result.found) > MANY:
-        table.add_row("…")
+        table.caption = f"… and {len(result.found) - MANY} more"
     return table
 
 
@@ -69,14 +70,17 @@ def _prepared_facts(result: PrepareResult) -> list[tuple[str, str]]:
     regions = (f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in result.regions.items())
     facts = [
         ("cases", f"{len(result.cases)} of {patients} patients{unchanged}"),
-        ("lesions", str(sum(len(case.lesion_voxels) for case in result.cases))),
+        (
+            "lesions",
+            f"{sum(len(case.lesion_voxels) for case in result.cases)} ({lesion_definition(result.regions)})",
+        ),
         ("sequences", ", ".join(result.sequences)),
         ("regions", ", ".join(regions)),
         ("folds", str(result.folds)),
         ("layout", f"{result.layout} ({result.why})"),
     ]
     if result.spacing_mm:
-        facts.append(("voxel size", "×".join(f"{s:.2f}" for s in reversed(result.spacing_mm)) + " mm"))
+        facts.append(("voxel size", "×".join(f"{s:.2f}" for s in reversed(result.spacing_mm)) + " mm (x × y × z)"))
     return facts
 
 

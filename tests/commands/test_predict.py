@@ -276,12 +276,14 @@ def test_the_raw_result_is_the_probabilities_at_a_half(trained: Path, scan: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("2GB", 2_000_000_000), ("1.5 GiB", 1_610_612_736), ("500mb", 500_000_000), ("7", 7)]
+    ("text", "expected"), [("2GB", 2_000_000_000), ("1.5 GiB", 1_610_612_736), ("500mb", 500_000_000), ("7B", 7)]
 )
 def test_sizes_of_memory(text: str, expected: int) -> None:
     assert PredictConfig(inputs=("a.png",), max_memory=text).max_bytes() == expected
     with pytest.raises(ConfigError, match="2GB"):
         PredictConfig(inputs=("a.png",), max_memory=text + " or so")
+    with pytest.raises(ConfigError, match="--max-memory 2 has no unit; write it as 2GB"):
+        PredictConfig(inputs=("a.png",), max_memory="2")
 
 
 def test_too_little_memory_is_said_and_little_memory_gives_smaller_windows(

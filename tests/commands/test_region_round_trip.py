@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import torch
+from scipy import ndimage
 
 import metaseg_cli
 from metaseg_cli.commands.evaluate import evaluate
@@ -21,6 +25,7 @@ from metaseg_cli.core.label_maps import to_label_map
 from metaseg_cli.core.model_file import ModelCard, save_model
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Silent
+from tests.common import metaseg
 from tests.dicom_files import SHAPE, write_series
 
 NESTED = ("ET=3", "TC=1,3", "WT=1,2,3")
@@ -138,3 +143,43 @@ def test_a_label_stands_for_just_the_regions_a_voxel_lies_in() -> None:
     regions: dict[str, tuple[int, ...]] = {"A": (1, 2), "B": (2, 3)}
     masks = np.array([[1, 1, 0, 0], [0, 1, 1, 0]], bool)[:, None, None]
     assert to_label_map(masks, regions)[0, 0].tolist() == [1, 2, 3, 0]
+
+
+def test_counts_and_volumes_are_told_by_region_and_never_added_up(tmp_path: Path) -> None:
+    files = series(tmp_path / "scan")
+    model = model_of(NESTED, tmp_path / "model.safetensors", tmp_path / "scan")
+    typed: list[str | Path] = ["predict", f"t1c={tmp_path / 'scan'}", "--model", model, "--out"]
+    done = metaseg(*typed, tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    (scan,) = document["scans"]
+    label = read_mask(Path(scan["mask"])).array[0]
+    masks = dict(zip(regions_of(NESTED), region_masks(label, regions_of(NESTED)), strict=True))
+    lesions = {name: ndimage.label(mask, np.ones((3, 3, 3)))[1] for name, mask in masks.items()}
+    voxel = float(np.prod(read_scan(files).spacing_mm or ())) / 1000
+    for name, mask in masks.items():
+        assert scan["totals"][name]["voxels"] == mask.sum()
+        assert scan["totals"][name]["lesions"] == lesions[name]
+        assert scan["totals"][name]["volume_ml"] == pytest.approx(mask.sum() * voxel, abs=1e-4)
+    assert document["index_region"] == "ET"
+    assert re.search(rf": {lesions['ET']} lesions? of ET ", " ".join(done.stdout.split()))
+    other = metaseg(*typed, tmp_path / "wt", "--region", "WT")
+    assert re.search(rf": {lesions['WT']} lesions? of WT ", " ".join(other.stdout.split()))
+    wrong = metaseg(*typed, tmp_path / "no", "--region", "edema")
+    assert (wrong.returncode, "the model has ET, TC, WT" in wrong.stderr) == (1, True)
+
+
+def test_the_report_of_prepare_has_volumes_by_region(tmp_path: Path) -> None:
+    for number in (1, 2):
+        files = write_series(tmp_path / f"raw{number}", np.full(SHAPE, 9, np.uint16) + np.arange(24, dtype=np.uint16))
+        image, mask = nib.Nifti1Image(read_scan(files).array[0].T.astype(float), np.eye(4)), np.zeros(SHAPE, np.uint8)
+        mask[1:4, 2:8, 2:8], mask[2, 4:6, 4:6] = 2, 3
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "raw" / f"case{number}.nii.gz")
+        nib.save(nib.Nifti1Image(mask.T, np.eye(4)), tmp_path / "raw" / f"case{number}_seg.nii.gz")
+    out = tmp_path / "prepared"
+    prepare(PrepareConfig(raw=tmp_path / "raw", out=out, region=NESTED, spacing="native", workers=1), Silent())
+    assert open_prepared(out).cases[0].region_voxels == {"ET": 4, "TC": 4, "WT": 108}
+    page = (out / "report.html").read_text()
+    assert "connected parts of ET, TC, WT together" in page
+    assert "WT (ml)" in page
+    assert "0.11" in page  # 108 voxels of 1 mm³

@@ -9,11 +9,49 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.errors import Problem
-from metaseg_cli.reports import figures
+from metaseg_cli.reports import figures, overlays
 from metaseg_cli.reports.prepare_page import render_prepare_page
+from metaseg_cli.reports.region_colours import LESION, region_colours
 
 DISC = np.hypot(*np.mgrid[-32:32, -32:32]) < 8
+
+
+def marked(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float] | None = None
+) -> overlays.MarkedScan:
+    layer = overlays.RegionLayer(name="metastasis", colour=LESION, mask=mask)
+    numbers = find_lesions(mask)[0]
+    return overlays.MarkedScan(image=image, layers=[layer], numbers=numbers, spacing_mm=spacing_mm)
+
+
+def test_each_lesion_is_shown_once_on_the_slice_where_it_is_largest() -> None:
+    mask = np.zeros((20, 32, 32), bool)
+    for z, half in ((3, 1), (4, 4), (5, 3), (6, 1)):  # largest on slice 4, though slices 5 and 6 show it too
+        mask[z, 8 - half : 8 + half, 8 - half : 8 + half] = True
+    mask[12:15, 20:23, 20:23] = mask[13, 19:24, 19:24] = True
+    shown, rest = overlays.best_slices(marked(np.zeros((1, 20, 32, 32)), mask))
+    assert (shown, rest) == ([4, 13], 0)
+    many = np.zeros((40, 8, 8), bool)
+    many[::2, 2:4, 2:4] = True
+    shown, rest = overlays.best_slices(marked(np.zeros((1, 40, 8, 8)), many))
+    assert (len(shown), rest) == (12, 8)
+
+
+def test_regions_keep_their_colours_and_the_index_region_is_orange(tmp_path: Path) -> None:
+    colours = region_colours(["WT", "TC", "ET"], "ET")
+    assert colours["ET"] == LESION
+    assert len(set(colours.values())) == 3
+    inner, outer = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    inner[28:36, 28:36] = outer[16:48, 16:48] = True
+    for masks in ([outer, inner, inner], [inner, outer, outer]):  # a swapped label mapping looks different
+        figures.save_contact_sheet(tmp_path / "c.png", [("a", np.zeros((64, 64)), masks)], colours)
+        with Image.open(tmp_path / "c.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))[:-24]
+        orange = np.argwhere((abs(pixels.astype(int) - LESION) < 60).all(axis=-1))
+        width = np.ptp(orange[:, 1])
+        assert (width < 60) == (masks[0] is outer)
 
 
 def test_an_outline_leaves_the_lesion_visible() -> None:
@@ -34,7 +72,7 @@ def test_opacity_nought_changes_nothing_and_one_covers() -> None:
 def test_overlays_of_pictures_and_volumes(tmp_path: Path, depth: int, channels: int) -> None:
     image = np.random.default_rng(0).normal(size=(channels, depth, 64, 64))
     mask = np.broadcast_to(DISC, (depth, 64, 64))
-    figures.save_overlay(tmp_path / "o.png", image, mask, [(1, depth / 2, 32, 32, "")])
+    overlays.save_overlay(tmp_path / "o.png", marked(image, mask))
     with Image.open(tmp_path / "o.png") as picture:
         assert min(picture.size) >= 320
     assert [p.name for p in tmp_path.iterdir()] == ["o.png"]
@@ -43,15 +81,15 @@ def test_overlays_of_pictures_and_volumes(tmp_path: Path, depth: int, channels: 
 def test_slices_of_a_volume_share_their_contrast(tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((1, 2, 64, 64)) * np.array([0.25, 1.0])[:, None, None]
     mask = np.zeros((2, 64, 64), bool)
-    mask[:, 2, 2] = True
-    figures.save_overlay(tmp_path / "o.png", image, mask, [])
+    mask[0, 2, 2] = mask[1, 60, 60] = True
+    overlays.save_overlay(tmp_path / "o.png", marked(image, mask))
     with Image.open(tmp_path / "o.png") as picture:
         dark, bright = np.array_split(np.asarray(picture.convert("L")), 2, axis=1)
     assert bright.mean() > 2.5 * dark.mean()
 
 
 def test_an_overlay_without_lesions_is_the_picture(tmp_path: Path) -> None:
-    figures.save_overlay(tmp_path / "o.png", np.zeros((1, 9, 32, 32)), np.zeros((9, 32, 32), bool), [])
+    overlays.save_overlay(tmp_path / "o.png", marked(np.zeros((1, 9, 32, 32)), np.zeros((9, 32, 32), bool)))
     assert (tmp_path / "o.png").exists()
 
 
@@ -91,10 +129,11 @@ def test_the_overview_has_the_head_up_and_shows_three_sides(tmp_path: Path) -> N
     for z in (1, 8):
         mask = np.zeros((10, 40, 30), bool)
         mask[z, 10:14, 20:24] = True
-        figures.save_overview(tmp_path / "o.png", image, mask, [(1, z, 11.5, 21.5, "")], (3.0, 1.0, 1.0))
+        overlays.save_overview(tmp_path / "o.png", marked(image, mask, (3.0, 1.0, 1.0)))
         with Image.open(tmp_path / "o.png") as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)
-        orange = np.argwhere((abs(pixels - figures.LESION) < 8).all(axis=-1))
+        pixels = pixels[:-24]  # without the legend
+        orange = np.argwhere((abs(pixels - LESION) < 8).all(axis=-1))
         side = orange[:, 1] * 3 // pixels.shape[1]
         rows[z] = [orange[side == each, 0].mean() for each in range(3)]
     assert rows[8][0] == rows[1][0]

@@ -52,6 +52,7 @@ class CaseRecord:
     labelled: bool = True
     split: str | None = None
     fold: int | None = None
+    region_voxels: dict[str, int] = field(default_factory=dict)  # none in shards of older versions
 
     def record(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""

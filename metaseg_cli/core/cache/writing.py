@@ -36,6 +36,7 @@ from metaseg_cli.core.cache.seal import check_seal, file_in_memory, seal
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.detection import label_lesions
 from metaseg_cli.core.digests import file_digest
+from metaseg_cli.core.label_maps import region_masks
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, redact_problem, redactor_of_source
 from metaseg_cli.core.typed_json import build, parsed
@@ -184,6 +185,12 @@ def _store(
         shard=shard,
         labelled=case.label is not None,
         split=source.split,
+        region_voxels={
+            name: int(np.count_nonzero(mask))
+            for name, mask in zip(settings.regions, region_masks(label, settings.regions), strict=True)
+        }
+        if settings.regions
+        else {},
     )
 
 

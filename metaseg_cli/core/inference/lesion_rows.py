@@ -8,7 +8,7 @@ import numpy as np
 
 from metaseg_cli.core.images import Volume
 from metaseg_cli.core.inference.predictor import Prediction
-from metaseg_cli.core.results import LesionRow
+from metaseg_cli.core.results import LesionRow, RegionTotal
 
 
 def lesion_rows(scan: Path, prediction: Prediction) -> tuple[LesionRow, ...]:
@@ -39,6 +39,17 @@ def lesion_rows(scan: Path, prediction: Prediction) -> tuple[LesionRow, ...]:
         for region, lesions in prediction.lesions.items()
         for lesion, lengths in zip(lesions, prediction.measurements[region], strict=True)
     )
+
+
+def region_totals(prediction: Prediction) -> dict[str, RegionTotal]:
+    """Return the lesions and the volume of each region. Regions may lie in one another: they do not add up."""
+    voxel = prediction.source.spacing_mm and float(np.prod(prediction.source.spacing_mm)) / 1000
+    totals = {}
+    for (region, lesions), mask in zip(prediction.lesions.items(), prediction.masks, strict=True):
+        voxels = int(np.count_nonzero(mask))
+        volume = round(voxels * voxel, 4) if voxel else None
+        totals[region] = RegionTotal(lesions=len(lesions), voxels=voxels, volume_ml=volume)
+    return totals
 
 
 def _patient_coordinates(zyx: tuple[float, float, float], volume: Volume) -> dict[str, float]:

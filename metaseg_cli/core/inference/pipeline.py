@@ -30,7 +30,7 @@ from metaseg_cli.core.images import (
 )
 from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
 from metaseg_cli.core.inference.inputs import ScanFiles, scan_for
-from metaseg_cli.core.inference.lesion_rows import lesion_rows
+from metaseg_cli.core.inference.lesion_rows import lesion_rows, region_totals
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import total_memory
@@ -261,7 +261,8 @@ def _infer(scan: PreparedScan) -> Prediction:
     config, model = scan.job.config, scan.model
     raw = model.infer(scan.model_input, disagreement=config.uncertainty and model.n_passes > 1)
     settings = model.postprocessing(config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes)
-    return model.postprocess(scan.model_input.volume, raw, settings)
+    prediction = model.postprocess(scan.model_input.volume, raw, settings)
+    return dataclasses.replace(prediction, index_region=config.region or prediction.index_region)
 
 
 def at_threshold(model: Model, prediction: Prediction, threshold: float | None) -> Prediction:
@@ -306,6 +307,7 @@ def _save(scan: PreparedScan, prediction: Prediction) -> PredictedScan:
         }
         if image.spacing_mm
         else {},
+        totals=region_totals(prediction),
         lesions=lesion_rows(first, prediction),
     )
     job.finished.finish(result)

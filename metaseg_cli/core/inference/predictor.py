@@ -50,6 +50,7 @@ class Prediction:
     notes: tuple[str, ...] = ()
     disagreement: NDArray[np.float32] | None = None
     backend: str = "torch"
+    index_region: str  # that lesions are counted and numbered in
 
     @property
     def uncertainty(self) -> NDArray[np.float32]:
@@ -176,6 +177,7 @@ class Model:
             notes=(*volume.notes, *raw.notes),
             disagreement=raw.disagreement,
             backend=raw.backend,
+            index_region=self.card.index_region,
         )
 
     def postprocessing(

@@ -79,6 +79,15 @@ class LesionRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionTotal:
+    """What one region of a scan holds in all; regions may lie in one another, so that their sum means nothing."""
+
+    lesions: int
+    voxels: int
+    volume_ml: float | None  # None without a spacing
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanResult:
     """What was found in one scan, and where it was written.
 
@@ -102,6 +111,7 @@ class ScanResult:
     notes: tuple[str, ...]
     sum_of_diameters_mm: dict[str, float]  # RANO-BM, by region; empty without a spacing
     lesions: tuple[LesionRow, ...]
+    totals: dict[str, RegionTotal] = field(default_factory=dict)  # by region; empty in files of older versions
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -126,6 +136,7 @@ class Predictions:
     postprocessing: dict[str, Postprocessing]
     temperature: float
     regions: Regions
+    index_region: str  # that lesions are counted and numbered in
     scans: tuple[ScanResult, ...]
     problems: tuple[ProblemRow, ...]
     earlier: tuple[ScanResult, ...] | None = field(default=None, metadata=OMIT_NONE)

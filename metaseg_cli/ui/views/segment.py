@@ -117,7 +117,9 @@ def _show_result(name: str, result: PredictResult, model: Model, threshold: floa
     left, right = st.columns(2)
     picture = enlarged(grey_or_colour(image, z))
     left.image(picture, caption="Scan", width="stretch")
-    found = f"{len(lesions)} lesion{'s' if len(lesions) != 1 else ''}" + (
+    mine = [lesion for lesion in lesions if lesion.region == prediction.index_region]
+    of_region = f" of {plain(prediction.index_region)}" if len(prediction.lesions) > 1 else ""
+    found = f"{len(mine)} lesion{'s' if len(mine) != 1 else ''}{of_region}" + (
         f" at threshold {threshold:.2f}" if threshold else ""
     )
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
