@@ -16,8 +16,14 @@ import SimpleITK as sitk
 
 from metaseg_cli.commands.follow_up import follow_up
 from metaseg_cli.config import FollowUpConfig
+from metaseg_cli.core.detection import find_lesions
+from metaseg_cli.core.images import read_image, read_mask
+from metaseg_cli.core.inference.predictor import Prediction
+from metaseg_cli.core.measurements import measure
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom
+from metaseg_cli.reports.scan_report import save_report
 
 HERE = Path(__file__).parent
 SPACING = (2.0, 1.0, 1.0)  # z, y, x in mm
@@ -28,6 +34,20 @@ LESIONS = {
     "C": ((22, 15, 20), (6, 6, 7)),
     "D": ((0, -10, -38), (0, 0, 9)),
 }
+CARD = ModelCard(
+    name="attention-unet",
+    in_channels=1,
+    out_channels=1,
+    dims=3,
+    widths=(32, 64),
+    strides=((2, 2, 2),),
+    norm="batch",
+    activation="leaky-relu",
+    sequences=("t1c",),
+    regions={"metastasis": (1,)},
+    preprocessing={},
+    patch=(64, 96, 96),
+)
 
 
 def write_visit(folder: Path, visit: int) -> Path:
@@ -69,13 +89,32 @@ def print_pages(page: Path, name: str) -> None:
         subprocess.run([*pages, f"-sOutputFile={HERE / name}_%d.png", str(pdf)], check=True)
 
 
+def write_single(folder: Path, visit: Path) -> Path:
+    """Write the report of one visit, as ``predict`` does of what a model found."""
+    scan = read_image(visit / "p1_t1c.nii.gz")
+    spacing = scan.spacing_mm
+    mask = read_mask(visit / "p1_seg.nii.gz").array > 0
+    numbers, lesions = find_lesions(mask[0], spacing)
+    prediction = Prediction(
+        mask=mask[0].astype(np.uint8),
+        masks=mask,
+        probabilities=mask.astype(np.float32),
+        lesions={"metastasis": lesions},
+        measurements={"metastasis": [measure(numbers == lesion.number, spacing) for lesion in lesions]},
+        source=scan,
+    )
+    save_report(folder / "single.html", prediction, CARD)
+    return folder / "single.html"
+
+
 def main() -> None:
-    """Make the report of three visits."""
+    """Make the reports of one and of three visits."""
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         visits = tuple(str(write_visit(folder / f"visit{v + 1}", v)) for v in range(3))
         follow_up(FollowUpConfig(visits=visits, out=folder / "out"), Silent())
         print_pages(folder / "out" / "report.html", "report_three_visits")
+        print_pages(write_single(folder, Path(visits[0])), "report_one_visit")
         if len(sys.argv) > 1:
             shutil.copytree(folder / "out", sys.argv[1], dirs_exist_ok=True)
 

@@ -22,6 +22,7 @@ from metaseg_cli.core.run_folder import find_model
 from metaseg_cli.errors import ConfigError, Problem
 from metaseg_cli.outputs.predictions import write_predictions
 from metaseg_cli.reports.scan_pictures import save_pictures
+from metaseg_cli.reports.scan_report import save_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ def _jobs(
             config=config,
             finished=finished,
             draw=save_pictures,
+            write_report=save_report,
             keep=keep,
         )
         for source, name in zip(sources, output_names(sources), strict=True)

@@ -11,7 +11,7 @@ from metaseg_cli.reports import charts
 from metaseg_cli.reports.lesion_colours import lesion_colour_code
 from metaseg_cli.reports.pages import template
 
-_MOST_LESIONS = 10  # rows with pictures; two pages hold no more
+MOST_LESIONS = 10  # rows with pictures; two pages hold no more
 _MOST_NOTES = 8
 _HAND = ("Confirmed after 4 weeks", "Corticosteroids", "Clinical state")
 _WARNING = (
@@ -67,7 +67,7 @@ def follow_up_page(follow_up: FollowUp, pictures: Mapping[tuple[int, int], bytes
     """Return the report of a follow-up as HTML; *pictures* are PNGs by lesion and visit (from 0)."""
     names = tuple(visit.visit for visit in follow_up.visits)
     numbers = _order(follow_up.lesions)
-    shown = numbers[:_MOST_LESIONS]
+    shown = numbers[:MOST_LESIONS]
     report = PatientReport(
         title="Brain metastases: follow-up",
         facts=(
@@ -85,10 +85,15 @@ def follow_up_page(follow_up: FollowUp, pictures: Mapping[tuple[int, int], bytes
         lesions=tuple(_lesion(number, follow_up, pictures) for number in shown),
         lesion_count=len(numbers),
         more=f"… and {len(numbers) - len(shown)} more: follow_up.csv lists all." if len(numbers) > len(shown) else "",
-        chart=_base64(charts.diameters_over_visits(follow_up)),
+        chart=base64_text(charts.diameters_over_visits(follow_up)),
         hand=_HAND,
         notes=_shortened(follow_up.notes),
     )
+    return page(report)
+
+
+def page(report: PatientReport) -> str:
+    """Return *report* as HTML."""
     return template("patient_report.html.j2").render(report=report)
 
 
@@ -121,7 +126,7 @@ def _lesion(number: int, follow_up: FollowUp, pictures: Mapping[tuple[int, int],
     cells = []
     for v, visit in enumerate(follow_up.visits):
         row = rows.get(visit.visit)
-        picture = _base64(pictures.get((number, v), b""))
+        picture = base64_text(pictures.get((number, v), b""))
         cells.append(LesionCell(picture=picture, lines=_lines(row, is_first=row is first)))
     return LesionLine(
         number=number,
@@ -153,5 +158,6 @@ def _shortened(notes: Sequence[str]) -> tuple[str, ...]:
     return (*notes[: _MOST_NOTES - 2], f"… and {len(notes) - _MOST_NOTES + 1} more notes", notes[-1])
 
 
-def _base64(png: bytes) -> str:
+def base64_text(png: bytes) -> str:
+    """Return *png* as a page embeds it."""
     return base64.b64encode(png).decode()

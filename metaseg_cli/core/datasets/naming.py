@@ -42,6 +42,7 @@ _NUMBERED = re.compile(r"^(.*?)[_\- ]+([A-Za-z]*?)[_\- ]?(\d+)$")
 PREDICTED_MASK = "mask"
 PREDICTED_MAPS = ("probability", "uncertainty", "disagreement")  # followed by the region where there are several
 OVERLAY, OVERVIEW = PREDICTED_PICTURES = ("overlay", "overview")
+REPORT = "report"  # an HTML page
 _PREDICTED = re.compile(
     rf"^(?P<case>.+)_(?:(?P<mask>{PREDICTED_MASK})|{'|'.join(PREDICTED_PICTURES)}|"
     rf"(?:{'|'.join(PREDICTED_MAPS)})(?:_.+)?)$",

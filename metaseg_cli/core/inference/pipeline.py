@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.choices import MASK_FORMATS
 from metaseg_cli.core.datasets import CaseSource
-from metaseg_cli.core.datasets.naming import OVERLAY, OVERVIEW, PREDICTED_MAPS, PREDICTED_MASK, predicted_name
+from metaseg_cli.core.datasets.naming import OVERLAY, OVERVIEW, PREDICTED_MAPS, PREDICTED_MASK, REPORT, predicted_name
 from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, suffix_of
 from metaseg_cli.core.images import (
@@ -34,12 +34,14 @@ from metaseg_cli.core.inference.lesion_rows import lesion_rows, region_totals
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import total_memory
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.results import ScanResult
 from metaseg_cli.errors import InputError, Problem, attempt
 
 Result = TypeVar("Result")
 # Draws the overlay, and the overview of a volume; this package draws nothing itself.
 DrawPictures = Callable[[Prediction, Path, Path | None], None]
+WriteReport = Callable[[Path, Prediction, ModelCard], None]  # the report for the chart, of a volume with a spacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class ScanJob:
     config: PredictConfig
     finished: FinishedScans
     draw: DrawPictures
+    write_report: WriteReport
     keep: bool = False  # the arrays, in the result
 
 
@@ -283,6 +286,7 @@ def _save(scan: PreparedScan, prediction: Prediction) -> PredictedScan:
     job.finished.begin(job.name, scan.key)
     maps = _save_maps(scan, prediction)
     overlay, overview = _save_pictures(job, prediction)
+    report = _save_report(scan, prediction)
     segmentation, notes = _save_segmentation(scan, prediction)
     # The mask last: where it exists, the scan is complete.
     if scan.outputs.mask != scan.outputs.segmentation:
@@ -297,6 +301,7 @@ def _save(scan: PreparedScan, prediction: Prediction) -> PredictedScan:
         segmentation=segmentation,
         overlay=overlay,
         overview=overview,
+        report=report,
         **maps,
         sequences=_sequences(scan),
         spacing_mm=image.spacing_mm,
@@ -342,6 +347,15 @@ def _save_pictures(job: ScanJob, prediction: Prediction) -> tuple[Path | None, P
     overview = _picture(job, OVERVIEW) if image.shape[0] > 1 and not is_picture(image.source) else None
     job.draw(prediction, overlay, overview)
     return overlay, overview
+
+
+def _save_report(scan: PreparedScan, prediction: Prediction) -> Path | None:
+    image, job = prediction.source, scan.job
+    if not job.config.overlay or image.spacing_mm is None or image.shape[0] == 1 or is_picture(image.source):
+        return None
+    path = job.config.out / f"{predicted_name(job.name, REPORT)}.html"
+    job.write_report(path, prediction, scan.model.card)
+    return path
 
 
 def _save_segmentation(scan: PreparedScan, prediction: Prediction) -> tuple[Path | None, list[str]]:

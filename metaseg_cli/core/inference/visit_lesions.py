@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.core.images import Volume, reorient, to_canonical
@@ -36,15 +37,16 @@ def lesions_of(mask: Volume, scan: Volume | None, to_first: NDArray[np.float64])
     upright = reorient(mask, reorientation)
     spacing = upright.spacing_mm
     assert spacing is not None  # the reader of visits refuses others
-    numbers, lesions = find_lesions(upright.array[0], spacing)
+    as_stored, lesions = find_lesions(mask.array[0], mask.spacing_mm)  # the numbers that predict gives them
+    numbers = reorientation.apply(as_stored)
     to_mm = to_first @ upright.affine
     reach = float(np.linalg.norm(spacing)) / 2
     found, slices = [], []
-    for lesion in lesions:
-        crop = numbers[tuple(slice(*side) for side in lesion.box)] == lesion.number
-        zyx = np.argwhere(crop) + [start for start, _ in lesion.box]
+    for lesion, box in zip(lesions, find_objects(numbers, len(lesions)), strict=True):
+        crop = numbers[box] == lesion.number
+        zyx = np.argwhere(crop) + [side.start for side in box]
         measurement = measure(crop, spacing)
-        slices.append(lesion.box[0][0] + measurement.slice)
+        slices.append(box[0].start + measurement.slice)
         found.append(
             Detection(
                 points_mm=zyx[:, ::-1] @ to_mm[:3, :3].T + to_mm[:3, 3],

@@ -102,6 +102,7 @@ class ScanResult:
     segmentation: Path | None  # DICOM SEG or RTSTRUCT
     overlay: Path | None
     overview: Path | None
+    report: Path | None = field(default=None, metadata=OMIT_NONE)
     probability: tuple[Path, ...]
     uncertainty: tuple[Path, ...]
     disagreement: tuple[Path, ...]
@@ -116,7 +117,7 @@ class ScanResult:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that were written for this scan."""
-        single = (self.mask, self.segmentation, self.overlay, self.overview)
+        single = (self.mask, self.segmentation, self.overlay, self.overview, self.report)
         maps = (*self.probability, *self.uncertainty, *self.disagreement)
         return (*(path for path in single if path is not None), *maps)
 
