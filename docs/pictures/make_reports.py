@@ -101,6 +101,7 @@ def write_single(folder: Path, visit: Path) -> Path:
         probabilities=mask.astype(np.float32),
         lesions={"metastasis": lesions},
         measurements={"metastasis": [measure(numbers == lesion.number, spacing) for lesion in lesions]},
+        index_region="metastasis",
         source=scan,
     )
     save_report(folder / "single.html", prediction, CARD)

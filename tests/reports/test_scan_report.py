@@ -27,6 +27,7 @@ def prediction(masks: np.ndarray, regions: tuple[str, ...]) -> Prediction:
             region: [measure(numbers == lesion.number, (1.0, 1.0, 1.0)) for lesion in lesions]
             for region, (numbers, lesions) in found.items()
         },
+        index_region="ET",
         source=Volume(
             array=np.random.default_rng(0).random((1, *masks.shape[1:])).astype(np.float32),
             spacing_mm=(1.0, 1.0, 1.0),
