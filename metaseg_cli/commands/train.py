@@ -11,7 +11,7 @@ from metaseg_cli.core.choices import network_name
 from metaseg_cli.core.progress import Progress, Silent
 from metaseg_cli.core.training.cross_validation import cross_validate
 from metaseg_cli.core.training.distributed import process_group
-from metaseg_cli.core.training.fold import Caller, plan_fold, train_fold
+from metaseg_cli.core.training.fold import Caller, plan_fold, resumed_config, train_fold
 from metaseg_cli.core.training.full_volume import PreviewSlice
 from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.result import TrainResult
@@ -27,7 +27,9 @@ def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = 
     network_name(config.model)  # a misspelt name is reported before anything is read
     with process_group(config.device) as group:
         caller = Caller(group=group, progress=progress if group.is_main else Silent(), charts=_Charts(), clock=clock)
-        return cross_validate(config, caller) if str(config.fold) == "all" else train_fold(config, caller)
+        # What a resumed run is, it says itself: nobody has to repeat --fold all.
+        fold = config.fold if config.resume is None else resumed_config(config).fold
+        return cross_validate(config, caller) if str(fold) == "all" else train_fold(config, caller)
 
 
 def show_plan(config: TrainConfig) -> Plan:

@@ -32,6 +32,7 @@ def metrics_document(system: EvaluatedSystem) -> Metrics:
         confidence=evaluation.confidence,
         notes=system.notes,
         problems=problem_rows(system.problems),
+        folds=system.folds or None,
     )
 
 

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 
 from metaseg_cli.core.atomic import atomic_write_text
-from metaseg_cli.core.evaluation.system import EvaluatedSystem, WorstCase
+from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, WorstCase, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.table import meaning_of_empty, policy
 from metaseg_cli.core.typed_json import as_json
@@ -38,6 +38,13 @@ def write_evaluation_page(system: EvaluatedSystem) -> None:
         patients=_patients(evaluation),
         worst=base64.b64encode(picture.read_bytes()).decode(),
         facts=_facts(system),
+        fold_metrics=FOLD_METRICS if system.folds else (),
+        folds=[
+            (fold, region, count, *(number(score) for score in scores))
+            for fold, region, count, scores in fold_rows(system)
+        ]
+        if system.folds
+        else [],
     )
     atomic_write_text(system.out / "report.html", text)
 

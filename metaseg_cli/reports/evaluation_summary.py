@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.core.evaluation.system import EvaluatedSystem
+from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import metric_of
@@ -32,6 +32,8 @@ def evaluate_summary(system: EvaluatedSystem) -> list[RenderableType]:
     for region in system.evaluation.summary:
         parts += _region_summary(system, region)
     where = f"All numbers: {escape(system.out)}; look at report.html there"
+    if system.folds:
+        parts += [_fold_table(system), ""]
     return [*parts, *note_lines(system.notes), *problem_tables(system.problems), where]
 
 
@@ -52,6 +54,14 @@ def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType
         *_patients(evaluation, region),
         "",
     ]
+
+
+def _fold_table(system: EvaluatedSystem) -> Table:
+    """Means over the cases of each fold, and over those of all folds."""
+    table = new_table("Folds", "fold", "region", ">cases", *(f">{name}" for name in FOLD_METRICS))
+    for fold, region, count, scores in fold_rows(system):
+        table.add_row(escape(fold), escape(region), str(count), *(number_text(score) for score in scores))
+    return table
 
 
 def _confidence(report: ConfidenceReport | None) -> list[RenderableType]:

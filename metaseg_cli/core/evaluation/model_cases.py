@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +18,15 @@ from metaseg_cli.core.executor import map_cases
 from metaseg_cli.core.inference.predictor import Model, load_model
 from metaseg_cli.core.intensity import head_of_normalised
 from metaseg_cli.core.metrics.calibration import count_calibration
-from metaseg_cli.core.metrics.cases import Confidence, MaskPair, ScoredCase, ScoringRules, score_case
+from metaseg_cli.core.metrics.cases import CaseScore, Confidence, MaskPair, ScoredCase, ScoringRules, score_case
+from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.metrics.froc import find_candidates
 from metaseg_cli.core.model_file import ModelCard, patient_hash, read_card, unkeyed_patient_hash
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import ModelSettings
+from metaseg_cli.core.results.scores import Summary
+from metaseg_cli.core.run_folder import MODEL_FILE, fold_folder
 from metaseg_cli.errors import InputError, Problem
 
 
@@ -108,40 +111,37 @@ def evaluate_model(
 ) -> EvaluatedSystem:
     """Score a model on prepared cases that it has not seen; *only* on these, when they are named.
 
-    Raises InputError when there is no such case.
+    On the validation split, the ensemble of a cross-validation means its out-of-fold report: each case by the model of
+    the fold that validated it, with that model's post-processing. Raises InputError when there is no such case.
     """
-    card, prepared = read_card(path), open_prepared(config.data)
-    records, notes = unseen_cases(prepared, card, path, config)
-    records = [record for record in records if only is None or record.case in only]
-    postprocessing = card.of_regions()
-    if config.threshold is not None:
-        postprocessing = tuple(each.with_threshold(config.threshold) for each in postprocessing)
-    out, log = config.out or path.parent / "evaluation", EvaluationLog(notes=list(notes))
-    jobs = [
-        _CaseJob(
-            record=record,
-            folder=prepared.folder if config.cluster is None else prepared.folder.resolve(),
-            model=path if config.cluster is None else path.resolve(),  # another computer has another working folder
-            changed=path.stat().st_mtime,
-            postprocessing=postprocessing,
-            device=config.device,
-            rules=rules_of(config),
-        )
-        for record in records
-    ]
+    prepared, folds = open_prepared(config.data), _fold_models(path, config)
+    out, log = config.out or path.parent / "evaluation", EvaluationLog()
+    jobs: list[_CaseJob] = []
+    postprocessing: dict[str, Postprocessing] = {}
+    fold_of: dict[str, str] = {}
+    for model in folds or (path,):
+        records, notes = unseen_cases(prepared, read_card(model), model, config)
+        records = [record for record in records if only is None or record.case in only]
+        log.notes += [note for note in notes if note not in log.notes]
+        prefix = f"{model.parent.name}/" if folds else ""
+        settings = _postprocessing(model, config)
+        postprocessing |= {prefix + region: each for region, each in settings.items()}
+        jobs += [_job(record, model, prepared, tuple(settings.values()), config) for record in records]
+        fold_of |= {record.case: model.parent.name for record in records}
     evaluation, worst = collect(_score_all(jobs, out, config, log, progress), config, log)
+    if folds:
+        log.notes.append("out of fold: each case by the model of the fold that did not train on it, not by the ensemble")
+        if any(record.split == "test" for record in prepared.cases):
+            log.notes.append("score the ensemble itself on the test cases with --split test")
+    what = "out of fold" if folds else config.split
     return EvaluatedSystem(
         out=out,
         name=path.parent.name,
-        what=f"{len(records)} cases, {config.split}, {path}",
-        settings=ModelSettings(
-            model=path,
-            data=config.data,
-            split=config.split,
-            postprocessing=dict(zip(card.regions, postprocessing, strict=True)),
-        ),
+        what=f"{len(jobs)} case{'' if len(jobs) == 1 else 's'}, {what}, {path}",
+        settings=ModelSettings(model=path, data=config.data, split=config.split, postprocessing=postprocessing),
         evaluation=evaluation,
         worst=worst,
+        folds=_of_folds(evaluation, fold_of) if folds else {},
         notes=tuple(log.notes),
         problems=tuple(log.problems),
     )
@@ -149,8 +149,64 @@ def evaluate_model(
 
 def unseen_by(path: Path, config: EvaluateConfig) -> frozenset[str]:
     """Return the prepared cases that a model may be scored on. Raises InputError when there is none."""
-    records, _ = unseen_cases(open_prepared(config.data), read_card(path), path, config)
-    return frozenset(record.case for record in records)
+    prepared = open_prepared(config.data)
+    models = _fold_models(path, config) or (path,)
+    found = [unseen_cases(prepared, read_card(model), model, config)[0] for model in models]
+    return frozenset(record.case for records in found for record in records)
+
+
+def _fold_models(path: Path, config: EvaluateConfig) -> tuple[Path, ...]:
+    """Return the models of the folds where *path* is the ensemble of a cross-validation whose own cases are asked for.
+
+    Raises InputError when a fold's model is missing.
+    """
+    members = read_card(path).members
+    if config.split != "validation" or members == 1:
+        return ()
+    models = tuple(fold_folder(path.parent, fold) / MODEL_FILE for fold in range(members))
+    missing = [model for model in models if not model.exists()]
+    if missing:
+        raise InputError(
+            "the model of a fold is missing: out-of-fold scores need every one",
+            where=missing[0],
+            remedy="name the run's folder as metaseg train made it, or score the ensemble with --split test",
+        )
+    return models
+
+
+def _postprocessing(model: Path, config: EvaluateConfig) -> dict[str, Postprocessing]:
+    card = read_card(model)
+    settings = card.of_regions()
+    if config.threshold is not None:
+        settings = tuple(each.with_threshold(config.threshold) for each in settings)
+    return dict(zip(card.regions, settings, strict=True))
+
+
+def _job(
+    record: CaseRecord,
+    model: Path,
+    prepared: Prepared,
+    postprocessing: tuple[Postprocessing, ...],
+    config: EvaluateConfig,
+) -> _CaseJob:
+    far = config.cluster is not None  # another computer has another working folder
+    return _CaseJob(
+        record=record,
+        folder=prepared.folder.resolve() if far else prepared.folder,
+        model=model.resolve() if far else model,
+        changed=model.stat().st_mtime,
+        postprocessing=postprocessing,
+        device=config.device,
+        rules=rules_of(config),
+    )
+
+
+def _of_folds(evaluation: Evaluation, fold_of: Mapping[str, str]) -> dict[str, Summary]:
+    """Return the means over the cases of each fold."""
+    cases: dict[str, list[CaseScore]] = {}
+    for case in evaluation.cases:
+        cases.setdefault(fold_of[case.case], []).append(case)
+    return {fold: summarise(own, evaluation.protocol).summary for fold, own in cases.items()}
 
 
 def _score_all(

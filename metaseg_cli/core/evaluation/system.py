@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from metaseg_cli.core.choices import Protocol, find_protocol
 from metaseg_cli.core.metrics.cases import CaseScore, CaseSlice, ScoredCase, ScoringRules
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.results import FolderSettings, ModelSettings
+from metaseg_cli.core.results.scores import Summary
 from metaseg_cli.errors import InputError, Problem
 
 _WORST = 6  # cases whose pictures are kept
@@ -45,8 +46,19 @@ class EvaluatedSystem:
     settings: ModelSettings | FolderSettings
     evaluation: Evaluation
     worst: tuple[WorstCase, ...]
+    folds: dict[str, Summary] = field(default_factory=dict)  # of a cross-validation, its folds apart
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+
+FOLD_METRICS = ("dice", "lesion_recall", "lesion_precision", "lesion_f1")  # that are shown of each fold
+
+
+def fold_rows(system: EvaluatedSystem) -> Iterator[tuple[str, str, int, list[float]]]:
+    """Yield fold, region, number of cases and the mean of each of ``FOLD_METRICS``; then the same of all folds."""
+    for name, summary in (*system.folds.items(), ("all folds", system.evaluation.summary)):
+        for region, metrics in summary.items():
+            yield name, region, metrics["dice"].n, [metrics[metric].mean for metric in FOLD_METRICS]
 
 
 def protocol_of(config: EvaluateConfig) -> Protocol:

@@ -198,6 +198,7 @@ class Metrics:
     confidence: dict[str, ConfidenceReport]
     notes: tuple[str, ...]
     problems: tuple[ProblemRow, ...]
+    folds: dict[str, Summary] | None = field(default=None, metadata=OMIT_NONE)  # of a cross-validation
 
 
 @dataclass(frozen=True, kw_only=True)

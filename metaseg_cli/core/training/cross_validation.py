@@ -37,7 +37,7 @@ from metaseg_cli.core.training.select_postprocessing import (
     select_postprocessing,
 )
 from metaseg_cli.core.typed_json import build, read_json
-from metaseg_cli.errors import InputError, decoding
+from metaseg_cli.errors import InputError, Interrupted, decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,14 @@ def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared
         resume = folder if has_checkpoint(folder) else None
         if caller.group.is_main:
             folder.mkdir(exist_ok=True)
-        train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, run=folder)
+        try:
+            train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, run=folder)
+        except Interrupted as stop:
+            raise Interrupted(
+                f"fold {fold} of {prepared.folds}: {stop.what}",
+                where=run,
+                remedy=f"resume all folds with: metaseg train --resume {run}",
+            ) from stop
     result, remedy = folder / RESULT_FILE, "remove it, and run the same command again"
     values = read_json(result, remedy=remedy)
     with decoding(result, "not the result of a training", remedy=remedy):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
 import pytest
 import torch
 
+from metaseg_cli.commands.evaluate import evaluate
 from metaseg_cli.commands.train import train
+from metaseg_cli.config import EvaluateConfig, TrainConfig
 from metaseg_cli.core.model_file import Ensemble, load_model_file, read_card
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.training import cross_validation
+from metaseg_cli.errors import InputError, Interrupted
 from tests.common import tiny_training
 
 
@@ -36,3 +41,48 @@ def test_all_folds_make_an_ensemble_tuned_out_of_fold(prepared: Path, tmp_path: 
     again = train(config, Silent())
     assert again.run == result.run
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_a_run_of_all_folds_is_resumed_by_its_name_and_scored_out_of_fold(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cross_validation.train_fold
+
+    def stops_in_the_second_fold(config: TrainConfig, *given: object, **named: object) -> object:
+        if config.fold == "1":
+            raise Interrupted("stopped in epoch 1 of 1; everything is saved", where=tmp_path, remedy="")
+        return real(config, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cross_validation, "train_fold", stops_in_the_second_fold)
+    with pytest.raises(Interrupted, match="fold 1 of") as stop:
+        train(tiny_training(prepared, tmp_path, fold="all", epochs=1), Silent())
+    (run,) = tmp_path.iterdir()
+    assert stop.value.remedy.endswith(f"metaseg train --resume {run}")
+    finished = (run / "fold0" / "model.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(cross_validation, "train_fold", real)
+    result = train(TrainConfig(resume=run), Silent())  # without --fold all
+    assert result.run == run
+    assert len(result.folds) > 1
+    assert (run / "fold0" / "model.safetensors").stat().st_mtime_ns == finished
+
+    together = evaluate(EvaluateConfig(models=(str(run),), data=prepared), Silent())
+    apart = [
+        evaluate(EvaluateConfig(models=(str(fold),), data=prepared, out=tmp_path / fold.name), Silent())
+        for fold in result.folds
+    ]
+    assert together.evaluation.summary["metastasis"]["dice"].n == result.validation_cases
+    assert {case.case: case.regions for case in together.evaluation.cases} == {
+        case.case: case.regions for system in apart for case in system.evaluation.cases
+    }
+    document = json.loads((run / "evaluation" / "metrics.json").read_text())
+    for fold, system in zip(result.folds, apart, strict=True):
+        alone = system.evaluation.summary["metastasis"]["dice"]
+        assert document["folds"][fold.name]["metastasis"]["dice"]["mean"] == pytest.approx(alone.mean)
+        assert document["folds"][fold.name]["metastasis"]["dice"]["n"] == alone.n
+    assert "all folds" in (run / "evaluation" / "report.html").read_text()
+    ensemble = evaluate(EvaluateConfig(models=(str(run),), data=prepared, split="test"), Silent())
+    assert ensemble.folds == {}
+    (run / "fold1" / "model.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="model of a fold is missing"):
+        evaluate(EvaluateConfig(models=(str(run),), data=prepared), Silent())
