@@ -43,7 +43,8 @@ def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType
     table = new_table("", "metric", ">mean", ">95 % interval", ">n")
     for name, row in evaluation.summary[region].items():
         if metric_of(name).printed:
-            table.add_row(name, number_text(row.mean), interval_text(*row.ci95), str(row.n))
+            interval = interval_text(*row.ci95) if row.n else "no case"
+            table.add_row(name, number_text(row.mean), interval, str(row.n))
     return [
         f"[bold]{escape(region)}[/bold], {escape(system.what)}{escape(by)}",
         table,

@@ -41,8 +41,8 @@ def facts_table(title: str, rows: Sequence[tuple[str, object]]) -> Table:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """Return *value* with *digits* decimals, a whole number unchanged, and a dash for None."""
-    if value is None:
+    """Return *value* with *digits* decimals, a whole number unchanged, and a dash for None and NaN."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from metaseg_cli.errors import printable
+from metaseg_cli.reports.terminal import counted
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -50,8 +51,8 @@ class TerminalProgress:
         if self.quiet:
             return
         if not self.console.is_terminal:
-            length = f"{_minutes(seconds)} minutes" if seconds else f"{total if total is not None else '?'} steps"
-            self._line(f"{task}: {length}")
+            length = f"{_minutes(seconds)} min" if seconds else counted(total, "step") if total else ""
+            self._line(f"{task}: {length}" if length else task)
             return
         if self._bar is None:
             self._bar = Progress(
@@ -91,8 +92,8 @@ class TerminalProgress:
 
     def _count(self, now: float) -> str:
         if self._seconds:
-            return f"{self._done} steps, {(now - self._began) / 60:.1f}/{_minutes(self._seconds)} min"
-        return f"{self._done}/{self._total or '?'}"
+            return f"{counted(self._done, 'step')}, {(now - self._began) / 60:.1f}/{_minutes(self._seconds)} min"
+        return f"{self._done}/{self._total}" if self._total else str(self._done)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar."""

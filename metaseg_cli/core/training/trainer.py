@@ -227,7 +227,8 @@ class Trainer:
             return f"loss {loss:.3f}"
         last = self.state.history[-1]
         best = self.state.history[self.state.best_epoch - 1]
-        return f"loss {loss:.3f}  Dice {last.dice:.3f}  best {best.dice:.3f} (epoch {best.epoch})"
+        # The score that decides is the one that is shown as the best: Dice alone may be higher elsewhere.
+        return f"loss {loss:.3f}  Dice {last.dice:.3f}  best score {best.score:.3f} (epoch {best.epoch})"
 
     def _validate(self) -> _Validation:
         """Predict all validation cases and score them with the threshold and minimum size that suit this epoch best."""
@@ -287,10 +288,14 @@ class Trainer:
             self.files.history(self.state.history)
         record = self.state.history[-1]
         validated = bool(self.data.validation)
-        scores = f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}" if validated else "not validated"
+        scores = (
+            f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}  score {record.score:.3f}"
+            if validated
+            else "not validated"
+        )
         self.progress.say(
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  {scores}  {record.images_per_second:.1f} images/s"
-            + ("  best so far" if better and validated else "")
+            + ("  best score so far" if better and validated else "")
         )
 
     def _reserve_time_for_validation(self, seconds: float) -> None:
