@@ -131,7 +131,7 @@ def evaluate_model(
     evaluation, worst = collect(_score_all(jobs, out, config, log, progress), config, log)
     if folds:
         log.notes.append(
-            "out of fold: each case by the model of the fold that did not train on it, not by the ensemble"
+            "out of fold: each case by the fold's model that did not train on it, not by the ensemble"
         )
         if any(record.split == "test" for record in prepared.cases):
             log.notes.append("score the ensemble itself on the test cases with --split test")
