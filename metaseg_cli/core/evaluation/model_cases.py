@@ -130,9 +130,7 @@ def evaluate_model(
         fold_of |= {record.case: model.parent.name for record in records}
     evaluation, worst = collect(_score_all(jobs, out, config, log, progress), config, log)
     if folds:
-        log.notes.append(
-            "out of fold: each case by the fold's model that did not train on it, not by the ensemble"
-        )
+        log.notes.append("out of fold: each case by the fold's model that did not train on it, not by the ensemble")
         if any(record.split == "test" for record in prepared.cases):
             log.notes.append("score the ensemble itself on the test cases with --split test")
     what = "out of fold" if folds else config.split
