@@ -13,9 +13,11 @@ from metaseg_cli.config import FollowUpConfig
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text
 from metaseg_cli.core.follow_up import FollowUpResult, follow
 from metaseg_cli.core.images import Volume, align, same_grid, write_mask
+from metaseg_cli.core.images.dicom_sr import tracking_uid
 from metaseg_cli.core.inference.visit_checks import check_alignment, check_patient, in_order
 from metaseg_cli.core.inference.visit_lesions import VisitLesions, lesions_of
 from metaseg_cli.core.inference.visit_masks import choose_region
+from metaseg_cli.core.inference.visit_reports import ReportFiles, reportable, write_measurements
 from metaseg_cli.core.inference.visits import Visit, VisitReader, visit_names
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Progress
@@ -51,15 +53,19 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpReport:
     result = follow([each.detections for each in placed], config.match_distance, rules)
     if not any(lesion.target for lesion in result.lesions):
         notes.append("no lesion is measurable at baseline (10 × 5 mm on two slices): there is no sum of diameters")
-    followed = [_outputs(visit, config.out) for visit in visits]
+    reports = _reports(visits, masks, config, notes)
+    followed = [_outputs(visit, config.out, reports.get(v)) for v, visit in enumerate(visits)]
     document = follow_up_document(
         config.out, followed, result, notes, region=region, model=None if model is None else model.path
     )
     with document_last(config.out / FOLLOW_UP_FILE, document):
         write_follow_up_tables(document)
+        uids = {lesion.number: tracking_uid() for lesion in result.lesions} if reports else {}
         for v, (visit, mask) in enumerate(zip(visits, masks, strict=True)):
             if (path := followed[v].mask) is not None and visit.scan is not None:
                 write_mask(path, mask.array[0], visit.scan)
+            if v in reports:
+                write_measurements(reports[v], visit, mask, result, v, uids, region)
             lesion_pictures.save_visit(followed[v].overlay, placed[v], result, v)
         atomic_write_bytes(config.out / "course.png", charts.diameters_over_visits(document))
         page = patient_report.follow_up_page(document, lesion_pictures.thumbnails(placed, result))
@@ -102,12 +108,33 @@ def _placed(
     return placed
 
 
-def _outputs(visit: Visit, out: Path) -> FollowedVisit:
+def _reports(
+    visits: Sequence[Visit], masks: Sequence[Volume], config: FollowUpConfig, notes: list[str]
+) -> dict[int, ReportFiles]:
+    """Return where the Structured Report of each visit goes; *notes* receive which visits have none, and why."""
+    if config.format != "sr":
+        return {}
+    reports = {}
+    for v, (visit, mask) in enumerate(zip(visits, masks, strict=True)):
+        name = _stem(visit)
+        if why := reportable(visit, mask):
+            notes.append(f"{visit.name}: {why}")
+        else:
+            reports[v] = ReportFiles(seg=config.out / f"{name}_seg.dcm", report=config.out / f"{name}_sr.dcm")
+    return reports
+
+
+def _stem(visit: Visit) -> str:
+    return file_name(visit.name.replace("/", "_"))
+
+
+def _outputs(visit: Visit, out: Path, report: ReportFiles | None) -> FollowedVisit:
     """Return what the tables say of *visit*, and where its mask, if one was made, and its picture go."""
-    name = file_name(visit.name.replace("/", "_"))
+    name = _stem(visit)
     return FollowedVisit(
         name=visit.name,
         date=visit.identity.date,
         mask=out / f"{name}_mask.nii.gz" if visit.made else None,
         overlay=out / f"{name}_overlay.png",
+        structured_report=None if report is None else report.report,
     )

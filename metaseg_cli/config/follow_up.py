@@ -55,6 +55,13 @@ class FollowUpConfig:
     ] = False
     same_patient: Annotated[bool, Setting(help="Visits are of one patient although their PatientIDs differ.")] = False
     force: Annotated[bool, Setting(help="Go on where an alignment, or the order of dates, is doubtful.")] = False
+    format: Annotated[
+        str,
+        Setting(
+            help="sr: also write a DICOM Structured Report, and the SEG that it refers to, of each DICOM visit.",
+            choices=("auto", "sr"),
+        ),
+    ] = "auto"
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     device: Device = "auto"
 

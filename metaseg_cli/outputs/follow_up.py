@@ -26,6 +26,7 @@ class FollowedVisit:
     date: str
     mask: Path | None
     overlay: Path
+    structured_report: Path | None = None
 
 
 def follow_up_document(
@@ -72,6 +73,7 @@ def _visits(visits: Sequence[FollowedVisit], result: FollowUpResult) -> Iterator
             date=visit.date,
             mask=visit.mask,
             overlay=visit.overlay,
+            structured_report=visit.structured_report,
         )
 
 

@@ -50,7 +50,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
             segment_number=number,
             segment_label=label[:64],
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=_code(label),
+            segmented_property_type=concept_of(label),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=program,
         )
@@ -76,7 +76,7 @@ def _segmentation(segments: Sequence[tuple[str, NDArray[np.bool_]]], files: Sequ
     )
 
 
-def _code(label: str) -> Any:
+def concept_of(label: str) -> Any:
     """Return the coded concept of a segment of this name."""
     from pydicom.sr.codedict import codes
 

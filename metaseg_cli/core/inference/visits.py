@@ -15,7 +15,7 @@ from metaseg_cli.core.datasets import CaseSource, sequence_name
 from metaseg_cli.core.datasets.naming import image_files, is_bare_mask_name, is_predicted, mask_key, stem
 from metaseg_cli.core.dicom import dicom_files, is_dicom, read_header, text_of
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, stem_of, suffix_of
-from metaseg_cli.core.images import Volume, read_mask, read_scan, same_grid, unpacked
+from metaseg_cli.core.images import Volume, on_grid_of, read_mask, read_scan, unpacked
 from metaseg_cli.core.images.dicom_masks import modality_of
 from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, sources_of
 from metaseg_cli.core.inference.visit_masks import LabelledMask, names_of_labels
@@ -147,23 +147,28 @@ class VisitReader:
         if len(masks) > 1:
             listed = ", ".join(str(p.relative_to(folder)) for p in masks[:5])
             raise InputError(f"it holds {len(masks)} masks: {listed}", where=folder, remedy="name one of them")
-        scan = self._scan_beside(folder)
+        files, scan = self._scan_beside(folder)
         volume = read_mask(masks[0], scan)
-        shown = scan if scan is not None and same_grid(scan, volume) else None
+        # A SEG leaves out slices without a lesion: it is placed on its scan.
+        placed = on_grid_of(volume, scan) if scan is not None else None
+        shown = scan if placed is not None else None
+        volume = volume if placed is None else placed
         return Visit(
             name=name,
             mask=LabelledMask(volume=volume, names=names_of_labels(masks[0])),
             scan=shown,
-            identity=_identity(masks),
+            identity=_identity([*masks, *files]),
+            series=() if shown is None else _series(files),
         )
 
-    def _scan_beside(self, folder: Path) -> Volume | None:
-        """Return the scan in *folder* to show and align by, t1c if there is one; None for none or several."""
+    def _scan_beside(self, folder: Path) -> tuple[tuple[Path, ...], Volume | None]:
+        """Return the scan in *folder* to show and align by, t1c if there is one, and its files; None for several."""
         sources, _, _ = sources_of([str(folder)])
         if len(sources) != 1:
-            return None
+            return (), None
         sequences = sources[0].sequences
-        return read_scan(sequences.get("t1c") or next(iter(sequences.values())))
+        files = sequences.get("t1c") or next(iter(sequences.values()))
+        return files, read_scan(files)
 
     def _only_source(self, path: Path) -> CaseSource:
         """Return the one case at *path* that the model takes. Raises InputError for none and for several."""

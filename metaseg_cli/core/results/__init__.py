@@ -291,6 +291,7 @@ class VisitRow:
     date: str = ""  # YYYY-MM-DD, from DICOM headers
     mask: Path | None = None  # that was made from a scan
     overlay: Path | None = None
+    structured_report: Path | None = None  # DICOM SR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -120,7 +124,7 @@ def seg(folder: Path, *, patient: str = "P1", date: str = "", size: int = 8) -> 
     def dated(_: int, data: Any) -> None:
         data.StudyDate = date
 
-    files = sorted(write_series(folder / "series", numbers(), patient=patient, change=dated))
+    files = write_series(folder / "series", numbers(), patient=patient, change=dated)
     mask = np.zeros(SHAPE, bool)
     mask[1:4, 3 : 3 + size, 4 : 4 + size] = True
     make_seg(folder / "seg.dcm", files, mask, "BINARY")
@@ -152,6 +156,39 @@ def test_dates_of_some_visits_that_contradict_the_order_are_refused(tmp_path: Pa
     with pytest.raises(InputError, match=r"not in order of their StudyDates.*2025-03-10.*--force"):
         follow(tmp_path, *visits)
     assert len(follow(tmp_path, *visits, force=True).document.visits) == 3
+
+
+def test_a_structured_report_says_the_measurements_of_each_segment(tmp_path: Path) -> None:
+    visits = [seg(tmp_path / name, date=date, size=size).parent for name, date, size in
+              (("v1", "20250101", 14), ("v2", "20250601", 8))]  # fmt: skip
+    report = follow(tmp_path, *visits, format="sr")
+    tracked = []
+    for visit, rows in zip(report.document.visits, zip(*[iter(report.document.lesions)], strict=True), strict=True):
+        assert visit.structured_report is not None
+        sr = hd.sr.srread(visit.structured_report)
+        (group,) = sr.content.get_volumetric_roi_measurement_groups()
+        tracked.append((group.tracking_uid, group.tracking_identifier))
+        said = {m.name.meaning: m.value for m in group.get_measurements()}
+        assert said == {
+            "Long axis": rows[0].longest_axial_mm,
+            "Short axis": rows[0].perpendicular_mm,
+            "Volume": rows[0].volume_mm3,
+        }
+        segment = pydicom.dcmread(visit.structured_report.with_name(f"{visit.visit}_seg.dcm"))
+        assert group.referenced_segment.referenced_sop_instance_uid == segment.SOPInstanceUID
+        assert sr.PatientID == segment.PatientID == "P1"
+        if shutil.which("dciodvfy"):
+            done = subprocess.run(["dciodvfy", visit.structured_report], capture_output=True, text=True, check=False)
+            errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+            assert errors == []
+    assert len(set(tracked)) == 1  # the same lesion at both visits
+
+
+def test_a_visit_that_is_no_series_has_no_structured_report(tmp_path: Path) -> None:
+    visits = label_map(tmp_path / "a.nii.gz", 20), label_map(tmp_path / "b.nii.gz", 10)
+    report = follow(tmp_path, *visits, labels="3", format="sr")
+    assert [visit.structured_report for visit in report.document.visits] == [None, None]
+    assert any("not a DICOM series" in note for note in report.document.notes)
 
 
 # -- alignment -------------------------------------------------------------------------------------------------------
