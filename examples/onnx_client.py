@@ -67,6 +67,8 @@ def mask_of(probability: np.ndarray, settings: dict) -> np.ndarray:
 def segment(model: Path, picture: Path) -> np.ndarray:
     """The mask ``(Y, X)`` of the first region."""
     about = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+    if about["dims"] != 2:
+        sys.exit(f"{model}: a {about['dims']}D model; this client segments pictures with 2D models")
     colours = len(about["sequences"])
     pixels = np.asarray(Image.open(picture).convert("L" if colours == 1 else "RGB"), np.float32)
     image = pixels[None] if colours == 1 else pixels.transpose(2, 0, 1)

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 app = typer.Typer(
     help="Find and measure brain metastases in MRI: prepare, train, evaluate, predict, and look at the result.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: metaseg demo",
@@ -55,11 +55,12 @@ def prepare(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet 
     """
     checked = merge_config(settings.PrepareConfig, read_yaml(config), cli_values)
     from metaseg_cli.commands.prepare import prepare as run
+    from metaseg_cli.outputs.prepare import prepare_document
     from metaseg_cli.reports.training_summary import prepare_summary
 
     with TerminalProgress(quiet=quiet) as progress:
         result = run(checked, progress)
-    _show(prepare_summary, result, quiet=quiet, as_json=as_json)
+    _show(prepare_summary, result, quiet=quiet, as_json=as_json, document=prepare_document)
     _exit_if_left_out(result.problems)
 
 

@@ -41,8 +41,8 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     those that are predicted now stay in the result. Two calls cannot write one folder: their tables would mix.
     """
     model = find_model(config.model)
-    sources, problems, notes = sources_of(config.inputs, config.out)
     card = read_card(model)
+    sources, problems, notes = sources_of(config.inputs, config.out, card.sequences)
     if config.region is not None and config.region not in card.regions:
         raise ConfigError(f"there is no region {config.region}", remedy=f"the model has {', '.join(card.regions)}")
     for note in notes:

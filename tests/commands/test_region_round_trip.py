@@ -168,6 +168,32 @@ def test_counts_and_volumes_are_told_by_region_and_never_added_up(tmp_path: Path
     assert (wrong.returncode, "the model has ET, TC, WT" in wrong.stderr) == (1, True)
 
 
+def test_sequences_that_a_model_does_not_take_are_named_and_unknown_ones_refused(tmp_path: Path) -> None:
+    series(tmp_path / "used")
+    series(tmp_path / "other")
+    model = model_of(NESTED, tmp_path / "model.safetensors", tmp_path / "used")
+    given = [f"t2f={tmp_path / 'other'}", f"t1c={tmp_path / 'used'}"]
+    done = metaseg("predict", *given, "--model", model, "--out", tmp_path / "out", "--json")
+    (scan,) = json.loads(done.stdout)["scans"]
+    assert scan["name"] == "used"
+    assert any("not used, the model does not take it: t2f (other)" in note for note in scan["notes"])
+    wrong = metaseg("predict", f"t1x={tmp_path / 'used'}", "--model", model, "--out", tmp_path / "no")
+    assert (wrong.returncode, wrong.stderr.strip()) == (
+        1,
+        "metaseg: unknown sequence t1x; this model takes t1c",
+    )
+
+
+def test_a_dry_run_lists_its_cases_in_json(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / "raw" / str(number), np.ones(SHAPE, np.uint16), patient=f"P{number}", description="t1c")
+    document = json.loads(metaseg("prepare", tmp_path / "raw", "--dry-run", "--json").stdout)
+    assert [(case["case"], case["patient"], list(case["sequences"])) for case in document["cases"]] == [
+        ("P1", "P1", ["t1c"]),
+        ("P2", "P2", ["t1c"]),
+    ]
+
+
 def test_the_report_of_prepare_has_volumes_by_region(tmp_path: Path) -> None:
     for number in (1, 2):
         files = write_series(tmp_path / f"raw{number}", np.full(SHAPE, 9, np.uint16) + np.arange(24, dtype=np.uint16))

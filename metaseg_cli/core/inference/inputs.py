@@ -16,7 +16,7 @@ from metaseg_cli.core.images import is_dicom, unpacked
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name, odd_name_below, path_exists, unusable
 from metaseg_cli.core.words import nfc
-from metaseg_cli.errors import InputError, Problem, attempt
+from metaseg_cli.errors import ConfigError, InputError, Problem, attempt
 
 # A file or folder, or the files of each sequence.
 ScanFiles = Path | Mapping[str, tuple[Path, ...]]
@@ -33,11 +33,12 @@ class _Found:
 
 
 def sources_of(
-    inputs: Sequence[str], log_folder: Path | None = None
+    inputs: Sequence[str], log_folder: Path | None = None, takes: Sequence[str] = ()
 ) -> tuple[list[CaseSource], list[Problem], list[str]]:
     """Return the cases that *inputs* mean, in order and once each, what cannot be used of them, and what was assumed.
 
-    ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case; folders mean the scans under them.
+    ``t1c=a.nii.gz t2f=b.nii.gz`` are the sequences of one case, which is called after the first file that the model
+    *takes*; folders mean the scans under them. Raises ConfigError for the name of a sequence that does not exist.
     """
     found = _Found()
     named: dict[str, tuple[Path, ...]] = {}
@@ -47,7 +48,7 @@ def sources_of(
         if problem is not None:
             found.problems.append(problem)
         elif sequence:
-            named[sequence_name(sequence)] = (path,)
+            named[_known(sequence, takes)] = (path,)
         elif path.is_dir() or (path.is_file() and suffix_of(path) in ARCHIVES):
             _add_several(path, found, log_folder)
         else:
@@ -58,7 +59,7 @@ def sources_of(
         if count > 1
     ]
     if named:
-        first = next(iter(named.values()))[0]
+        first = next((files for name, files in named.items() if name in takes), next(iter(named.values())))[0]
         found.sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
     unique: dict[tuple[str, ...], CaseSource] = {}
     for source in found.sources:
@@ -72,6 +73,14 @@ def _named(text: str) -> tuple[str, Path]:
     if sign and not path_exists(text) and sequence.isidentifier():
         return sequence, Path(rest)
     return "", Path(text)
+
+
+def _known(sequence: str, takes: Sequence[str]) -> str:
+    """Return the sequence's own name. Raises ConfigError when neither it nor the model, which *takes* some, has it."""
+    name = sequence_name(sequence)
+    if takes and name not in takes and name not in KNOWN:
+        raise ConfigError(f"unknown sequence {sequence}", remedy=f"this model takes {', '.join(takes)}")
+    return name
 
 
 def _add_several(path: Path, found: _Found, log_folder: Path | None) -> None:
@@ -189,3 +198,12 @@ def scan_for(card: ModelCard, source: CaseSource) -> ScanFiles:
     if len(card.sequences) == 1 and not source.slices:
         return {wanted: files}
     return files[0]  # a picture in colour, or a file whose channels are the sequences
+
+
+def unused_notes(scan: ScanFiles, source: CaseSource) -> list[str]:
+    """Return a note on the sequences of *source* that the model does not take; *scan* is what it takes."""
+    if not isinstance(scan, Mapping) or len(scan) == len(source.sequences):
+        return []
+    others = {name: files for name, files in source.sequences.items() if name not in scan}
+    named = (f"{name} ({(f[0] if len(f) == 1 else f[0].parent).name})" for name, f in others.items())
+    return [f"not used, the model does not take it: {', '.join(named)}"]

@@ -29,7 +29,7 @@ from metaseg_cli.core.images import (
     write_volume,
 )
 from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
-from metaseg_cli.core.inference.inputs import ScanFiles, scan_for
+from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, unused_notes
 from metaseg_cli.core.inference.lesion_rows import lesion_rows, region_totals
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
 from metaseg_cli.core.measurements import sum_of_diameters
@@ -306,7 +306,7 @@ def _save(scan: PreparedScan, prediction: Prediction) -> PredictedScan:
         sequences=_sequences(scan),
         spacing_mm=image.spacing_mm,
         backend=prediction.backend,
-        notes=(*prediction.notes, *notes),
+        notes=(*prediction.notes, *unused_notes(scan.scan, job.source), *notes),
         sum_of_diameters_mm={
             region: round(sum_of_diameters(found), 2) for region, found in prediction.measurements.items()
         }
