@@ -246,6 +246,9 @@ def _measure_compute_format(experiment: Experiment, session: Session, model: Net
     shape = (1 if plan.dims == 3 else 2, card.in_channels, *plan.patch[-plan.dims :])
     patch = torch.zeros(shape, device=session.device)
     compute, seconds = choose_compute_format(model, patch, card.norm, experiment.config)
+    if not seconds:  # both formats are given: the first step of the training says how long validation will take
+        session.progress.say(f"  {compute}: as asked")
+        return compute
     # A training step takes about three forward passes.
     voxels = sum(int(np.prod(case.shape)) for case in experiment.data.validation) / session.group.size
     expected = seconds[compute] / 3 * voxels / (shape[0] * np.prod(plan.patch))

@@ -53,6 +53,8 @@ def choose_compute_format(
         candidates.append(ComputeFormat(usual, not channels_last))
     if config.precision == "auto" and usual != "fp32":
         candidates.append(ComputeFormat("fp32", channels_last))
+    if len(candidates) == 1:  # nothing to choose between: no pass is made
+        return candidates[0], {}
     return _fastest(model, patch, candidates)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,8 +160,11 @@ class Trainer:
             left = 0
             self._check_time_and_stop()
         for _ in range(left):
+            step_began = self.session.budget.clock()
             self._step()
             patches += self.plan.batch_size
+            if not self.state.history and not self.session.budget.validation_reserve:
+                self._reserve_time_by_step(self.session.budget.clock() - step_began)
             self._check_time_and_stop()
             if self._time_is_up:
                 break
@@ -297,6 +301,12 @@ class Trainer:
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  {scores}  {record.images_per_second:.1f} images/s"
             + ("  best score so far" if better and validated else "")
         )
+
+    def _reserve_time_by_step(self, seconds: float) -> None:
+        """Reserve time for the last validations after the first step: a step takes about three forward passes."""
+        voxels = sum(math.prod(case.shape) for case in self.data.validation) / self.group.size
+        of_step = self.plan.batch_size / self.group.size * math.prod(self.plan.patch)
+        self._reserve_time_for_validation(seconds / 3 * voxels / of_step)
 
     def _reserve_time_for_validation(self, seconds: float) -> None:
         self.session.reserve_for_validation(self.experiment.final_validations * seconds)
