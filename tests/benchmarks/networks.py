@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaseg_cli.core.choices import NETWORKS
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.blocks import fold_batch_norms
 
@@ -112,10 +113,9 @@ def main() -> None:
     dims, widths = arguments.dims, tuple(int(w) for w in arguments.widths.split(","))
     x = torch.randn(arguments.batch, 1, *(arguments.size,) * dims)
     target = (torch.rand_like(x) > 0.99).float()
-    peers: dict[str, dict[str, Callable[[int, Widths], nn.Module]]] = {
-        "attention-unet": {"monai": monai_attention},
-        "nested-unet": {"monai": monai_nested},
-    }
+    peers: dict[str, dict[str, Callable[[int, Widths], nn.Module]]] = {name: {} for name in NETWORKS}
+    peers["attention-unet"]["monai"] = monai_attention
+    peers["nested-unet"]["monai"] = monai_nested
     try:
         nnunet(dims, widths)
         peers["attention-unet"]["nnunet"] = nnunet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -163,3 +164,12 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     config = settings.TrainConfig(epochs=3, patch=(64, 32), max_minutes=1.5, augment=False, resume=None)
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
     assert merge_config(settings.TrainConfig, read_yaml(tmp_path / "c.yaml"), {}) == config
+
+
+def test_every_setting_of_predict_is_known_to_change_results_or_not() -> None:
+    """A finished scan is kept when what its result depends on is the same: a new setting belongs to one of the two."""
+    config = settings.PredictConfig(inputs=("a.png",))
+    others = {"inputs", "model", "out", "overwrite", "device", "cluster", "max_memory", "backend"}
+    fields = {field.name for field in dataclasses.fields(config)}
+    assert set(config.of_results()) | others == fields
+    assert not set(config.of_results()) & others

@@ -116,6 +116,17 @@ def test_every_named_loss_falls_when_the_answer_gets_better(name: str, pair: tup
     assert loss(logits + 2 * (target - 0.5), target) < loss(logits, target)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("size", [0.0, 1.0, 60.0])
+def test_every_named_loss_has_a_finite_gradient_however_sure_the_network_is(name: str, size: float) -> None:
+    target = (torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.8).float()
+    for sign in (-1, 1):
+        logits = (sign * size * (2 * target - 1)).requires_grad_()
+        build_loss(name)(logits, target).backward()
+        assert logits.grad is not None
+        assert torch.isfinite(logits.grad).all()
+
+
 def test_unknown_losses_are_named() -> None:
     with pytest.raises(ConfigError, match="dice-focal"):
         build_loss("dice")

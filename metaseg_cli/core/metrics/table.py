@@ -6,6 +6,7 @@ A name in ``metrics.json`` is that of a row here, or begins with it: ``hd95`` st
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from metaseg_cli.core.choices import Protocol
@@ -81,6 +82,8 @@ METRICS = (
     Metric(name="lesion_f1_large", empty_split="no lesion from the split volume on in the reference: 0"),
 )
 _BY_NAME = {metric.name: metric for metric in METRICS}
+# What follows the name of a row in a name of ``metrics.json``: a unit, a tolerance with its unit, a side.
+_QUALIFIER = re.compile(r"(\d+(\.\d+)?)?(mm|px|ml|voxels)|reference|prediction")
 
 # What a comparison of systems tests, in its order; surfaces within 1 mm (or pixel).
 COMPARED = (
@@ -97,7 +100,7 @@ def metric_of(name: str) -> Metric:
     stem = name
     while stem not in _BY_NAME:
         stem, _, rest = stem.rpartition("_")
-        if not rest or not stem:
+        if not stem or not _QUALIFIER.fullmatch(rest):
             raise KeyError(name)
     return _BY_NAME[stem]
 

@@ -13,7 +13,7 @@ import h5py
 import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
 
 from metaseg_cli.config import TrainConfig
-from metaseg_cli.config_file import dump_yaml
+from metaseg_cli.config_file import dump_yaml, merge_config, read_yaml
 from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
 from metaseg_cli.core.cache import Prepared, open_prepared, region_masks
 from metaseg_cli.core.choices import network_name
@@ -37,7 +37,7 @@ from metaseg_cli.core.training.select_postprocessing import (
     select_postprocessing,
 )
 from metaseg_cli.core.typed_json import build, read_json
-from metaseg_cli.errors import InputError, Interrupted, decoding
+from metaseg_cli.errors import ConfigError, InputError, Interrupted, decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared
 
 def _begin(config: TrainConfig, prepared: Prepared) -> Path:
     run = new_run(config.out, network_name(config.model))
-    atomic_write_text(run / CONFIG_FILE, _as_written(config))
+    atomic_write_text(run / CONFIG_FILE, dump_yaml(dataclasses.replace(config, resume=None)))
     atomic_write_text(run / DATA_FILE, json.dumps({"id": prepared.dataset_id, "cases": _contents(prepared)}))
     return run
 
@@ -112,15 +112,19 @@ def _unfinished(config: TrainConfig, prepared: Prepared) -> Path | None:
     """Return the newest run that these very settings began on this very data."""
     candidates = sorted(config.out.glob(f"*/{DATA_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in candidates:
-        settings = path.parent / CONFIG_FILE
-        same = settings.exists() and settings.read_text(encoding="utf-8") == _as_written(config)
+        same = _settings_of(path.parent) == dataclasses.replace(config, resume=None)
         if same and _cases_of(path) == _contents(prepared):
             return path.parent
     return None
 
 
-def _as_written(config: TrainConfig) -> str:
-    return dump_yaml(dataclasses.replace(config, resume=None))
+def _settings_of(run: Path) -> TrainConfig | None:
+    """Return the settings that *run* was begun with; newer ones have their default. None if they cannot be read."""
+    path = run / CONFIG_FILE
+    try:
+        return merge_config(TrainConfig, read_yaml(path), {}) if path.exists() else None
+    except ConfigError:
+        return None
 
 
 def _contents(prepared: Prepared) -> list[list[object]]:

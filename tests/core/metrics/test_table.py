@@ -29,7 +29,7 @@ def test_every_number_has_a_row(protocol: str, spacing: tuple[float, float, floa
 
 
 def test_a_name_that_no_metric_has_is_an_error() -> None:
-    for name in ("", "unknown", "lesion_unknown", "_mm"):
+    for name in ("", "unknown", "lesion_unknown", "_mm", "volume_similarity", "dice_new"):
         with pytest.raises(KeyError):
             metric_of(name)
 
