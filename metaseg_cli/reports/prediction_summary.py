@@ -108,7 +108,7 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
         *remarks,
         *note_lines(follow_up.notes),
         "",
-        f"All results: {escape(follow_up.out)}; look at course.png there",
+        f"All results: {escape(follow_up.out)}; open report.html there",
     ]
 
 
