@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.state import TrainingState
+from metaseg_cli.core.training.trainer import Trainer
 
 
 def test_a_resumed_run_goes_on_counting_and_keeps_time_for_the_last_validations() -> None:
@@ -23,3 +25,17 @@ def test_a_resumed_run_goes_on_counting_and_keeps_time_for_the_last_validations(
     assert later.is_spent(40.0)
     endless = Budget(None, lambda: now[0])
     assert (endless.remaining(), endless.fraction(), endless.is_spent(1e9)) == (None, 0.0, False)
+
+
+def test_the_first_step_says_how_long_the_last_validations_take() -> None:
+    """A step of 3 s trains 4 patches of 32 × 32: a forward pass of 1 s. Validation has 8 times the voxels, twice."""
+    case = SimpleNamespace(shape=(4, 64, 64))
+    reserved: list[float] = []
+    trainer = SimpleNamespace(
+        data=SimpleNamespace(validation=(case, case)),
+        group=SimpleNamespace(size=1),
+        plan=SimpleNamespace(batch_size=4, patch=(1, 32, 32)),
+        _reserve_time_for_validation=lambda seconds: reserved.append(2 * seconds),
+    )
+    Trainer._reserve_time_by_step(trainer, 3.0)  # type: ignore[arg-type]
+    assert reserved == [16.0]
