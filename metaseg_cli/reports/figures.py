@@ -91,7 +91,8 @@ def save_contact_sheet(
     tiles = []
     for title, image, masks in items:
         rgb, _, factor = enlarged(to_rgb(image), np.zeros(image.shape[-2:], bool), 200)
-        for mask, colour in zip(masks, colours.values(), strict=True):
+        wide_first = sorted(zip(masks, colours.values(), strict=True), key=lambda pair: -int(pair[0].sum()))
+        for mask, colour in wide_first:
             rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2)
         tiles.append(titled(_fitted(rgb, 220), title))
     sheet = grid(tiles, columns=min(columns, max(1, len(tiles))))
