@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.progress import Silent
 from tests.common import tiny_training
+
+# A busy computer is slow, and that is no fault of a property.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)
