@@ -26,7 +26,7 @@ def reference() -> str:
 def _section(name: str, command: Any) -> str:
     description, _, example = (command.help or "").strip().partition("\n\n")
     panels: dict[str, list[Any]] = {}
-    for parameter in command.params:
+    for parameter in (each for each in command.params if not getattr(each, "hidden", False)):
         panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(parameter)
     parts = [f"## metaseg {name}", "", description.replace("\n", " "), "", *_code(example)]
     for panel, parameters in sorted(panels.items()):

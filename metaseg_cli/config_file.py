@@ -64,6 +64,8 @@ def read_yaml(path: Path | None) -> dict[str, Any]:
 def merge_config(config: type[Config], file_values: dict[str, Any], cli_values: dict[str, Any]) -> Config:
     """Merge defaults < file < command line. Raises ConfigError for an unknown key, naming the nearest one."""
     known = settings_of(config)
+    renamed = {setting.former_name: name for name, (_, setting, _) in known.items() if setting.former_name}
+    file_values = {renamed.get(key, key): value for key, value in file_values.items()}
     for key in file_values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)

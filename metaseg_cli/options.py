@@ -102,7 +102,7 @@ def options_from(config: type) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[inspect.Parameter]:
-    """The one parameter of a field, and a second one where an option means the same as a positional."""
+    """The parameter of a field, and a second one for another name of it: of a positional, or its former one."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     base = next(o for o in options if o is not type(None))
     is_list = typing.get_origin(base) is tuple
@@ -132,7 +132,11 @@ def _parameters(name: str, kind: Any, setting: Setting, default: Any) -> list[in
         metavar=None if base is bool else metavar,
     )
     if not setting.positional:
-        return [_parameter(name + _OFF if off else name, typer_kind, option, empty)]
+        names = [_parameter(name + _OFF if off else name, typer_kind, option, empty)]
+        if setting.former_name:
+            former = typer.Option("--" + setting.former_name.replace("_", "-"), hidden=True, show_default=False)
+            names.append(_parameter(name + _TOO, typer_kind, former, empty))
+        return names
     # A positional without default is required; the config itself checks those that may also come as an option.
     argument = typer.Argument(help=help_text, metavar=name.upper() + ("..." if is_list else ""), show_default=False)
     both = [_parameter(name, typer_kind, argument, inspect.Parameter.empty if _is_missing(default) else empty)]

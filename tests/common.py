@@ -47,7 +47,7 @@ def tiny_training(prepared: Path, out: Path, **settings: Any) -> TrainConfig:
 def train_arguments(prepared: Path, out: Path, *options: str) -> list[str]:
     """Return the arguments after ``python`` of a training of a few seconds."""
     tiny = ["--widths", "4,8,8", "--steps-per-epoch", "3", "--batch-size", "4", "--patch", "32"]
-    tiny += ["--precision", "fp32", "--layout", "contiguous"]  # what is measured may differ in a busy moment
+    tiny += ["--precision", "fp32", "--memory-format", "contiguous"]  # what is measured may differ in a busy moment
     return ["-m", "metaseg_cli", "train", "--data", str(prepared), "--out", str(out), *tiny, *options]
 
 

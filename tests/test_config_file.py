@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from metaseg_cli.config import COMMANDS, Setting, TrainConfig, settings_of
 from metaseg_cli.config_file import dump_yaml, merge_config, read_yaml
 from metaseg_cli.errors import ConfigError
+from tests.common import metaseg
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
@@ -65,3 +66,12 @@ def test_yaml_gives_back_what_was_written(command: str, data: st.DataObject) -> 
 
 def test_the_command_line_overrides_the_file() -> None:
     assert merge_config(TrainConfig, {"epochs": 7, "seed": 2}, {"epochs": 9}) == TrainConfig(epochs=9, seed=2)
+
+
+def test_a_former_name_is_read_from_files_and_the_command_line() -> None:
+    assert merge_config(TrainConfig, {"layout": "contiguous"}, {}) == TrainConfig(memory_format="contiguous")
+    for option in ("--layout", "--memory-format"):
+        done = metaseg("train", option, "wide")
+        assert done.returncode == 1
+        assert "--memory-format 'wide' does not exist" in done.stderr
+    assert "--layout" not in metaseg("train", "--help").stdout

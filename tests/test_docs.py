@@ -60,3 +60,26 @@ def test_constraints_pin_every_version() -> None:
     lines = (ROOT / "docs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert all("==" in line for line in lines if line and not line.startswith("#"))
     assert "torch==2.13.0" in lines
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_in_the_text_is_python(page: Path) -> None:
+    for block in python_blocks(page):
+        compile(block, str(page), "exec")
+
+
+RUN = [page for page in PAGES if python_blocks(page) and (page.parent == ROOT or page.parent.name == "how-to")]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda p: p.name)
+def test_python_in_the_text_runs(page: Path, trained: Path, raw: Path) -> None:
+    """With a model and a scan of the tests in place of those that the text names."""
+    scan = next(path for path in sorted((raw / "test").rglob("*.png")) if "mask" not in path.name)
+    for block in python_blocks(page):
+        with_ours = re.sub(r'"runs/[^"]*"', repr(str(trained / "model.safetensors")), block)
+        with_ours = re.sub(r'"scan\.[a-z.]+"', repr(str(scan)), with_ours)
+        exec(compile(with_ours, str(page), "exec"), {})

@@ -58,7 +58,7 @@ class FollowUpConfig:
     format: Annotated[
         str,
         Setting(
-            help="sr: also write a DICOM Structured Report, and the SEG that it refers to, of each DICOM visit.",
+            help="With sr, also write a DICOM Structured Report, and the SEG that it refers to, of each DICOM visit.",
             choices=("auto", "sr"),
         ),
     ] = "auto"

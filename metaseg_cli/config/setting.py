@@ -20,6 +20,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     positional: bool = False
     cli_name: str | None = None  # another name on the command line; for a positional, an option that means the same
+    former_name: str | None = None  # its name in earlier versions, still read from files and the command line
     panel: str | None = None
     shown_default: str | None = None
     auto: bool = False  # a number, or the word auto for None

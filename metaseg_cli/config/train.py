@@ -61,11 +61,12 @@ class TrainConfig:
             panel="Machine",
         ),
     ] = "auto"
-    layout: Annotated[
+    memory_format: Annotated[
         str,
         Setting(
             help="Memory format of the convolutions; auto measures what is faster here.",
             choices=MEMORY_FORMATS,
+            former_name="layout",
             panel="Machine",
         ),
     ] = "auto"

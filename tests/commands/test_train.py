@@ -128,7 +128,7 @@ def test_ctrl_c_saves_and_the_resumed_run_equals_an_undisturbed_one(
     prepared: Path, tmp_path: Path, steps: int, epochs: int
 ) -> None:
     # A busy moment may measure another memory format, which rounds differently.
-    config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32", layout="contiguous")
+    config = tiny_training(prepared, tmp_path, epochs=3, precision="fp32", memory_format="contiguous")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

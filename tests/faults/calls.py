@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 HOOK = Path(__file__).resolve().parent / "hook"
 _TINY = (
     *("--widths", "4,8", "--patch", "32", "--batch-size", "2", "--steps-per-epoch", "2", "--warmup-steps", "1"),
-    *("--precision", "fp32", "--layout", "contiguous", "--device", "cpu"),
+    *("--precision", "fp32", "--memory-format", "contiguous", "--device", "cpu"),
 )
 PATIENCE = 240.0
 _RIGHTS = "-dac_override,-dac_read_search"

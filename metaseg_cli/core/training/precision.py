@@ -47,9 +47,9 @@ def choose_compute_format(
     """
     usual = choose_precision(config.precision, patch.device)
     by_norm = memory_format(patch.dim() - 2, norm) != torch.contiguous_format
-    channels_last = by_norm if config.layout == "auto" else config.layout == "channels-last"
+    channels_last = by_norm if config.memory_format == "auto" else config.memory_format == "channels-last"
     candidates = [ComputeFormat(usual, channels_last)]
-    if config.layout == "auto":
+    if config.memory_format == "auto":
         candidates.append(ComputeFormat(usual, not channels_last))
     if config.precision == "auto" and usual != "fp32":
         candidates.append(ComputeFormat("fp32", channels_last))

@@ -77,7 +77,7 @@ class RunWriter:
         """Write the settings with what was measured once, so that it holds when they are used again."""
         if self._active:
             layout = "channels-last" if compute.channels_last else "contiguous"
-            self._write_config(dataclasses.replace(self._config, precision=compute.precision, layout=layout))
+            self._write_config(dataclasses.replace(self._config, precision=compute.precision, memory_format=layout))
 
     def history(self, history: list[EpochRecord]) -> None:
         """Write the table, the curves, and TensorBoard's events of the last epoch."""

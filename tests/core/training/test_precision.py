@@ -16,6 +16,6 @@ def test_nothing_is_measured_where_both_formats_are_given(monkeypatch: pytest.Mo
         raise AssertionError("a pass was made")
 
     monkeypatch.setattr(precision, "_time_of_pass", must_not)
-    config = TrainConfig(precision="fp32", layout="channels-last")
+    config = TrainConfig(precision="fp32", memory_format="channels-last")
     found = choose_compute_format(small_card().build(), torch.zeros(1, 2, 32, 32), "batch", config)
     assert found == (ComputeFormat("fp32", True), {})
