@@ -90,7 +90,7 @@ def test_the_row_of_a_network_says_whether_it_can_be_pruned(name: str) -> None:
         ("optimizer", choices.OPTIMIZERS),
         ("schedule", choices.SCHEDULES),
         ("precision", choices.PRECISIONS),
-        ("layout", choices.MEMORY_FORMATS),
+        ("memory_format", choices.MEMORY_FORMATS),
     ],
 )
 def test_options_offer_what_the_table_holds(setting: str, table: Sequence[str]) -> None:
