@@ -152,7 +152,7 @@ class Protocol:
             raise ConfigError(f"unknown matching {self.matching!r}", remedy=f"choose {' or '.join(MATCHINGS)}")
 
     def is_flat(self, slices: int, spacing_mm: tuple[float, ...] | None) -> bool:
-        """Return whether a mask of so many *slices* is measured as a picture, in 2D."""
+        """Return whether a mask with this number of *slices* is measured as a picture, in 2D."""
         return slices == 1 and not (self.slices_are_volumes and spacing_mm is not None and len(spacing_mm) == 3)
 
     def neighbours(self, dims: int) -> int:

@@ -45,7 +45,7 @@ class TerminalProgress:
             self._bar = None
 
     def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
-        """Begin a task of *total* steps, or of so many *seconds*: a new bar, or a line."""
+        """Begin a task of *total* steps, or of a given number of *seconds*: a new bar, or a line."""
         self._name, self._total, self._done, self._seconds = task, total or 0, 0, seconds
         self._began = self._last_line = time.monotonic()
         if self.quiet:

@@ -128,7 +128,7 @@ def _not_as_expected(call: Call, expected: dict[str, str], work: Path) -> list[s
     found = of_finished(call, work)
     if call.name != "demo":
         return differences(expected, found)
-    # It trains for a time, not for a number of steps, on pictures that it makes anew: the same files, other content.
+    # It trains for a time, not for a number of steps, on pictures that it makes again: the same files, other content.
     shards = "prepared/shards/"
     names = [{name: "" for name in files if not name.startswith(shards)} for files in (expected, found)]
     return differences(*names)
