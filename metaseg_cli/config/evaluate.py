@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.config.shared import Cluster, Device, Structures, Threshold, named_regions, structure_names
-from metaseg_cli.core.choices import MATCHINGS, PROTOCOLS, TOLERANCES
+from metaseg_cli.core.choices import GRIDS, MATCHINGS, PROTOCOLS, TOLERANCES
 from metaseg_cli.errors import ConfigError
 
 
@@ -35,6 +35,14 @@ class EvaluateConfig:
             choices=("validation", "test", "all"),
         ),
     ] = "validation"
+    grid: Annotated[
+        str,
+        Setting(
+            help="Where a model is scored: on the grid of the original scan, as predict writes masks, or on the "
+            "prepared one. auto: the scan's, unless no original file is left.",
+            choices=GRIDS,
+        ),
+    ] = "auto"
     predictions: Annotated[Path | None, Setting(help="Folder of predicted masks, from any tool.")] = None
     references: Annotated[Path | None, Setting(help="Folder of reference masks.")] = None
     region: Annotated[

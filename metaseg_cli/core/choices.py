@@ -115,6 +115,8 @@ SCHEDULES = ("poly", "cosine", "constant")
 
 # Scoring -------------------------------------------------------------------------------------------------------------
 
+# On which grid a model is scored: auto is the scan's own, unless no original file is left.
+GRIDS = ("auto", "scan", "prepared")
 # How reference and predicted lesions are matched: any overlap, or pairs with the largest sum of Dice.
 MATCHINGS = ("overlap", "one-to-one")
 CONNECTIVITIES = (6, 18, 26)

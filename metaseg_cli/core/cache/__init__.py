@@ -6,10 +6,12 @@ prepared/dataset.json   what the folder holds: regions, sequences, fingerprint, 
 """
 
 from metaseg_cli.core.cache.building import BuiltCases, build_shards
+from metaseg_cli.core.cache.case_reading import OriginalScan
 from metaseg_cli.core.cache.checks import dataset_warnings
 from metaseg_cli.core.cache.fold_assignment import FoldAssignment, assign_folds
+from metaseg_cli.core.cache.origin import CaseOrigin
 from metaseg_cli.core.cache.reading import Prepared, open_prepared
-from metaseg_cli.core.cache.records import SCHEMA, CacheSettings, CaseRecord, PrepareResult, WrittenCase
+from metaseg_cli.core.cache.records import LISTING_FILE, SCHEMA, CacheSettings, CaseRecord, PrepareResult, WrittenCase
 from metaseg_cli.core.cache.settings import ChosenSettings, choose_settings, file_channels, settings_record
 from metaseg_cli.core.cache.shown_names import ShownNames
 from metaseg_cli.core.cache.summary import fingerprint, label_notes, sequence_notes
@@ -25,12 +27,15 @@ from metaseg_cli.core.cache.writing import (
 from metaseg_cli.core.label_maps import region_masks
 
 __all__ = [
+    "LISTING_FILE",
     "SCHEMA",
     "BuiltCases",
     "CacheSettings",
+    "CaseOrigin",
     "CaseRecord",
     "ChosenSettings",
     "FoldAssignment",
+    "OriginalScan",
     "PrepareResult",
     "Prepared",
     "ShardJob",

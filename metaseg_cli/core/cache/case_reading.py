@@ -32,7 +32,8 @@ from metaseg_cli.core.images import (
     same_grid,
     size_text,
 )
-from metaseg_cli.core.images.region_layers import flatten
+from metaseg_cli.core.images.region_layers import flatten, unite_regions
+from metaseg_cli.core.label_maps import region_masks
 from metaseg_cli.errors import InputError, Problem
 
 
@@ -46,12 +47,60 @@ class ReadCase:
     hashes: tuple[str, ...]
 
 
+_Picture = tuple[Volume, Volume | None]  # with its mask
+
+
 def read_case(source: CaseSource, settings: CacheSettings) -> tuple[list[ReadCase], list[Problem], list[str]]:
     """Read a case; several where slices differ in size. Problems say what was excluded and why."""
     problems: list[Problem] = []
     notes: list[str] = []
     cases = (_read_slices if source.slices else _read_volumes)(source, settings, problems, notes)
     return cases, problems, notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalScan:
+    """The scan of a case, or one of its pictures, as its files hold it.
+
+    *scan* is one volume per sequence, each on its own grid, or a picture with all its channels. *masks*
+    ``(R, Z, Y, X)`` are the regions of the original mask, on the grid of *reference*, which is one of them.
+    """
+
+    scan: dict[str, Volume] | Volume
+    reference: Volume
+    masks: NDArray[np.bool_]
+
+
+def read_originals(
+    source: CaseSource, settings: CacheSettings, sequences: Sequence[str], images: Sequence[str]
+) -> list[OriginalScan]:
+    """Read a case with a mask as ``read_case`` does, but keep every grid: its scan, or its pictures in order.
+
+    *sequences* are those that the case was prepared with, *images* the hashes of its images, which tell its pictures
+    from others of the same source that have another size. Raises InputError.
+    """
+    problems: list[Problem] = []
+    if source.slices:
+        for group in _groups_of_pictures(source, settings, problems, []):
+            if _hashes(group) == tuple(images):
+                return [
+                    OriginalScan(scan=image, reference=image, masks=region_masks(mask.array[0], settings.regions))
+                    for image, mask in group
+                    if mask is not None
+                ]
+        found: dict[str, Volume] = {}
+    else:
+        found = _sequences(source, settings, problems, [])
+        scans = {name: found[name] for name in sequences if name in found}
+        if len(scans) == len(sequences):
+            reference, masks = _masks_and_base(source, scans, settings)
+            return [OriginalScan(scan=scans, reference=reference, masks=unite_regions(masks, settings.regions))]
+    first = problems[0] if problems else None
+    raise InputError(
+        first.reason if first else "its images are not those that were prepared",
+        where=first.file if first else source.first_file,
+        remedy=first.remedy if first else "prepare the folder again",
+    )
 
 
 def _problem(error: InputError, otherwise: Path) -> Problem:
@@ -65,7 +114,25 @@ def _problem(error: InputError, otherwise: Path) -> Problem:
 def _read_slices(
     source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
 ) -> list[ReadCase]:
-    by_shape: dict[tuple[int, ...], list[tuple[Volume, Volume | None]]] = {}
+    cases = []
+    for group in _groups_of_pictures(source, settings, problems, notes):
+        first = group[0][0]
+        whole = dataclasses.replace(_bare(first), array=np.concatenate([image.array for image, _ in group], axis=1))
+        labels = [mask.array[0] for _, mask in group if mask is not None]
+        label = np.concatenate(labels, axis=0) if labels else None
+        cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=_hashes(group)))
+    return cases
+
+
+def _bare(image: Volume) -> Volume:
+    return Volume(array=image.array, spacing_mm=image.spacing_mm, source=image.source)
+
+
+def _groups_of_pictures(
+    source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
+) -> list[list[_Picture]]:
+    """Return the pictures of a case with their masks, those of one size together; constant ones are no group."""
+    by_shape: dict[tuple[int, ...], list[_Picture]] = {}
     for index in range(len(next(iter(source.sequences.values())))):
         paths = [files[index] for files in source.sequences.values()]
         mask_paths = source.masks_of(index)
@@ -86,19 +153,19 @@ def _read_slices(
         by_shape.setdefault(image.array.shape, []).append((image, mask))
     masks = [(mask.source, mask.array[0]) for parts in by_shape.values() for _, mask in parts if mask is not None]
     problems += _inverted(masks, settings)
-    cases = []
-    for parts in by_shape.values():
-        first = parts[0][0]
-        array = np.concatenate([image.array for image, _ in parts], axis=1)
-        labels = [mask.array[0] for _, mask in parts if mask is not None]
-        if is_constant(array):
-            problems.append(_constant(first.source, float(array.flat[0])))
-            continue
-        whole = Volume(array=array, spacing_mm=first.spacing_mm, source=first.source)
-        hashes = tuple(_hash(image.array) for image, _ in parts if not is_constant(image.array))
-        label = np.concatenate(labels, axis=0) if labels else None
-        cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=hashes))
-    return cases
+    groups = []
+    for group in by_shape.values():
+        first = group[0][0]
+        value = first.array.flat[0]
+        if all((image.array == value).all() for image, _ in group):
+            problems.append(_constant(first.source, float(value)))
+        else:
+            groups.append(group)
+    return groups
+
+
+def _hashes(group: Sequence[_Picture]) -> tuple[str, ...]:
+    return tuple(_hash(image.array) for image, _ in group if not is_constant(image.array))
 
 
 def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, problems: list[Problem]) -> Volume:
@@ -106,6 +173,19 @@ def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, probl
 
     Segments with the names of regions get their labels. Raises InputError.
     """
+    masks = _masks(paths, image, settings, problems)
+    label, notes = _flattened(masks, settings)
+    return dataclasses.replace(masks[0], array=label[None], notes=notes)
+
+
+def _flattened(masks: Sequence[Volume], settings: CacheSettings) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return one label map, and all notes on the masks that it unites."""
+    label, lost = flatten(masks, settings.regions)
+    return label, (*(note for mask in masks for note in mask.notes), *lost)
+
+
+def _masks(paths: Sequence[Path], image: Volume, settings: CacheSettings, problems: list[Problem]) -> list[Volume]:
+    """Read the masks of one image, which lie on one grid. Raises InputError."""
     masks = []
     for path in paths:
         mask, doubt = orient_like_image(_mask(path, image, settings), image)
@@ -117,9 +197,7 @@ def _united(paths: Sequence[Path], image: Volume, settings: CacheSettings, probl
                 where=mask.source,
                 remedy="bring the masks of an image onto its grid",
             )
-    label, lost = flatten(masks, settings.regions)
-    notes = (*(note for mask in masks for note in mask.notes), *lost)
-    return dataclasses.replace(masks[0], array=label[None], notes=notes)
+    return masks
 
 
 def _mask(path: Path, image: Volume, settings: CacheSettings) -> Volume:
@@ -162,20 +240,7 @@ def _channels_of_slice(paths: Sequence[Path], settings: CacheSettings) -> Volume
 def _read_volumes(
     source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
 ) -> list[ReadCase]:
-    scans: dict[str, Volume] = {}
-    for name, files in source.sequences.items():
-        if not source.channels and name not in settings.sequences:
-            continue
-        try:
-            scan = read_scan(files)
-            notes += scan.notes
-            scans |= _named_channels(scan, name, source, settings)
-        except InputError as error:
-            problems.append(_problem(error, files[0]))
-    for name in [n for n, scan in scans.items() if is_constant(scan.array)]:
-        scan = scans.pop(name)
-        problems.append(_constant(scan.source, float(scan.array.flat[0])))
-    scans = {name: scans[name] for name in settings.sequences if name in scans}
+    scans = _sequences(source, settings, problems, notes)
     if not scans:
         return []
     try:
@@ -203,6 +268,26 @@ def _read_volumes(
     return [ReadCase(image=image, label=label, sequences=tuple(kept), hashes=hashes)]
 
 
+def _sequences(
+    source: CaseSource, settings: CacheSettings, problems: list[Problem], notes: list[str]
+) -> dict[str, Volume]:
+    """Return the sequences of a case that can be used, each on its own grid."""
+    scans: dict[str, Volume] = {}
+    for name, files in source.sequences.items():
+        if not source.channels and name not in settings.sequences:
+            continue
+        try:
+            scan = read_scan(files)
+            notes += scan.notes
+            scans |= _named_channels(scan, name, source, settings)
+        except InputError as error:
+            problems.append(_problem(error, files[0]))
+    for name in [n for n, scan in scans.items() if is_constant(scan.array)]:
+        scan = scans.pop(name)
+        problems.append(_constant(scan.source, float(scan.array.flat[0])))
+    return {name: scans[name] for name in settings.sequences if name in scans}
+
+
 def _named_channels(scan: Volume, name: str, source: CaseSource, settings: CacheSettings) -> dict[str, Volume]:
     """Split a file of several channels into one volume per sequence. Raises InputError when their number differs."""
     channels = scan.array.shape[0]
@@ -224,19 +309,26 @@ def _mask_and_base(
     source: CaseSource, scans: dict[str, Volume], settings: CacheSettings, notes: list[str]
 ) -> tuple[Volume, NDArray[np.uint8] | None]:
     """Return the sequence whose grid the case has, and the label map on it. Raises InputError when no grid fits."""
-    first = next(iter(scans.values()))
     if not source.masks:
-        return first, None
-    path = source.masks[0]
+        return next(iter(scans.values())), None
+    base, masks = _masks_and_base(source, scans, settings)
+    label, said = _flattened(masks, settings)
+    notes += said
+    return base, label
+
+
+def _masks_and_base(
+    source: CaseSource, scans: dict[str, Volume], settings: CacheSettings
+) -> tuple[Volume, list[Volume]]:
+    """Return the first sequence on whose grid the masks lie, and the masks on it. Raises InputError when none fits."""
     for scan in scans.values():
-        mask = _united(source.masks_of(0), scan, settings, [])
-        placed = on_grid_of(mask, scan)
-        if placed is not None:
-            notes += mask.notes
-            return scan, placed.array[0]
+        masks = _masks(source.masks_of(0), scan, settings, [])
+        placed = [each for mask in masks if (each := on_grid_of(mask, scan)) is not None]
+        if len(placed) == len(masks):
+            return scan, placed
     raise InputError(
-        f"the mask does not lie on its image's grid: {describe_difference(mask, first)}",
-        where=path,
+        f"the mask does not lie on its image's grid: {describe_difference(masks[0], next(iter(scans.values())))}",
+        where=source.masks[0],
         remedy="resample the mask onto the image, or correct its header where the voxels match",
     )
 

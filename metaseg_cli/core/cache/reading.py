@@ -14,13 +14,14 @@ import hdf5plugin  # noqa: F401  makes LZ4 known to h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.cache.origin import CaseOrigin, read_origin
 from metaseg_cli.core.cache.records import LISTING_FILE, PATIENT_KEY, SCHEMA, SHARDS, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
 from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.paths import check_openable, path_exists
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.typed_json import build, read_json
-from metaseg_cli.errors import InputError, decoding, printable
+from metaseg_cli.errors import InputError, Problem, decoding, printable
 
 _AGAIN = "run metaseg prepare again"
 
@@ -88,6 +89,12 @@ class Prepared:
     def available(self, record: CaseRecord) -> NDArray[np.bool_]:
         """Return the modality availability ``(C,)``: which of ``sequences`` the case has; the others are 0."""
         return np.isin(self.sequences, record.sequences)
+
+    def origin(self, record: CaseRecord) -> CaseOrigin | Problem:
+        """Return the files that the case was made of; a Problem where the folder does not say it."""
+        attributes = self._group(record).attrs
+        with decoding(self.folder / SHARDS / record.shard, "the cache is damaged", remedy=_AGAIN):
+            return read_origin(attributes, record)
 
     def shown(self, record: CaseRecord, image: NDArray[Any]) -> NDArray[Any]:
         """Return what people look at of the *image* ``(C, …)``: colours, or one available sequence ``(1, …)``."""

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from metaseg_cli.core.atomic import atomic_write_bytes, atomic_write_text, exclusive_writer, make_folder
 from metaseg_cli.core.cache.case_reading import ReadCase, read_case
+from metaseg_cli.core.cache.origin import READING, origin_attributes
 from metaseg_cli.core.cache.reading import read_patient_key
 from metaseg_cli.core.cache.records import (
     INDEX_FILE,
@@ -35,7 +36,6 @@ from metaseg_cli.core.cache.records import (
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, seal
 from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.detection import label_lesions
-from metaseg_cli.core.digests import file_digest
 from metaseg_cli.core.label_maps import region_masks
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, redact_problem, redactor_of_source
@@ -118,7 +118,7 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
         notes = [redactor.text(note) for note in notes]
     if not cases:
         return [WrittenCase(record=None, problems=tuple(problems), notes=tuple(notes))]
-    files = [_describe(f) | {"file": str(names[f])} for f in source.files]
+    origin = {name: json.dumps(value) for name, value in origin_attributes(source, settings, names).items()}
     results: list[WrittenCase] = []
     for number, case in enumerate(cases, start=1):
         name = source.case if number == 1 else f"{source.case}_size{number}"
@@ -130,7 +130,7 @@ def _write_case(file: h5py.File, source: CaseSource, settings: CacheSettings, sh
             WrittenCase(record=record, problems=tuple(problems) if own else (), notes=tuple(notes) if own else ())
         )
         group.attrs["record"] = json.dumps(record.record())
-        group.attrs["sources"] = json.dumps(files)
+        group.attrs.update(origin)
         group.attrs["problems"] = json.dumps(
             [[str(p.file), p.reason, p.remedy, p.left_out] for p in results[-1].problems]
         )
@@ -194,10 +194,6 @@ def _store(
     )
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
 def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     """Return what sampling needs of each lesion: its voxels, box and up to 64 of its points, evenly spread.
 
@@ -225,7 +221,8 @@ def reusable_cases(folder: Path) -> dict[str, list[WrittenCase]]:
         try:
             check_seal(shard, "")
             with h5py.File(shard, "r") as file:
-                cases = [_stored(group) for group in file.values()]
+                # An older version did not store how files make a case: those are read again.
+                cases = [_stored(group) for group in file.values() if READING in group.attrs]
         except Exception:  # a damaged shard may raise anything: its cases are read again
             continue
         for case in cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +52,18 @@ class CaseSource:
 
     def packed_in(self, archive: Path, folder: Path) -> CaseSource:
         """Return the case found where *archive* was unpacked, as one of the ZIP."""
-        sequences = {name: tuple(f.relative_to(folder) for f in files) for name, files in self.sequences.items()}
-        return dataclasses.replace(self, sequences=sequences, archive=archive)
+        return dataclasses.replace(self.located(lambda file: file.relative_to(folder)), archive=archive)
+
+    def located(self, where: Callable[[Path], Path]) -> CaseSource:
+        """Return the same case with *where* of each of its paths; of one in a ZIP, of the ZIP's."""
+        if self.archive is not None:
+            return dataclasses.replace(self, archive=where(self.archive))
+        return dataclasses.replace(
+            self,
+            sequences={name: tuple(map(where, files)) for name, files in self.sequences.items()},
+            masks=tuple(map(where, self.masks)),
+            extra_masks={number: tuple(map(where, files)) for number, files in self.extra_masks.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

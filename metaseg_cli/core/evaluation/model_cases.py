@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from metaseg_cli.config import EvaluateConfig
-from metaseg_cli.core.cache import CaseRecord, Prepared, open_prepared, region_masks
+from metaseg_cli.config import EvaluateConfig, PredictConfig
+from metaseg_cli.core.cache import LISTING_FILE, CaseOrigin, CaseRecord, Prepared, open_prepared
+from metaseg_cli.core.evaluation.grids import on_prepared_grid, on_scan_grid, regions_of
 from metaseg_cli.core.evaluation.system import EvaluatedSystem, EvaluationLog, collect, rules_of
 from metaseg_cli.core.executor import map_cases
-from metaseg_cli.core.inference.predictor import Model, load_model
-from metaseg_cli.core.intensity import head_of_normalised
+from metaseg_cli.core.inference.pipeline import model_of
+from metaseg_cli.core.inference.predictor import resolve_postprocessing
 from metaseg_cli.core.metrics.calibration import count_calibration
 from metaseg_cli.core.metrics.cases import CaseScore, Confidence, MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
 from metaseg_cli.core.metrics.froc import find_candidates
 from metaseg_cli.core.model_file import ModelCard, patient_hash, read_card, unkeyed_patient_hash
-from metaseg_cli.core.postprocessing import Postprocessing, to_mask
+from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import ModelSettings
 from metaseg_cli.core.results.scores import Summary
 from metaseg_cli.core.run_folder import MODEL_FILE, fold_folder
 from metaseg_cli.errors import InputError, Problem
+
+_GRIDS = {"scan": "on the grid of each scan", "prepared": "on the grid of the prepared cases"}
 
 
 def unseen_cases(
@@ -99,11 +100,13 @@ class _CaseJob:
 
     record: CaseRecord
     folder: Path
+    folder_changed: float  # likewise of dataset.json
     model: Path
     changed: float  # modification time of the model file: a worker must not use an older one
     postprocessing: tuple[Postprocessing, ...]
     device: str
     rules: ScoringRules
+    grid: str  # auto or scan: that of the original scan
 
 
 def evaluate_model(
@@ -115,7 +118,7 @@ def evaluate_model(
     the fold that validated it, with that model's post-processing. Raises InputError when there is no such case.
     """
     prepared, folds = open_prepared(config.data), _fold_models(path, config)
-    out, log = config.out or path.parent / "evaluation", EvaluationLog()
+    out, log = config.out or path.parent / "evaluation", EvaluationLog(grid=config.grid)
     jobs: list[_CaseJob] = []
     postprocessing: dict[str, Postprocessing] = {}
     fold_of: dict[str, str] = {}
@@ -134,11 +137,19 @@ def evaluate_model(
         if any(record.split == "test" for record in prepared.cases):
             log.notes.append("score the ensemble itself on the test cases with --split test")
     what = "out of fold" if folds else config.split
+    grid = "prepared" if log.grid == "prepared" else "scan"
+    scored = len(evaluation.cases) if len(evaluation.cases) == len(jobs) else f"{len(evaluation.cases)} of {len(jobs)}"
     return EvaluatedSystem(
         out=out,
         name=path.parent.name,
-        what=f"{len(jobs)} case{'' if len(jobs) == 1 else 's'}, {what}, {path}",
-        settings=ModelSettings(model=path, data=config.data, split=config.split, postprocessing=postprocessing),
+        what=f"{scored} case{'' if len(jobs) == 1 else 's'}, {what}, {_GRIDS[grid]}, {path}",
+        settings=ModelSettings(
+            model=path,
+            data=config.data,
+            split=config.split,
+            postprocessing=postprocessing,
+            grid=_GRIDS[grid],
+        ),
         evaluation=evaluation,
         worst=worst,
         folds=_of_folds(evaluation, fold_of) if folds else {},
@@ -176,10 +187,7 @@ def _fold_models(path: Path, config: EvaluateConfig) -> tuple[Path, ...]:
 
 def _postprocessing(model: Path, config: EvaluateConfig) -> dict[str, Postprocessing]:
     card = read_card(model)
-    settings = card.of_regions()
-    if config.threshold is not None:
-        settings = tuple(each.with_threshold(config.threshold) for each in settings)
-    return dict(zip(card.regions, settings, strict=True))
+    return dict(zip(card.regions, resolve_postprocessing(card, "mean", config.threshold), strict=True))
 
 
 def _job(
@@ -193,11 +201,13 @@ def _job(
     return _CaseJob(
         record=record,
         folder=prepared.folder.resolve() if far else prepared.folder,
+        folder_changed=(prepared.folder / LISTING_FILE).stat().st_mtime,
         model=model.resolve() if far else model,
         changed=model.stat().st_mtime,
         postprocessing=postprocessing,
         device=config.device,
         rules=rules_of(config),
+        grid=config.grid,
     )
 
 
@@ -213,44 +223,101 @@ def _score_all(
     jobs: Sequence[_CaseJob], out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
 ) -> Iterator[ScoredCase]:
     """Yield scores case by case; one case is in memory at a time."""
+    unavailable: list[Problem] = []
+    for case, problem in _scores(jobs, out, config, log, progress):
+        if case is not None:
+            yield case
+        elif problem is not None:
+            unavailable.append(problem)
+    if config.grid != "auto" or not unavailable or len(unavailable) < len(jobs):
+        # Two grids in one table would say nothing: a case whose original files are gone is left out, and named.
+        log.problems += unavailable
+        return
+    first = unavailable[0]
+    log.grid = "prepared"
+    log.notes.append(
+        f"scored on the prepared grid: of no case are the original files left; {first.file}: {first.reason}"
+    )
+    again = [replace(job, grid="prepared") for job in jobs]
+    yield from (case for case, _ in _scores(again, out, config, log, progress) if case is not None)
+
+
+def _scores(
+    jobs: Sequence[_CaseJob], out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
+) -> Iterator[tuple[ScoredCase | None, Problem | None]]:
+    """Yield each case's score, or why its original files cannot be used; nothing of a case that failed otherwise."""
     progress.start("evaluating", len(jobs))
     results = map_cases(
         _score_record, jobs, 1, config.cluster, file_of=lambda job: Path(job.record.file), log_folder=out
     )
+    notes: Counter[str] = Counter()
     for job, result in results:
         if isinstance(result, Problem):
             log.problems.append(result)
+        elif isinstance(result, _Unavailable):
+            yield None, result.problem
         else:
-            yield result
+            notes.update(result.notes)
+            yield result.case, None
         progress.advance(1, job.record.case)
+    log.notes += [f"{text} ({count} times)" if count > 1 else text for text, count in notes.items()]
+
+
+@dataclass(frozen=True)
+class _Unavailable:
+    """The original files of a case are gone or have changed, or the folder does not name them."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class _Scored:
+    case: ScoredCase
+    notes: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path, model: Path, changed: float, device: str) -> tuple[Prepared, Model]:
-    """Open folder and model once per process."""
+def _opened(folder: Path, changed: float) -> Prepared:
+    """Open the folder once per process."""
     del changed
-    return open_prepared(folder), load_model(model, device)
+    return open_prepared(folder)
 
 
-def _score_record(job: _CaseJob) -> ScoredCase:
-    prepared, model = _opened(job.folder, job.model, job.changed, job.device)
-    record = job.record
-    image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
-    probabilities = model.probabilities(image, torch.from_numpy(prepared.available(record)))
-    references = dict(zip(prepared.regions, region_masks(prepared.label(record), prepared.regions), strict=True))
-    scan = image.numpy()
-    head = head_of_normalised(scan)
+def _score_record(job: _CaseJob) -> _Scored | _Unavailable:
+    prepared, record = _opened(job.folder, job.folder_changed), job.record
+    origin = None
+    if job.grid != "prepared":
+        origin = prepared.origin(record)
+        problem = origin if isinstance(origin, Problem) else origin.changed()
+        if problem is not None:
+            return _Unavailable(problem)
+    model = model_of(job.model, job.changed, PredictConfig(inputs=("any",), device=job.device))
+    if isinstance(origin, CaseOrigin):
+        case = on_scan_grid(origin.read(record, regions_of(model, prepared)), model, job.postprocessing)
+    else:
+        case = on_prepared_grid(prepared, record, model, job.postprocessing)
     pairs = {
         name: MaskPair(
-            reference=references[name],
-            prediction=to_mask(probability, settings, record.spacing_mm),
+            reference=reference,
+            prediction=mask,
             probability=probability,
             confidence=Confidence(
-                candidates=find_candidates(references[name], probability),
-                calibration=count_calibration(references[name], probability, head),
+                candidates=find_candidates(reference, probability),
+                calibration=count_calibration(reference, probability, case.head),
             ),
         )
-        for name, probability, settings in zip(model.card.regions, probabilities, job.postprocessing, strict=True)
+        for name, reference, mask, probability in zip(
+            model.card.regions, case.references, case.masks, case.probabilities, strict=True
+        )
     }
-    image_shown = prepared.shown(record, scan)
-    return score_case(record.case, record.patient, pairs, record.spacing_mm, job.rules, image=image_shown)
+    scored = score_case(
+        record.case,
+        record.patient,
+        pairs,
+        case.spacing_mm,
+        job.rules,
+        image=case.image,
+        affine=case.affine,
+        view=case.view.apply if case.view else None,
+    )
+    return _Scored(scored, case.notes)

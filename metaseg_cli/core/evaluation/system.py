@@ -21,10 +21,11 @@ _WORST = 6  # cases whose pictures are kept
 
 @dataclass
 class EvaluationLog:
-    """Problems and notes of the inputs; complete once every case is scored."""
+    """Problems and notes of the inputs, and the grid of a model's scores; complete once every case is scored."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    grid: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,7 @@ def collect(
     if not cases:
         first = log.problems[0] if log.problems else None
         raise InputError(
-            f"no pair could be scored{f': {first.file}: {first.reason}' if first else ''}", remedy="check the folders"
+            f"no pair could be scored{f': {first.file}: {first.reason}' if first else ''}",
+            remedy=first.remedy if first else "check the folders",
         )
     return summarise(cases, protocol_of(config)), tuple(worst)

@@ -8,9 +8,11 @@ from metaseg_cli.core.images.dicom_rtstruct import write_rtstruct
 from metaseg_cli.core.images.dicom_seg import write_seg
 from metaseg_cli.core.images.geometry import (
     Reorientation,
+    axial_view,
     describe_difference,
     on_grid_of,
     reorient,
+    resample,
     resample_to,
     same_grid,
     size_text,
@@ -32,6 +34,7 @@ __all__ = [
     "align",
     "align_rigidly",
     "as_grey",
+    "axial_view",
     "channels_are_equal",
     "describe_difference",
     "dicom_files",
@@ -48,6 +51,7 @@ __all__ = [
     "read_mask",
     "read_scan",
     "reorient",
+    "resample",
     "resample_to",
     "same_grid",
     "shown_channel",

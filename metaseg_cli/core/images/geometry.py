@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.formats import is_picture
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
 
@@ -47,6 +49,11 @@ def to_canonical(volume: Volume) -> Reorientation:
     axes = tuple(2 - best[2 - a] for a in range(3))
     flipped = tuple(a for a in range(3) if direction[2 - a, best[2 - a]] < 0)
     return Reorientation(axes=(axes[0], axes[1], axes[2]), flipped=flipped)
+
+
+def axial_view(volume: Volume) -> Reorientation | None:
+    """Reorientation to axial slices as people look at them; None for pictures, which stay as they are stored."""
+    return None if is_picture(volume.source) or volume.shape[0] == 1 else to_canonical(volume)
 
 
 def reorient(volume: Volume, reorientation: Reorientation) -> Volume:
@@ -144,16 +151,35 @@ def coverage(volume: Volume, grid: Volume) -> float:
     return float(((index >= -0.5) & (index <= size - 0.5)).all(axis=0).mean())
 
 
-def resample(volume: Volume, grid: Volume) -> Volume:
-    """Resample *volume* to *grid*'s voxels by linear interpolation; its darkest value where it was not scanned."""
+def resample(volume: Volume, grid: Volume, *, labels: bool = False) -> Volume:
+    """Resample *volume* to *grid*'s voxels by linear interpolation; its darkest value where it was not scanned.
+
+    *labels* take the nearest voxel's, and 0 where there is none.
+    """
     import SimpleITK as sitk
 
+    if labels:
+        return _placed_on(grid, volume, [_nearest(channel, volume, grid) for channel in volume.array])
     channels = []
     for channel in volume.array:
         image = as_itk(channel.astype(np.float32), volume)
         target = as_itk(np.zeros(grid.shape, np.uint8), grid)
         fill = float(channel.min())
         channels.append(sitk.GetArrayFromImage(sitk.Resample(image, target, sitk.Transform(), sitk.sitkLinear, fill)))
+    return _placed_on(grid, volume, channels)
+
+
+def _nearest(labels: NDArray[np.uint8], volume: Volume, grid: Volume) -> NDArray[np.uint8]:
+    import SimpleITK as sitk
+
+    image, target = as_itk(labels, volume), as_itk(np.zeros(grid.shape, np.uint8), grid)
+    placed: NDArray[np.uint8] = sitk.GetArrayFromImage(
+        sitk.Resample(image, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    )
+    return placed
+
+
+def _placed_on(grid: Volume, volume: Volume, channels: Sequence[NDArray[Any]]) -> Volume:
     return dataclasses.replace(
         volume,
         array=np.stack(channels),

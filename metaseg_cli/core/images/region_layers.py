@@ -81,6 +81,14 @@ def flatten(masks: Sequence[Volume], regions: Mapping[str, tuple[int, ...]]) -> 
     return label, notes
 
 
+def unite_regions(masks: Sequence[Volume], regions: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
+    """Return the regions ``(R, Z, Y, X)`` of the masks of one image, on one grid; overlaps stay, unlike in flatten."""
+    split = [split_regions(mask, regions) for mask in masks]
+    if len(split) == 1 or any(each.by_name for each in split):
+        return np.any([each.masks for each in split], axis=0)
+    return region_masks(flatten(masks, regions)[0], regions)
+
+
 def _painted(layers: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Flatten ``(L, Z, Y, X)`` to ``(Z, Y, X)``: large segments first, smaller ones over them."""
     if len(layers) == 1:

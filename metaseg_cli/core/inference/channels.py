@@ -14,7 +14,8 @@ from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import InputError
 
-Files = Path | str | Sequence[Path]  # one file or folder, or the files of a DICOM series
+# One file or folder, the files of a DICOM series, or what was read of them already.
+Files = Path | str | Sequence[Path] | Volume
 Scan = Path | str | NDArray[np.generic] | Mapping[str, Files] | Volume
 
 
@@ -73,7 +74,7 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
             f"the model needs the sequences {', '.join(wanted)}, got {', '.join(scans)}",
             remedy="name one file per sequence, as in t1c=a.nii.gz",
         )
-    volumes = {name: read_scan(_files(scans[name])) for name in wanted if name in scans}
+    volumes = {name: _read(scans[name]) for name in wanted if name in scans}
     first = next(iter(volumes.values()))
     for volume in volumes.values():
         if volume.array.shape[0] != 1:
@@ -128,5 +129,7 @@ def _oriented(card: ModelCard) -> bool:
     return Preprocessing.from_record(card.preprocessing).oriented
 
 
-def _files(scan: Files) -> list[Path]:
-    return [Path(scan)] if isinstance(scan, (str, Path)) else list(scan)
+def _read(scan: Files) -> Volume:
+    if isinstance(scan, Volume):
+        return scan
+    return read_scan([Path(scan)] if isinstance(scan, (str, Path)) else list(scan))

@@ -156,10 +156,7 @@ def _in_archive(path: Path) -> FoundCases:
 
 def absolute(source: CaseSource) -> CaseSource:
     """Return *source* with absolute paths."""
-    if source.archive is not None:
-        return dataclasses.replace(source, archive=source.archive.resolve())
-    sequences = {name: tuple(p.resolve() for p in files) for name, files in source.sequences.items()}
-    return dataclasses.replace(source, sequences=sequences)
+    return source.located(Path.resolve)
 
 
 def output_names(sources: Sequence[CaseSource]) -> list[str]:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaseg_cli.core.detection import Lesion, find_lesions
-from metaseg_cli.core.formats import is_picture
-from metaseg_cli.core.images import Volume, to_canonical
+from metaseg_cli.core.images import Volume, axial_view
 from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate, decide_together
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
@@ -159,9 +158,8 @@ class Model:
     def postprocess(self, volume: Volume, raw: RawPrediction, settings: Sequence[Postprocessing]) -> Prediction:
         """Find masks and lesions in *volume*: the last step of ``predict``. *settings* hold one entry per region."""
         spacing = volume.spacing_mm
-        masks = np.stack([to_mask(p, each, spacing) for p, each in zip(raw.probabilities, settings, strict=True)])
+        label = self.label_map(raw.probabilities, spacing, settings)
         # What is counted and measured is what the mask that is written says, also where regions are not nested.
-        label = to_label_map(masks, self.card.regions)
         masks = region_masks(label, self.card.regions)
         lesions, measurements = {}, {}
         for region, mask, probability in zip(self.card.regions, masks, raw.probabilities, strict=True):
@@ -179,6 +177,16 @@ class Model:
             backend=raw.backend,
             index_region=self.card.index_region,
         )
+
+    def label_map(
+        self,
+        probabilities: NDArray[np.float32],
+        spacing_mm: tuple[float, float, float] | None,
+        settings: Sequence[Postprocessing],
+    ) -> NDArray[np.uint8]:
+        """Return the mask ``(Z, Y, X)`` that is written of ``(R, Z, Y, X)``; *settings* hold one entry per region."""
+        masks = [to_mask(each, own, spacing_mm) for each, own in zip(probabilities, settings, strict=True)]
+        return to_label_map(np.stack(masks), self.card.regions)
 
     def postprocessing(
         self, threshold: float | None = None, *, postprocess: bool = True, fill_holes: bool = False
@@ -248,16 +256,15 @@ class Model:
 
 def _measured(numbers: NDArray[np.int32], lesions: Sequence[Lesion], volume: Volume) -> list[Measurement]:
     """Measure each lesion on axial slices, however the scan is stored."""
-    reorientation = to_canonical(volume)
-    as_stored = is_picture(volume.source) or volume.shape[0] == 1
+    reorientation = axial_view(volume)
     spacing = volume.spacing_mm
-    if spacing is not None and not as_stored:
+    if spacing is not None and reorientation is not None:
         z, y, x = (spacing[axis] for axis in reorientation.axes)
         spacing = (z, y, x)
     found = []
     for lesion in lesions:
         crop = numbers[tuple(slice(*side) for side in lesion.box)] == lesion.number
-        found.append(measure(crop if as_stored else reorientation.apply(crop), spacing))
+        found.append(measure(reorientation.apply(crop) if reorientation else crop, spacing))
     return found
 
 

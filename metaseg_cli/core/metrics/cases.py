@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,12 @@ def score_case(
     *,
     image: NDArray[Any] | None = None,
     affine: NDArray[np.float64] | None = None,
+    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
 ) -> ScoredCase:
-    """Compare the masks of each region. *image* is ``(C, Z, Y, X)``; *affine* as for ``CaseScore``."""
+    """Compare the masks of each region. *image* is ``(C, Z, Y, X)``; *affine* as for ``CaseScore``.
+
+    *view* turns arrays ``(…, Z, Y, X)`` for the picture, so that their slices are axial.
+    """
     comparisons = {
         name: compare(pair.reference, pair.prediction, spacing_mm, rules.protocol, rules.tolerances, pair.probability)
         for name, pair in regions.items()
@@ -103,13 +107,15 @@ def score_case(
         confidence={name: pair.confidence for name, pair in regions.items() if pair.confidence is not None},
         affine=None if affine is None else tuple(tuple(float(v) for v in row) for row in affine),
     )
-    return ScoredCase(score, _slice(list(regions.values()), image))
+    return ScoredCase(score, _slice(list(regions.values()), image, view or (lambda array: array)))
 
 
-def _slice(pairs: Sequence[MaskPair], image: NDArray[Any] | None) -> CaseSlice:
-    reference = np.any([pair.reference for pair in pairs], axis=0)
-    prediction = np.any([pair.prediction for pair in pairs], axis=0)
+def _slice(
+    pairs: Sequence[MaskPair], image: NDArray[Any] | None, view: Callable[[NDArray[Any]], NDArray[Any]]
+) -> CaseSlice:
+    reference = view(np.any([pair.reference for pair in pairs], axis=0))
+    prediction = view(np.any([pair.prediction for pair in pairs], axis=0))
     wrong = (reference ^ prediction).reshape(len(reference), -1).sum(axis=1)
     z = int(wrong.argmax()) if wrong.any() else int(reference.reshape(len(reference), -1).sum(axis=1).argmax())
-    shown = None if image is None else image[:, z].copy()
+    shown = None if image is None else view(image)[:, z].copy()
     return CaseSlice(shown, reference[z].copy(), prediction[z].copy())

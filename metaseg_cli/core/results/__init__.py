@@ -170,7 +170,7 @@ class ModelSettings:
     data: Path
     split: str
     postprocessing: dict[str, Postprocessing]
-    grid: str = "of the prepared cases"
+    grid: str  # that masks, lesions and probabilities were compared on
 
 
 @dataclass(frozen=True, kw_only=True)
