@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from metaseg_cli.core.evaluation.folder_pairs import evaluate_folder
 from metaseg_cli.core.evaluation.model_cases import evaluate_model
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.images import read_mask, write_seg
+from metaseg_cli.core.inference.channels import Scan
+from metaseg_cli.core.metrics import score
 from metaseg_cli.core.model_file import ModelCard, save_model
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Silent
@@ -65,7 +68,7 @@ def save(
     return path
 
 
-def random_model(prepared: Path, path: Path, scan: object, *, dims: int = 2, **card: Any) -> Path:
+def random_model(prepared: Path, path: Path, scan: Scan, *, dims: int = 2, **card: Any) -> Path:
     """A random network for *prepared*, whose thresholds mark 3, 6, 12 % of *scan* in its regions, large parts only."""
     folder = open_prepared(prepared)
     known: dict[str, Any] = {
@@ -117,7 +120,9 @@ def compare_with_files(system: EvaluatedSystem, files: EvaluatedSystem, names: d
                 assert value == pytest.approx(others[region][name], abs=1e-6, nan_ok=True), (case.case, region, name)
 
 
-def through_files(model: Path, out: Path, masks: dict[str, Path], scans: dict[str, tuple[str, ...]]) -> EvaluatedSystem:
+def through_files(
+    model: Path, out: Path, masks: dict[str, Path], scans: Mapping[str, tuple[str, ...]]
+) -> EvaluatedSystem:
     """What ``predict`` writes of *scans*, scored against *masks* as files."""
     for name, scan in scans.items():
         predict(PredictConfig(inputs=scan, model=str(model), out=out / "masks" / name, overlay=False), Silent())
@@ -167,8 +172,8 @@ def test_volumes_score_as_their_files_do(tmp_path: Path, kind: str) -> None:
     assert system.settings.grid == "on the grid of each scan"
     lesion = system.evaluation.cases[0].comparisons["WT"].lesions.reference[0].lesion
     place = np.array(system.evaluation.cases[0].affine) @ [*lesion.centroid_voxel[::-1], 1.0]
-    image = sitk.ReadImage(str(masks["a"]))
-    expected = image.TransformContinuousIndexToPhysicalPoint(lesion.centroid_voxel[::-1])
+    stored = sitk.ReadImage(str(masks["a"]))
+    expected = stored.TransformContinuousIndexToPhysicalPoint(lesion.centroid_voxel[::-1])
     np.testing.assert_allclose(place[:3], expected, atol=1e-3)
     if kind == "anisotropic":
         prepared = scored(model, data, tmp_path / "old", grid="prepared")
@@ -183,9 +188,9 @@ def pictures(raw: Path, count: int = 2, slices: int = 3) -> tuple[dict[str, Path
         for z in range(slices):
             name = f"patient{number}_{z}"
             scans[name], masks[name] = raw / "images" / f"{name}.png", raw / "masks" / f"{name}.png"
-            for path, array in ((scans[name], image[z] / 4), (masks[name], (label[z] > 0) * 255)):
+            for path, values in ((scans[name], image[z] / 4), (masks[name], (label[z] > 0) * 255)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path)
+                Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(path)
     return scans, masks
 
 
@@ -219,7 +224,7 @@ def test_each_picture_of_a_stack_is_what_predict_writes_of_it(tmp_path: Path) ->
             found = done.document.scans
             stack.append(read_mask(found[0].mask).array[0, 0] if found else np.zeros((40, 44), np.uint8))
         truth = np.stack([np.asarray(Image.open(masks[name])) for name in own])
-        metrics = metaseg_cli.core.metrics.score(truth, np.stack(stack))
+        metrics = score(truth, np.stack(stack))
         assert case.regions["metastasis"] == pytest.approx(metrics, abs=1e-6, nan_ok=True)
 
 
@@ -243,7 +248,7 @@ def test_sequences_of_a_case_on_different_grids(tmp_path: Path) -> None:
     reference, found = sitk.ReadImage(str(masks)), sitk.ReadImage(str(written))
     assert found.GetSize() == (24, 26, 20)
     moved = sitk.GetArrayFromImage(sitk.Resample(found, reference, sitk.Transform(), sitk.sitkNearestNeighbor))
-    metrics = metaseg_cli.core.metrics.score(sitk.GetArrayFromImage(reference), moved, (2.0, 2.0, 2.0))
+    metrics = score(sitk.GetArrayFromImage(reference), moved, (2.0, 2.0, 2.0))
     case = next(case for case in system.evaluation.cases if case.case.startswith("b"))
     assert case.regions["metastasis"] == pytest.approx(metrics, abs=1e-6, nan_ok=True)
 
@@ -289,7 +294,7 @@ def test_a_channel_of_one_file_and_chosen_labels(tmp_path: Path) -> None:
     model = random_model(data, tmp_path / "model.safetensors", alone)
     system = scored(model, data, tmp_path / "out", grid="scan")
     found = metaseg_cli.load_model(model).predict(alone).mask
-    metrics = metaseg_cli.core.metrics.score(np.isin(head(0, (12, 24, 26))[1], (1, 3)), found, (1.0, 1.0, 1.0))
+    metrics = score(np.isin(head(0, (12, 24, 26))[1], (1, 3)), found, (1.0, 1.0, 1.0))
     case = next(case for case in system.evaluation.cases if case.case == "a")
     assert case.regions["metastasis"] == pytest.approx(metrics, abs=1e-6, nan_ok=True)
 
