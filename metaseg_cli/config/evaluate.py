@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, Device, Structures, Threshold, named_regions, structure_names
+from metaseg_cli.config.shared import (
+    Cluster,
+    Device,
+    OperatingPoint,
+    Structures,
+    Threshold,
+    named_regions,
+    structure_names,
+)
 from metaseg_cli.core.choices import GRIDS, MATCHINGS, PROTOCOLS, TOLERANCES
 from metaseg_cli.errors import ConfigError
 
@@ -56,6 +64,7 @@ class EvaluateConfig:
     out: Annotated[
         Path | None, Setting(help="Folder for the results.", shown_default="evaluation inside the run, or ./evaluation")
     ] = None
+    operating_point: OperatingPoint = None
     threshold: Threshold = None
     protocol: Annotated[
         str,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, Device, Model, Threshold
+from metaseg_cli.config.shared import Cluster, Device, Model, OperatingPoint, Threshold
 from metaseg_cli.core.choices import BACKENDS, FUSIONS, MASK_FORMATS, NETWORKS
 from metaseg_cli.errors import ConfigError
 
@@ -65,6 +65,7 @@ class PredictConfig:
     per_lesion: Annotated[bool, Setting(help="In a DICOM SEG or RTSTRUCT, make every lesion a separate structure.")] = (
         False
     )
+    operating_point: OperatingPoint = None
     postprocess: Annotated[
         bool, Setting(help="Apply the model's threshold and filters; without: 0.5 and no filter.")
     ] = True
@@ -101,7 +102,7 @@ class PredictConfig:
         """Return the settings that results depend on."""
         names = ("threshold", "tta", "fusion", "probabilities", "uncertainty", "format", "per_lesion", "postprocess")
         named = {"region": self.region} if self.region else {}
-        every = (*names, "fill_holes", "overlay", "depth", "backend")
+        every = (*names, "operating_point", "fill_holes", "overlay", "depth", "backend")
         return {name: getattr(self, name) for name in every} | named
 
     def max_bytes(self) -> int | None:

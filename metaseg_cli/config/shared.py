@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from metaseg_cli.config.setting import Setting
-from metaseg_cli.core.choices import DEVICES
+from metaseg_cli.core.choices import DEVICES, OPERATING_POINTS
 from metaseg_cli.errors import ConfigError
 
 Cluster = Annotated[
@@ -18,6 +18,15 @@ Cluster = Annotated[
 Device = Annotated[str, Setting(help=f"Where the network runs: {', '.join(DEVICES)}.")]
 Model = Annotated[
     str | None, Setting(help="Model file, run folder, or architecture.", shown_default="the newest finished run")
+]
+OperatingPoint = Annotated[
+    str | None,
+    Setting(
+        help="Which post-processing of the model: sensitive (most lesions at no more than one false one per case), "
+        "balanced (best lesion F1) or specific (at most 0.1 false ones per case).",
+        choices=tuple(OPERATING_POINTS),
+        shown_default="the model's own",
+    ),
 ]
 Structures = Annotated[
     str | None,

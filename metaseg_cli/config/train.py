@@ -10,11 +10,13 @@ from metaseg_cli.config.setting import Setting, check
 from metaseg_cli.core.choices import (
     ACTIVATIONS,
     DEFAULT_NETWORK,
+    DEFAULT_OPERATING_POINT,
     DEFAULT_WIDTHS,
     LOSSES,
     MEMORY_FORMATS,
     NETWORKS,
     NORMS,
+    OPERATING_POINTS,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
@@ -138,6 +140,14 @@ class TrainConfig:
         bool, Setting(help="Deep supervision: a loss on every head, not only the last.", panel="Network and plan")
     ] = True
 
+    operating_point: Annotated[
+        str,
+        Setting(
+            help="Operating point that is stored as the model's default: sensitive (most lesions at no more than one "
+            "false one per case), balanced (best lesion F1) or specific (at most 0.1 false ones per case).",
+            choices=tuple(OPERATING_POINTS),
+        ),
+    ] = DEFAULT_OPERATING_POINT
     # Measured: docs/decisions/dice-focal-loss.md; gamma 2 is that of Lin et al. 2017.
     loss: Annotated[str, Setting(help="Loss function.", choices=tuple(LOSSES), panel="Optimisation")] = "dice-focal"
     focal_gamma: Annotated[

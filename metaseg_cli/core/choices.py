@@ -180,6 +180,29 @@ PROTOCOLS = {
     ),
 }
 
+# Operating points ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingRule:
+    """What an operating point asks of post-processing on the validation cases.
+
+    The highest lesion recall at no more than *most_false* false lesions per case (per patient, where the cases are
+    slices), then Dice; None: the best lesion F1. *as_good_as_plain*: neither Dice nor lesion F1 may be below those of
+    the threshold 0.5 without a filter.
+    """
+
+    most_false: float | None
+    as_good_as_plain: bool
+
+
+OPERATING_POINTS = {
+    "sensitive": OperatingRule(most_false=1.0, as_good_as_plain=True),
+    "balanced": OperatingRule(most_false=None, as_good_as_plain=True),
+    "specific": OperatingRule(most_false=0.1, as_good_as_plain=False),
+}
+DEFAULT_OPERATING_POINT = "sensitive"
+
 NON_TARGET = ("count", "report")  # what clear growth of non-target lesions does in follow-up
 BRATS_REGIONS: dict[str, dict[str, tuple[int, ...]]] = {
     "brats-mets-2023": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},

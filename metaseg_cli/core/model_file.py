@@ -19,17 +19,18 @@ from torch import Tensor, nn
 
 import metaseg_cli
 from metaseg_cli.core.atomic import atomic_write
-from metaseg_cli.core.choices import NETWORKS
-from metaseg_cli.core.detection import selection_score
+from metaseg_cli.core.choices import DEFAULT_OPERATING_POINT, NETWORKS
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
+from metaseg_cli.core.operating_points import FrocPoint, OperatingPoint
 from metaseg_cli.core.paths import path_exists, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.regions import index_region
 from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 
-FORMAT = 5
+FORMAT = 6
+_FORMER_FORMAT = 5  # read as well; its smallest lesion was chosen in a way that could delete metastases
 DEPTH_MARGIN = 0.01  # a shallower depth may score this much less: below what another seed changes
 _KEY, _CARD_DIGEST, _WEIGHTS_DIGEST = "metaseg", "metaseg-card-sha256", "metaseg-weights-sha256"
 _AGAIN = "copy it again, or take the model.safetensors of another finished run"
@@ -42,6 +43,7 @@ class Pruned:
     score: float  # as ``detection.selection_score``
     temperature: float
     postprocessing: dict[str, Postprocessing]
+    operating_points: dict[str, OperatingPoint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,10 @@ class ModelCard:
     members: int = 1  # networks whose logits are averaged
     temperature: float = 1.0  # logits are divided by it, for calibrated probabilities …
     postprocessing: dict[str, Postprocessing] = field(default_factory=dict)  # … of each region; none: the defaults
+    operating_point: str = DEFAULT_OPERATING_POINT  # whose post-processing that is
+    operating_points: dict[str, OperatingPoint] = field(default_factory=dict)  # all of them; none in older files
+    froc: dict[str, tuple[FrocPoint, ...]] = field(default_factory=dict)  # of each region, on the validation cases
+    former_filter: bool = False  # a file of an older version, whose smallest lesion is not applied
     depths: dict[int, Pruned] = field(default_factory=dict)  # below the full one, where they were scored
     validation: dict[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()  # content hashes of the training cases …
@@ -86,6 +92,21 @@ class ModelCard:
         """Return the post-processing of each region, in their order."""
         return tuple(self.postprocessing.get(name, Postprocessing()) for name in self.regions)
 
+    def at_operating_point(self, wanted: str | None) -> ModelCard:
+        """Return the card with the post-processing of the operating point *wanted*; None: the file's own.
+
+        Raises ConfigError where the file knows no such operating point.
+        """
+        if wanted is None or wanted == self.operating_point:
+            return self
+        if wanted not in self.operating_points:
+            raise ConfigError(
+                f"the model file knows no operating point {wanted}",
+                remedy="leave out --operating-point, or train again: an older version wrote the file",
+            )
+        chosen = self.operating_points[wanted].postprocessing
+        return dataclasses.replace(self, operating_point=wanted, postprocessing=chosen)
+
     def at_depth(self, wanted: str) -> tuple[int | None, ModelCard]:
         """Return the depth that *wanted* ("full", "auto" or a number) means (None: the full one), and its card.
 
@@ -94,7 +115,8 @@ class ModelCard:
         """
         full = len(self.widths) - 1
         if wanted == "auto":
-            whole = selection_score(self.validation.get("dice", 0.0), self.validation.get("lesion_f1", 0.0))
+            former = (self.validation.get("dice", 0.0) + self.validation.get("lesion_f1", 0.0)) / 2
+            whole = self.validation.get("score", former)
             good = [depth for depth, each in sorted(self.depths.items()) if each.score >= whole - DEPTH_MARGIN]
             depth = good[0] if good else full
         elif wanted == "full":
@@ -110,7 +132,13 @@ class ModelCard:
         known = self.depths.get(depth)
         if known is None:
             return depth, self
-        return depth, dataclasses.replace(self, temperature=known.temperature, postprocessing=known.postprocessing)
+        return depth, dataclasses.replace(
+            self,
+            temperature=known.temperature,
+            postprocessing=known.postprocessing,
+            operating_points=known.operating_points,
+            froc={},
+        )
 
     def build(self) -> Network:
         """Build the network with random weights."""
@@ -206,15 +234,34 @@ def read_card(path: Path) -> ModelCard:
     with _reading(path, "its description is damaged"):
         values = parsed(text)
         version = values.pop("format", None)
-        if version != FORMAT:
+        if version not in (FORMAT, _FORMER_FORMAT):
             raise ModelFileError(
                 f"format version {printable(version)[:20]}, this program reads {FORMAT}",
                 where=path,
                 remedy="use the program that wrote it",
             )
         card = build(ModelCard, values)
+        if version == _FORMER_FORMAT:
+            card = _without_former_filter(card)
         _check_plausible(card)
     return card
+
+
+def _without_former_filter(card: ModelCard) -> ModelCard:
+    """Return the card without its smallest lesions: measured in stacks, they reached beyond small metastases."""
+
+    def unfiltered(settings: Mapping[str, Postprocessing]) -> dict[str, Postprocessing]:
+        return {name: dataclasses.replace(each, min_size=0.0) for name, each in settings.items()}
+
+    return dataclasses.replace(
+        card,
+        postprocessing=unfiltered(card.postprocessing),
+        depths={
+            number: dataclasses.replace(depth, postprocessing=unfiltered(depth.postprocessing))
+            for number, depth in card.depths.items()
+        },
+        former_filter=any(each.min_size > 0 for each in card.postprocessing.values()),
+    )
 
 
 @contextmanager
@@ -254,7 +301,9 @@ def _check_plausible(card: ModelCard) -> None:
         raise ValueError("a label is not between 1 and 255")
     if not 0 < card.temperature < 1e6 or not 0 < card.foreground_prior < 1:
         raise ValueError(f"temperature {card.temperature}, foreground prior {card.foreground_prior}")
-    every = [*card.postprocessing.values(), *(p for d in card.depths.values() for p in d.postprocessing.values())]
+    points = [*card.operating_points.values(), *(p for d in card.depths.values() for p in d.operating_points.values())]
+    depths = (each for depth in card.depths.values() for each in depth.postprocessing.values())
+    every = [*card.postprocessing.values(), *depths, *(each for p in points for each in p.postprocessing.values())]
     for each in every:
         if not 0 <= each.threshold <= 1 or not 0 <= each.high_threshold <= 1 or each.min_size < 0:
             raise ValueError(f"post-processing {each}")

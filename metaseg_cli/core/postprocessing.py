@@ -23,7 +23,8 @@ class Postprocessing:
     A voxel counts from *threshold* on, if its component reaches *high_threshold* somewhere (hysteresis; 0: any
     component). A component smaller than *min_size* (mm³, in pictures mm²; voxels where there is no spacing) is dropped,
     unless its ``logit_confidence`` reaches *keep_confidence* (1: never). There is no opening: it would delete small
-    metastases.
+    metastases. *per_slice*: the model was trained on pictures, each slice is one, and its components are measured by
+    themselves (in mm² or pixels).
 
     Model files and documents store three of the fields under other keys.
     """
@@ -33,6 +34,7 @@ class Postprocessing:
     min_size: float = field(default=0.0, metadata=stored_as("smallest_lesion"))
     keep_confidence: float = field(default=1.0, metadata=stored_as("sparing"))
     fill_holes: bool = False
+    per_slice: bool = False
 
     def keep_mask(
         self, size: NDArray[np.floating], peak: NDArray[np.floating], confidence: NDArray[np.floating]
@@ -69,20 +71,29 @@ def _sigmoid(logit: float) -> float:
 def to_mask(
     probability: NDArray[np.floating], settings: Postprocessing, spacing_mm: Sequence[float] | None = None
 ) -> NDArray[np.bool_]:
-    """Return the mask of probabilities ``(Z, Y, X)``; components have 26 neighbours (one slice: 8)."""
+    """Return the mask of probabilities ``(Z, Y, X)``; components have 26 neighbours (one slice, or per slice: 8).
+
+    The minimum size of a model for volumes is in mm³ and says nothing about one slice: it is not applied there.
+    """
     mask: NDArray[np.bool_] = probability >= settings.threshold
+    flat = settings.per_slice or len(mask) == 1
+    if flat and not settings.per_slice and spacing_mm is not None:
+        settings = replace(settings, min_size=0.0)
     filtered = settings.min_size > 0 or settings.high_threshold > settings.threshold
     box = bounding_box(mask)
     if box is None or not (filtered or settings.fill_holes):
         return mask
     if filtered:
-        labels, count = label_lesions(mask[box])
+        labels, count = label_lesions(mask[box], per_slice=settings.per_slice)
         values = component_values(labels, count, probability[box])
-        size = values.voxels * voxel_size(spacing_mm, flat=len(mask) == 1)
+        size = values.voxels * voxel_size(spacing_mm, flat=flat)
         mask[box] = np.concatenate([[False], settings.keep_mask(size, values.peak, values.logit_confidence)])[labels]
     if settings.fill_holes:
         # A slice has no inside in space: there holes are what the outline encloses.
+        inside = mask[box]
         mask[box] = (
-            ndimage.binary_fill_holes(mask[box][0])[None] if len(mask) == 1 else ndimage.binary_fill_holes(mask[box])
+            np.stack([ndimage.binary_fill_holes(each) for each in inside])
+            if flat
+            else ndimage.binary_fill_holes(inside)
         )
     return mask

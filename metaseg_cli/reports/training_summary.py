@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.detection import SizeRange
 from metaseg_cli.core.regions import lesion_definition
-from metaseg_cli.reports.terminal import MANY, escape, facts_table, new_table, note_lines, number_text, problem_tables
+from metaseg_cli.reports.terminal import (
+    MANY,
+    escape,
+    facts_table,
+    interval_text,
+    new_table,
+    note_lines,
+    number_text,
+    problem_tables,
+)
 
 if TYPE_CHECKING:
     from metaseg_cli.core.cache import PrepareResult
+    from metaseg_cli.core.operating_points import FrocPoint, SizeClassScore
     from metaseg_cli.core.postprocessing import Postprocessing
     from metaseg_cli.core.results import DemoResult, ExportResult
     from metaseg_cli.core.training.plan import Plan
     from metaseg_cli.core.training.result import TrainResult
+
+_NO_INTERVAL = (math.nan, math.nan)
 
 
 def _dry_run_table(result: PrepareResult) -> Table:
@@ -104,24 +119,32 @@ def train_summary(result: TrainResult) -> list[RenderableType]:
     if result.scores:
         facts += _validation_facts(result)
         cases = "out of fold" if result.folds else "on the validation fold, which also chose epoch and threshold"
-        validation = [f"[dim]{cases}: expect a little less elsewhere[/dim]", "", _size_table(result)]
+        validation = [
+            _size_table(result),
+            *(_point_table(result, region) for region in result.postprocessing),
+            *(_froc_table(result.froc[region], region, result) for region in result.froc),
+            f"[dim]{cases}: expect a little less elsewhere[/dim]",
+            "",
+        ]
     else:
         validation = ["[yellow]no validation cases: model quality is unknown[/yellow]"]
     facts.append(("speed", f"{result.images_per_second:.1f} images/s in {result.precision}"))
     if result.milliseconds_per_step:
         facts.append(("time of a step", ", ".join(f"{k} {v:.0f} ms" for k, v in result.milliseconds_per_step.items())))
     facts.append(("model", str(result.model)))
-    return [facts_table("Trained", facts), *validation, "", "Next: metaseg evaluate, or metaseg predict scan.png"]
+    return [*validation, facts_table("Trained", facts), "", "Next: metaseg evaluate, or metaseg predict scan.png"]
 
 
 def _validation_facts(result: TrainResult) -> list[tuple[str, str]]:
     several = len(result.postprocessing) > 1
     return [
         *([("best epoch", str(result.best_epoch))] if result.best_epoch else []),
-        ("Dice per patient", number_text(result.scores["dice"])),
-        ("lesion F1", number_text(result.scores["lesion_f1"])),
+        ("operating point", f"{result.operating_point}; metaseg predict --operating-point takes another"),
         ("lesion recall", number_text(result.scores["lesion_recall"])),
+        ("… of the smaller half", number_text(result.scores["small_lesion_recall"])),
         ("false lesions per case", number_text(result.scores["false_positives_per_case"])),
+        ("lesion F1", number_text(result.scores["lesion_f1"])),
+        ("Dice per patient", number_text(result.scores["dice"])),
         *(
             (f"threshold of {region}" if several else "threshold", _in_words(each, result.unit))
             for region, each in result.postprocessing.items()
@@ -131,13 +154,55 @@ def _validation_facts(result: TrainResult) -> list[tuple[str, str]]:
 
 def _size_table(result: TrainResult) -> Table:
     table = new_table("Lesions found, by diameter", f"diameter ({result.unit})", ">lesions", ">found", ">recall")
-    low = 0.0
-    for size in result.by_size:
-        name = f"{low:g} – {size.up_to:g}" if math.isfinite(size.up_to) else f"above {low:g}"
-        recall = number_text(size.found / size.lesions) if size.lesions else "–"
-        table.add_row(name, str(size.lesions), str(size.found), recall)
-        low = size.up_to
+    for name, size in zip(_size_names(result.by_size), result.by_size, strict=True):
+        table.add_row(name, str(size.lesions), str(size.found), _recall(size))
     return table
+
+
+def _size_names(classes: Sequence[SizeClassScore]) -> list[str]:
+    """Return the names of size classes, from their edges."""
+    edges = [0.0, *(each.up_to for each in classes if each.up_to is not None), math.inf]
+    return [str(SizeRange(low, high)) for low, high in itertools.pairwise(edges)]
+
+
+def _recall(size: SizeClassScore) -> str:
+    return number_text(size.found / size.lesions) if size.lesions else "–"
+
+
+def _point_table(result: TrainResult, region: str) -> Table:
+    """What each operating point finds, and at which price."""
+    table = new_table(
+        f"Operating points{_of(region, result)}",
+        *("operating point", ">lesion recall", ">95 % interval", ">false per case", ">95 % interval", ">F1", ">Dice"),
+    )
+    for name, point in result.operating_points.items():
+        found = point.validation[region]
+        table.add_row(
+            f"{name} (default)" if name == result.operating_point else name,
+            number_text(found.lesion_recall),
+            interval_text(*(found.lesion_recall_ci95 or _NO_INTERVAL)),
+            f"{found.false_per_case:.2f}",
+            interval_text(*(found.false_per_case_ci95 or _NO_INTERVAL)),
+            number_text(found.lesion_f1),
+            number_text(found.dice),
+        )
+    return table
+
+
+def _froc_table(curve: Sequence[FrocPoint], region: str, result: TrainResult) -> Table:
+    """Recall against false lesions per case, by size: what any threshold could give."""
+    sizes = _size_names(curve[0].by_size)
+    names = [f">{escape(size)} {result.unit}" for size in sizes]
+    title = f"Lesion recall at a number of false lesions per case{_of(region, result)}"
+    table = new_table(title, "false", ">all", *names)
+    for point in curve:
+        recalls = [_recall(size) for size in point.by_size]
+        table.add_row(f"{point.false_per_case:g}", number_text(point.lesion_recall), *recalls)
+    return table
+
+
+def _of(region: str, result: TrainResult) -> str:
+    return f", {escape(region)}" if len(result.postprocessing) > 1 else ""
 
 
 def _in_words(chosen: Postprocessing, unit: str) -> str:

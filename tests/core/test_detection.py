@@ -80,4 +80,4 @@ def test_descriptions_follow_the_order_of_the_labels() -> None:
 
 
 def test_dice_and_lesion_f1_count_alike_in_selection() -> None:
-    assert selection_score(0.4, 0.8) == pytest.approx(0.6)
+    assert selection_score(0.4, 0.8, 0.9) == pytest.approx(0.7)

@@ -39,12 +39,16 @@ from metaseg_cli.errors import InputError, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ReadCase:
-    """A case, or those of its slices that have one size; the image's channels are the available sequences."""
+    """A case, or those of its slices that have one size; the image's channels are the available sequences.
+
+    ``per_slice``: each slice is a file of its own.
+    """
 
     image: Volume
     label: NDArray[np.uint8] | None
     sequences: tuple[str, ...]
     hashes: tuple[str, ...]
+    per_slice: bool
 
 
 _Picture = tuple[Volume, Volume | None]  # with its mask
@@ -120,7 +124,12 @@ def _read_slices(
         whole = dataclasses.replace(_bare(first), array=np.concatenate([image.array for image, _ in group], axis=1))
         labels = [mask.array[0] for _, mask in group if mask is not None]
         label = np.concatenate(labels, axis=0) if labels else None
-        cases.append(ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=_hashes(group)))
+        apart = all(image.shape[0] == 1 for image, _ in group)
+        cases.append(
+            ReadCase(
+                image=whole, label=label, sequences=settings.sequences, hashes=_hashes(group), per_slice=apart
+            )
+        )
     return cases
 
 
@@ -265,7 +274,8 @@ def _read_volumes(
         direction=base.direction,
     )
     hashes = tuple(_hash(scans[name].array) for name in kept)
-    return [ReadCase(image=image, label=label, sequences=tuple(kept), hashes=hashes)]
+    flat = image.shape[0] == 1
+    return [ReadCase(image=image, label=label, sequences=tuple(kept), hashes=hashes, per_slice=flat)]
 
 
 def _sequences(

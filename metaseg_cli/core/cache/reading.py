@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ class Prepared:
                 f"the cache is damaged (lesions of {record.case})", where=self.folder / SHARDS, remedy=_AGAIN
             )
         return points
+
+    @property
+    def per_slice(self) -> bool:
+        """Whether ``predict`` will meet each slice by itself: its lesions are then components of single slices."""
+        return all(record.per_slice for record in self.cases)
+
+    def smallest_lesions(self, records: Sequence[CaseRecord]) -> dict[str, float]:
+        """Return the size of the smallest lesion of each region in *records*, in the unit of ``Postprocessing``."""
+        smallest: dict[str, float] = {}
+        for record in records:
+            if record.per_slice == self.per_slice:  # else a slice among volumes, whose lesions have no volume
+                for region, size in record.smallest_lesions.items():
+                    smallest[region] = min(size, smallest.get(region, size))
+        return smallest
 
     def available(self, record: CaseRecord) -> NDArray[np.bool_]:
         """Return the modality availability ``(C,)``: which of ``sequences`` the case has; the others are 0."""

@@ -10,7 +10,7 @@ from metaseg_cli.core.datasets.case_source import CaseSource
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.errors import Problem
 
-SCHEMA = 3  # of dataset.json and the shards; another number is refused, and prepare writes all again
+SCHEMA = 4  # of dataset.json and the shards; another number is refused, and prepare writes all again
 # The files of a prepared folder; the report of ``prepare`` is in ``reports.prepare_page``.
 INDEX_FILE = "dataset.h5"
 LISTING_FILE = "dataset.json"
@@ -34,7 +34,11 @@ class CacheSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseRecord:
-    """One case of the prepared folder, as ``dataset.json`` lists it. Shapes and spacings are those in the cache."""
+    """One case of the prepared folder, as ``dataset.json`` lists it. Shapes and spacings are those in the cache.
+
+    ``smallest_lesions`` holds the size of the smallest lesion of each region that has any, as ``predict`` would measure
+    it in these files: on their own grid, in mm³ (mm² in one slice, voxels without a spacing).
+    """
 
     case: str
     patient: str
@@ -52,7 +56,9 @@ class CaseRecord:
     labelled: bool = True
     split: str | None = None
     fold: int | None = None
-    region_voxels: dict[str, int] = field(default_factory=dict)  # none in shards of older versions
+    region_voxels: dict[str, int] = field(default_factory=dict)
+    smallest_lesions: dict[str, float] = field(default_factory=dict)
+    per_slice: bool = False  # each slice is a picture of its own, which predict meets by itself
 
     def record(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from metaseg_cli.core.cache.records import (
 )
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, seal
 from metaseg_cli.core.datasets.case_source import CaseSource
-from metaseg_cli.core.detection import label_lesions
+from metaseg_cli.core.detection import label_lesions, voxel_size
 from metaseg_cli.core.label_maps import region_masks
 from metaseg_cli.core.preprocessing import preprocess
 from metaseg_cli.core.pseudonyms import file_aliases, redact_problem, redactor_of_source
@@ -188,10 +188,23 @@ def _store(
         region_voxels={
             name: int(np.count_nonzero(mask))
             for name, mask in zip(settings.regions, region_masks(label, settings.regions), strict=True)
-        }
-        if settings.regions
-        else {},
+        },
+        smallest_lesions=_smallest_lesions(case, settings.regions),
+        per_slice=case.per_slice,
     )
+
+
+def _smallest_lesions(case: ReadCase, regions: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Return the size of the smallest lesion of each region on the grid of the files."""
+    if case.label is None:
+        return {}
+    voxel = voxel_size(case.image.spacing_mm, flat=case.per_slice)
+    smallest = {}
+    for name, mask in zip(regions, region_masks(case.label, regions), strict=True):
+        labels, count = label_lesions(mask, per_slice=case.per_slice)
+        if count:
+            smallest[name] = float(np.bincount(labels[labels > 0])[1:].min()) * voxel
+    return smallest
 
 
 def _lesion_index(foreground: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

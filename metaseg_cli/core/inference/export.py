@@ -21,7 +21,7 @@ from metaseg_cli.errors import ConfigError, InputError, install_hint
 
 _KEPT = (  # of the card, as they stand
     *("name", "dims", "sequences", "regions", "context", "presence", "patch", "preprocessing"),
-    *("temperature", "postprocessing"),
+    *("temperature", "operating_point", "postprocessing"),
 )
 
 
@@ -60,9 +60,9 @@ def description(card: ModelCard) -> dict[str, Any]:
             f"subtract, divide, clip to {-CLIP_DEVIATIONS:g} … {CLIP_DEVIATIONS:g}",
             "run the network; divide by 'temperature'; sigmoid",
             "for each region, as its 'postprocessing' says: a voxel counts from 'threshold' on; of the components (26 "
-            "neighbours, in 2D 8) drop those whose highest probability is below 'seed', and those smaller than "
-            "'smallest_lesion' (mm³, of pictures mm², voxels without a spacing) unless the sigmoid of their mean "
-            "logit reaches 'sparing' (1: never); with 'fill_holes' fill what they enclose",
+            "neighbours; in 2D, and with 'per_slice' in each slice, 8) drop those whose highest probability is below "
+            "'seed', and those smaller than 'smallest_lesion' (mm³, of pictures mm², voxels without a spacing) unless "
+            "the sigmoid of their mean logit reaches 'sparing' (1: never); with 'fill_holes' fill what they enclose",
         ],
     }
 

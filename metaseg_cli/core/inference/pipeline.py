@@ -118,6 +118,7 @@ def _model(path: Path, changed: float, config: PredictConfig) -> Model:
         depth=config.depth,
         max_memory=config.max_bytes() or _half_of_memory(),
         backend=config.backend,
+        operating_point=config.operating_point,
     )
 
 

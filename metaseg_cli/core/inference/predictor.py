@@ -28,6 +28,10 @@ from metaseg_cli.core.models.network import Prunable
 from metaseg_cli.core.postprocessing import Postprocessing, to_mask
 from metaseg_cli.core.preprocessing import GridMapping, Preprocessing, preprocess
 
+_FORMER_FILTER = (
+    "the model file is of an older version: its filter for small lesions, which could delete metastases, is not applied"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -172,7 +176,7 @@ class Model:
             lesions=lesions,
             measurements=measurements,
             source=volume,
-            notes=(*volume.notes, *raw.notes),
+            notes=(*volume.notes, *raw.notes, *((_FORMER_FILTER,) if self.card.former_filter else ())),
             disagreement=raw.disagreement,
             backend=raw.backend,
             index_region=self.card.index_region,
@@ -277,9 +281,9 @@ def resolve_postprocessing(
     """
     usual = card.of_regions()
     if not postprocess:
-        usual = (Postprocessing(),) * len(usual)
+        usual = tuple(Postprocessing(per_slice=each.per_slice) for each in usual)
     elif fusion == "vote":  # each vote was cast with the threshold and the hysteresis already
-        usual = tuple(Postprocessing(min_size=each.min_size) for each in usual)
+        usual = tuple(Postprocessing(min_size=each.min_size, per_slice=each.per_slice) for each in usual)
     if threshold is not None:
         usual = tuple(each.with_threshold(threshold) for each in usual)
     return tuple(replace(each, fill_holes=True) for each in usual) if fill_holes else usual
@@ -294,6 +298,7 @@ def load_model(
     depth: str = "full",
     max_memory: int | None = None,
     backend: str = "auto",
+    operating_point: str | None = None,
 ) -> Model:
     """Load a model file for prediction.
 
@@ -301,12 +306,14 @@ def load_model(
     *fusion* says how several networks and mirror images make one prediction: "mean" (of logits), "max" or "vote".
     *depth* prunes a network that can be pruned: "1", "2", …, "auto" (see ``ModelCard.at_depth``). *max_memory* limits
     the bytes of the process on a CPU; windows become smaller before it is exceeded. *backend* runs the network on a
-    CPU: "torch", "onnx", "openvino", or "auto", the fastest that is installed and agrees with torch. Raises
-    ModelFileError, ConfigError.
+    CPU: "torch", "onnx", "openvino", or "auto", the fastest that is installed and agrees with torch. *operating_point*
+    is "sensitive", "balanced" or "specific"; None: what the training stored as default. Raises ModelFileError,
+    ConfigError.
     """
     chosen = choose_device(device)
     network, card = load_model_file(Path(path), chosen)
     cut, card = card.at_depth(depth)
+    card = card.at_operating_point(operating_point)
     if cut is not None:
         network = _pruned(network, cut)
     passes = TestTimeAugmentation(flips=tta, fusion=fusion)

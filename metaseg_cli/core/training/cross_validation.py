@@ -33,8 +33,8 @@ from metaseg_cli.core.training.fold import Caller, resumed_config, train_fold
 from metaseg_cli.core.training.result import TrainResult, write_result
 from metaseg_cli.core.training.select_postprocessing import (
     SelectedPostprocessing,
-    lesion_sizes,
     select_postprocessing,
+    validation_of,
 )
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, decoding
@@ -148,9 +148,11 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minu
     """Write the ensemble file, its post-processing and temperature selected on out-of-fold predictions."""
     folds = tuple(fold_folder(run, fold) for fold in range(prepared.folds))
     cases = [each for fold in folds for each in _out_of_fold(fold, prepared)]
-    selected = select_postprocessing(cases, lesion_sizes(prepared.cases), prepared.regions)
-    assert selected.score is not None
+    smallest = prepared.smallest_lesions([case for case in prepared.cases if case.labelled and case.split != "test"])
     members = [load_model_file(fold / MODEL_FILE) for fold in folds]
+    default = members[0][1].operating_point
+    selected = select_postprocessing(cases, smallest, tuple(prepared.regions), default)
+    assert selected.score is not None
     card = _ensemble_card([card for _, card in members], selected)
     save_model(run / MODEL_FILE, Ensemble([network for network, _ in members]), card)
     return TrainResult(
@@ -164,6 +166,9 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minu
         by_size=selected.by_size,
         unit=results[0].unit,
         postprocessing=selected.postprocessing,
+        operating_point=selected.default,
+        operating_points=selected.operating_points,
+        froc=selected.froc,
         temperature=selected.temperature,
         minutes=minutes,
         images_per_second=sum(each.images_per_second for each in results) / len(results),
@@ -175,14 +180,16 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minu
 
 
 def _ensemble_card(cards: Sequence[ModelCard], selected: SelectedPostprocessing) -> ModelCard:
-    assert selected.score is not None
     return dataclasses.replace(
         cards[0],
         members=len(cards),
         postprocessing=selected.postprocessing,
+        operating_point=selected.default,
+        operating_points=selected.operating_points,
+        froc=selected.froc,
         temperature=selected.temperature,
         depths={},  # those of the cards are of one fold each
-        validation={"dice": selected.score.dice, "lesion_f1": selected.score.lesion_f1},
+        validation=validation_of(selected),
         trained_on=tuple(sorted({content for card in cards for content in card.trained_on})),
         patients=tuple(sorted({patient for card in cards for patient in card.patients})),
         validated_on=(),
@@ -202,6 +209,7 @@ def _out_of_fold(folder: Path, prepared: Prepared) -> list[CaseDetections]:
                 records[case].spacing_mm,
                 file[case][:],
                 region_masks(prepared.label(records[case]), prepared.regions),
+                per_slice=prepared.per_slice,
             )
             for case in file
         ]

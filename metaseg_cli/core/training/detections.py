@@ -6,6 +6,7 @@ between processes, and are enough to try every threshold and minimum size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from metaseg_cli.core.detection import (
     voxel_size,
 )
 from metaseg_cli.core.metrics import lesion_scores
+from metaseg_cli.core.operating_points import SizeClassScore
 from metaseg_cli.core.postprocessing import Postprocessing
 
 # Thresholds that are tried; more of them, or finer ones, would fit the few lesions of a fold and no others.
@@ -41,12 +43,13 @@ class ValidationScore:
     lesion_recall: float
     lesion_precision: float
     lesion_f1: float
+    small_lesion_recall: float  # of the smaller half of the lesions
     false_positives_per_case: float = 0.0
 
     @property
     def score(self) -> float:
         """By which the best model is selected."""
-        return selection_score(self.dice, self.lesion_f1)
+        return selection_score(self.dice, self.lesion_f1, self.small_lesion_recall)
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,17 @@ class RegionDetections:
 
 @dataclass(frozen=True)
 class CaseDetections:
-    """What a network detects in one case. *voxel* is its volume in mm³ (2D: area in mm²; 1 without spacing)."""
+    """What a network detects in one case. *voxel* is its volume in mm³ (2D: area in mm²; 1 without spacing).
+
+    *flat*: its lesions are components of single slices. *per_slice*: so they are wherever the model is used.
+    """
 
     case: str
     patient: str
     voxel: float
     flat: bool
     regions: tuple[RegionDetections, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeClassScore:
-    """How many reference lesions there are of one size, and how many of them were found."""
-
-    up_to: float  # the diameter at which the next class begins; infinite for the last one
-    lesions: int
-    found: int
+    per_slice: bool = False
 
 
 def detect(
@@ -93,23 +91,31 @@ def detect(
     spacing_mm: tuple[float, float, float] | None,
     probabilities: NDArray[np.floating[Any]],
     reference: NDArray[np.bool_],
+    *,
+    per_slice: bool = False,
 ) -> CaseDetections:
-    """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs."""
-    flat = reference.shape[1] == 1
+    """Reduce *probabilities* and *reference*, both ``(R, Z, Y, X)``, to what every later question needs.
+
+    *per_slice*: lesions are components of single slices, as where pictures are predicted one by one.
+    """
+    flat = per_slice or reference.shape[1] == 1
     return CaseDetections(
         case=case,
         patient=patient,
         voxel=voxel_size(spacing_mm, flat=flat),
         flat=flat,
-        regions=tuple(_detect_region(p, r) for p, r in zip(probabilities, reference, strict=True)),
+        regions=tuple(_detect_region(p, r, per_slice) for p, r in zip(probabilities, reference, strict=True)),
+        per_slice=per_slice,
     )
 
 
-def _detect_region(probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_]) -> RegionDetections:
-    truth, lesions = label_lesions(reference)
+def _detect_region(
+    probability: NDArray[np.floating[Any]], reference: NDArray[np.bool_], per_slice: bool
+) -> RegionDetections:
+    truth, lesions = label_lesions(reference, per_slice=per_slice)
     at = {}
     for threshold in THRESHOLDS:
-        predicted, count = label_lesions(probability >= threshold)
+        predicted, count = label_lesions(probability >= threshold, per_slice=per_slice)
         pairs, voxels = overlaps(predicted, truth)
         at[threshold] = ThresholdedRegion(
             components=component_values(predicted, count, probability),
@@ -126,6 +132,22 @@ def _logit_histograms(probability: NDArray[np.floating[Any]], foreground: NDArra
     return np.stack([np.histogram(logit[where], LOGIT_EDGES)[0] for where in (~foreground, foreground)])
 
 
+@dataclass(frozen=True)
+class PatientCounts:
+    """What post-processing gives in one region, one number per patient: Dice, and lesions.
+
+    ``tp`` are reference lesions that were found, ``lesions`` all of them; ``small_tp`` and ``small`` are those of the
+    smaller half.
+    """
+
+    dice: NDArray[np.float64]
+    tp: NDArray[np.float64]
+    fp: NDArray[np.float64]
+    lesions: NDArray[np.float64]
+    small_tp: NDArray[np.float64]
+    small: NDArray[np.float64]
+
+
 class DetectionTable:
     """All components of one region at one threshold, of all cases; thousands of settings are tried on it."""
 
@@ -135,16 +157,37 @@ class DetectionTable:
         at = [each.at[threshold] for each in regions]
         first = np.cumsum([0, *(len(each.hits) for each in at)])
         first_lesion = np.cumsum([0, *(len(each.lesion_voxels) for each in regions)])
+        self.patients = len(patients)
         self.voxels = _concatenated([each.components.voxels for each in at])
         self.peak = _concatenated([each.components.peak for each in at])
         self.confidence = _concatenated([each.components.logit_confidence for each in at])
         self.hits = _concatenated([each.hits for each in at])
-        self.size = _concatenated([each.components.voxels * case.voxel for each, case in zip(at, cases, strict=True)])
+        # A slice among volumes says nothing about the volume of what it shows, see ``postprocessing.to_mask``.
+        self.size = _concatenated(
+            [
+                np.full(len(each.hits), np.inf)
+                if case.flat and not case.per_slice
+                else each.components.voxels * case.voxel
+                for each, case in zip(at, cases, strict=True)
+            ]
+        )
         owner = np.array([patients[case.patient] for case in cases])
         self.patient = np.repeat(owner, np.diff(first))
         shifts = np.column_stack([first, first_lesion])
         self.overlaps = _concatenated([each.overlaps + shift for each, shift in zip(at, shifts, strict=False)])
         self.lesions = int(first_lesion[-1])
+        self.lesion_patient = np.repeat(owner, np.diff(first_lesion))
+        self.lesion_size = _concatenated(
+            [each.lesion_voxels * case.voxel for each, case in zip(regions, cases, strict=True)]
+        )
+        self.diameter = np.array(
+            [
+                equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
+                for each, case in zip(regions, cases, strict=True)
+                for voxels in each.lesion_voxels
+            ]
+        )
+        self.smaller_half = smaller_half(self.lesion_size)
         self.reference = np.bincount(
             owner, weights=[each.lesion_voxels.sum() for each in regions], minlength=len(patients)
         )
@@ -159,16 +202,43 @@ class DetectionTable:
         found[self.overlaps[kept[self.overlaps[:, 0]], 1]] = True
         return found
 
-    def counts(self, kept: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int, int, int]:
-        """Return Dice of each patient, then true-positive, false-positive and missed lesions."""
-        own = self.patient[kept]
-        patients = len(self.reference)
-        hits = np.bincount(own, weights=self.hits[kept], minlength=patients)
-        both = np.bincount(own, weights=self.voxels[kept], minlength=patients) + self.reference
-        dice = np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0)
-        tp = int(self.found(kept).sum())
-        true = len(np.unique(self.overlaps[kept[self.overlaps[:, 0]], 0]))
-        return dice, tp, int(kept.sum()) - true, self.lesions - tp
+    def counts(self, kept: NDArray[np.bool_]) -> PatientCounts:
+        """Return what the *kept* components give each patient."""
+        hits = self._per_patient(self.patient, self.hits * kept)
+        both = self._per_patient(self.patient, self.voxels * kept) + self.reference
+        false = kept.copy()
+        false[self.overlaps[:, 0]] = False
+        found = self.found(kept)
+        return PatientCounts(
+            dice=np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0),
+            tp=self._per_patient(self.lesion_patient, found),
+            fp=self._per_patient(self.patient, false),
+            lesions=self._per_patient(self.lesion_patient, np.ones(self.lesions)),
+            small_tp=self._per_patient(self.lesion_patient, found & self.smaller_half),
+            small=self._per_patient(self.lesion_patient, self.smaller_half),
+        )
+
+    def by_size(self, kept: NDArray[np.bool_]) -> tuple[SizeClassScore, ...]:
+        """Return how many lesions the *kept* components find, by the equivalent diameter of the reference lesion."""
+        found = self.found(kept)
+        classes = [(each, (self.diameter >= each.low) & (self.diameter < each.high)) for each in SIZE_CLASSES]
+        return tuple(
+            SizeClassScore(
+                up_to=each.high if math.isfinite(each.high) else None,
+                lesions=int(own.sum()),
+                found=int(found[own].sum()),
+            )
+            for each, own in classes
+        )
+
+    def _per_patient(self, owner: NDArray[np.integer[Any]], weights: NDArray[Any]) -> NDArray[np.float64]:
+        sums: NDArray[np.float64] = np.bincount(owner, weights=weights, minlength=self.patients).astype(float)
+        return sums
+
+
+def smaller_half(sizes: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Return which of *sizes* belong to the smaller half: up to their median."""
+    return sizes <= np.median(sizes) if len(sizes) else np.zeros(0, bool)
 
 
 def _concatenated(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -184,30 +254,30 @@ def score_cases(cases: Sequence[CaseDetections], settings: Sequence[Postprocessi
     return pooled_score([table.counts(table.kept(s)) for table, s in zip(tables, settings, strict=True)], len(cases))
 
 
-def pooled_score(regions: Sequence[tuple[NDArray[np.float64], int, int, int]], cases: int) -> ValidationScore:
-    """Return one score of what ``DetectionTable.counts`` says of each region."""
-    tp, fp, fn = (sum(int(region[i]) for region in regions) for i in (1, 2, 3))
-    lesions = lesion_scores(tp, fp, fn)
+def pooled_score(regions: Sequence[PatientCounts], cases: int) -> ValidationScore:
+    """Return one score of several regions in the same *cases*. Without a small lesion, their recall is 1."""
+    names = ("tp", "fp", "lesions", "small_tp", "small")
+    tp, fp, lesions, small_tp, small = (int(sum(getattr(each, name).sum() for each in regions)) for name in names)
+    scores = lesion_scores(tp, fp, lesions - tp)
     return ValidationScore(
-        dice=float(np.mean([dice for region in regions for dice in region[0]])),
-        lesion_recall=lesions["lesion_recall"],
-        lesion_precision=lesions["lesion_precision"],
-        lesion_f1=lesions["lesion_f1"],
+        dice=float(np.mean([dice for region in regions for dice in region.dice])),
+        lesion_recall=scores["lesion_recall"],
+        lesion_precision=scores["lesion_precision"],
+        lesion_f1=scores["lesion_f1"],
+        small_lesion_recall=small_tp / small if small else 1.0,
         false_positives_per_case=fp / max(1, cases),
     )
 
 
 def score_by_size(cases: Sequence[CaseDetections], settings: Sequence[Postprocessing]) -> list[SizeClassScore]:
-    """Return how many lesions were found, by the equivalent diameter of the reference lesion."""
-    counts = np.zeros((len(SIZE_CLASSES), 2), int)
-    for case in cases:
-        for number, (region, each) in enumerate(zip(case.regions, settings, strict=True)):
-            table = DetectionTable([case], number, each.threshold)
-            for voxels, found in zip(region.lesion_voxels, table.found(table.kept(each)), strict=True):
-                diameter = equivalent_diameter(float(voxels) * case.voxel, flat=case.flat)
-                which = next(i for i, size_class in enumerate(SIZE_CLASSES) if diameter in size_class)
-                counts[which] += (1, int(found))
+    """Return how many lesions of all regions were found, by the equivalent diameter of the reference lesion."""
+    tables = [DetectionTable(cases, number, each.threshold) for number, each in enumerate(settings)]
+    per_region = [table.by_size(table.kept(each)) for table, each in zip(tables, settings, strict=True)]
     return [
-        SizeClassScore(up_to=float(size_class.high), lesions=int(n), found=int(f))
-        for size_class, (n, f) in zip(SIZE_CLASSES, counts, strict=True)
+        SizeClassScore(
+            up_to=classes[0].up_to,
+            lesions=sum(each.lesions for each in classes),
+            found=sum(each.found for each in classes),
+        )
+        for classes in zip(*per_region, strict=True)
     ]

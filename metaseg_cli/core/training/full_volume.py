@@ -56,7 +56,16 @@ class CasePredictor:
             found, seen, final = [], [], []
             for record in self.group.shard(records[first : first + self.group.size]):
                 probabilities, truth = self._predict(model, record)
-                found.append(detect(record.case, record.patient, record.spacing_mm, probabilities, truth))
+                found.append(
+                    detect(
+                        record.case,
+                        record.patient,
+                        record.spacing_mm,
+                        probabilities,
+                        truth,
+                        per_slice=self.prepared.per_slice,
+                    )
+                )
                 if previews is not None and len(previews) < _PREVIEWS:
                     seen.append(self._preview(record, probabilities, truth))
                 if keep is not None:
@@ -73,7 +82,7 @@ class CasePredictor:
         """Return the centres of the false-positive lesions of *model* in numbered *cases*."""
         found: list[PatchCentre] = []
         for number, record in self.group.shard(cases):
-            found += false_positive_centres(number, *self._predict(model, record))
+            found += false_positive_centres(number, *self._predict(model, record), per_slice=self.prepared.per_slice)
         return self.group.all_gather(found)
 
     def _predict(self, model: nn.Module, record: CaseRecord) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

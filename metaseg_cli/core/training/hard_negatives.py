@@ -53,15 +53,21 @@ class HardNegatives:
 
 
 def false_positive_centres(
-    case: int, probabilities: NDArray[np.floating[Any]], reference: NDArray[np.bool_], threshold: float = 0.5
+    case: int,
+    probabilities: NDArray[np.floating[Any]],
+    reference: NDArray[np.bool_],
+    threshold: float = 0.5,
+    *,
+    per_slice: bool = False,
 ) -> list[PatchCentre]:
     """Return the centres of predicted components that touch no reference lesion, the most confident ones first.
 
-    *probabilities* and *reference* are ``(R, Z, Y, X)``; *case* is the case's number among the training cases.
+    *probabilities* and *reference* are ``(R, Z, Y, X)``; *case* is the case's number among the training cases;
+    *per_slice* as in ``label_lesions``.
     """
     false: list[tuple[float, PatchCentre]] = []
     for probability, truth in zip(probabilities, reference, strict=True):
-        labels, count = label_lesions(probability >= threshold)
+        labels, count = label_lesions(probability >= threshold, per_slice=per_slice)
         true = {int(number) for number in np.unique(labels[truth])}
         for lesion in describe_labels(labels, count, probability=probability):
             if lesion.number not in true:

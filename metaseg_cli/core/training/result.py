@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.atomic import atomic_write_text
+from metaseg_cli.core.operating_points import FrocPoint, OperatingPoint, SizeClassScore
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.run_folder import RESULT_FILE
-from metaseg_cli.core.training.detections import SizeClassScore
 from metaseg_cli.core.typed_json import as_json
 
 
@@ -28,6 +28,9 @@ class TrainResult:
     by_size: tuple[SizeClassScore, ...]
     unit: str  # of the size classes: mm or px
     postprocessing: dict[str, Postprocessing]
+    operating_point: str  # whose post-processing that is
+    operating_points: dict[str, OperatingPoint]
+    froc: dict[str, tuple[FrocPoint, ...]]  # of each region
     temperature: float
     minutes: float
     images_per_second: float
@@ -39,5 +42,6 @@ class TrainResult:
 
 def write_result(result: TrainResult) -> None:
     """Write ``result.json``, whose presence marks the run as finished."""
-    document = {**dataclasses.asdict(result), "postprocessing": as_json(result.postprocessing)}
+    written = {name: as_json(getattr(result, name)) for name in ("postprocessing", "operating_points")}
+    document = {**dataclasses.asdict(result), **written}
     atomic_write_text(result.run / RESULT_FILE, json.dumps(document, indent=1, default=str))

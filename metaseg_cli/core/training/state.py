@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,8 +17,7 @@ from metaseg_cli.core.typed_json import parsed
 class EpochRecord:
     """One row of ``history.csv``.
 
-    Scores are those of the EMA model on the validation fold, with the threshold and minimum size that suit this epoch
-    best: what the epoch would give as the final model.
+    Scores are those of the EMA model on the validation fold, with the threshold that suits this epoch best.
     """
 
     epoch: int
@@ -30,6 +30,7 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     images_per_second: float
+    small_lesion_recall: float = math.nan  # of the smaller half of the lesions; none in runs of older versions
 
 
 @dataclass

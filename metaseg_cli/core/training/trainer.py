@@ -19,7 +19,7 @@ from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
 from metaseg_cli.core.training.batch_augmentation import BatchAugmentation
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
-from metaseg_cli.core.training.detections import ValidationScore
+from metaseg_cli.core.training.detections import CaseDetections, ValidationScore
 from metaseg_cli.core.training.ema import EmaModel
 from metaseg_cli.core.training.experiment import Experiment, Session
 from metaseg_cli.core.training.full_volume import CasePredictor, PreviewSlice
@@ -29,9 +29,10 @@ from metaseg_cli.core.training.optimizer import base_learning_rate
 from metaseg_cli.core.training.precision import ComputeFormat
 from metaseg_cli.core.training.run_writer import RunWriter
 from metaseg_cli.core.training.select_postprocessing import (
-    lesion_sizes,
-    search_postprocessing,
+    SelectedPostprocessing,
+    best_threshold_score,
     select_postprocessing,
+    validation_of,
 )
 from metaseg_cli.core.training.state import EpochRecord, FitResult, TrainingState
 from metaseg_cli.core.training.step import TrainStep
@@ -235,14 +236,13 @@ class Trainer:
         return f"loss {loss:.3f}  Dice {last.dice:.3f}  best score {best.score:.3f} (epoch {best.epoch})"
 
     def _validate(self) -> _Validation:
-        """Predict all validation cases and score them with the threshold and minimum size that suit this epoch best."""
+        """Predict all validation cases and score them with the threshold that suits this epoch best."""
         previews: list[PreviewSlice] = []
         cases = self.predictor.detections(self.eval_model, self.data.validation, previews=previews)
         if not cases:
             return _Validation(None, previews)
-        # What a thorough search removes in the end must not choose the epoch.
-        _, score = search_postprocessing(cases, lesion_sizes(self.data.training), thorough=False)
-        return _Validation(score, previews)
+        # What a filter removes in the end must not choose the epoch.
+        return _Validation(best_threshold_score(cases), previews)
 
     def _record(self, validation: _Validation, seconds: float, patches: int) -> bool:
         """Add the epoch to the history; return whether it is the best so far."""
@@ -263,6 +263,7 @@ class Trainer:
                 learning_rate=self.train_step.learning_rate,
                 seconds=seconds,
                 images_per_second=patches / max(1e-9, seconds),
+                small_lesion_recall=score.small_lesion_recall if score else nan,
             )
         )
         return score is None or score.score > state.best_score
@@ -293,7 +294,8 @@ class Trainer:
         record = self.state.history[-1]
         validated = bool(self.data.validation)
         scores = (
-            f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}  score {record.score:.3f}"
+            f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}  small-lesion recall "
+            f"{record.small_lesion_recall:.3f}  score {record.score:.3f}"
             if validated
             else "not validated"
         )
@@ -313,16 +315,19 @@ class Trainer:
 
     def _finish(self, stopped: str) -> FitResult:
         """Choose post-processing and temperature for the best weights and write the final model file."""
-        model, training_lesions = self.eval_model, lesion_sizes(self.data.training)
+        model = self.eval_model
         model.load_state_dict(self.best)
         cases = self.predictor.detections(model, self.data.validation, keep=self.files.out_of_fold)
-        selected = select_postprocessing(cases, training_lesions, self.card.regions)
+        selected = self._select_postprocessing(cases)
         card = dataclasses.replace(
             self.card,
             postprocessing=selected.postprocessing,
             temperature=selected.temperature,
             depths=self._score_depths(model) if cases else {},
-            validation={"dice": selected.score.dice, "lesion_f1": selected.score.lesion_f1} if selected.score else {},
+            operating_point=selected.default,
+            operating_points=selected.operating_points,
+            froc=selected.froc,
+            validation=validation_of(selected),
         )
         if self.group.is_main:
             save_model(self.files.folder / MODEL_FILE, model, card)
@@ -341,12 +346,19 @@ class Trainer:
         scored = {}
         for depth in range(1, model.depth):
             cases = self.predictor.detections(model.pruned(depth), self.data.validation)
-            selected = select_postprocessing(cases, lesion_sizes(self.data.training), self.card.regions)
+            selected = self._select_postprocessing(cases)
             assert selected.score is not None
             scored[depth] = Pruned(
-                score=selected.score.score, temperature=selected.temperature, postprocessing=selected.postprocessing
+                score=selected.score.score,
+                temperature=selected.temperature,
+                postprocessing=selected.postprocessing,
+                operating_points=selected.operating_points,
             )
         return scored
+
+    def _select_postprocessing(self, cases: list[CaseDetections]) -> SelectedPostprocessing:
+        smallest = self.data.prepared.smallest_lesions(self.data.training)
+        return select_postprocessing(cases, smallest, tuple(self.card.regions), self.config.operating_point)
 
     def _save_checkpoint(self) -> None:
         if self.group.is_main:
