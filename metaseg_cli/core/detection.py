@@ -48,6 +48,11 @@ class SizeRange:
 SIZE_CLASSES = (SizeRange(0, 3), SizeRange(3, 5), SizeRange(5, 10), SizeRange(10, math.inf))
 
 
+def smaller_half(sizes: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Return which of *sizes* ``(n,)`` belong to the smaller half: up to their median."""
+    return sizes <= np.median(sizes) if len(sizes) else np.zeros(0, bool)
+
+
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
     """Return the smallest box around the foreground, None when there is none."""
     box = []

@@ -11,6 +11,7 @@ from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.table import meaning_of_empty, policy
 from metaseg_cli.core.typed_json import as_json
 from metaseg_cli.reports import charts, figures
+from metaseg_cli.reports.evaluation_summary import missed_small_lesions
 from metaseg_cli.reports.pages import interval, number, template
 
 
@@ -22,6 +23,7 @@ class EvaluatedRegion:
     rows: list[tuple[str, str, str, int, str]]
     sizes: list[tuple[str | int, ...]]
     charts: list[tuple[str, str]]
+    remarks: list[str]
 
 
 def write_evaluation_page(system: EvaluatedSystem) -> None:
@@ -58,10 +60,10 @@ def _worst_case(case: WorstCase) -> figures.WorstCasePicture:
 def _headline(evaluation: Evaluation) -> list[tuple[str, str]]:
     scores = evaluation.headline
     return [
-        ("Dice per patient", number(scores["dice"])),
-        ("lesion F1", number(scores["lesion_f1"])),
         ("lesions found", f"{scores['lesion_tp']} of {scores['lesion_tp'] + scores['lesion_fn']}"),
         ("false lesions per case", number(scores["lesion_fp"] / len(evaluation.cases), 2)),
+        ("lesion F1", number(scores["lesion_f1"])),
+        ("Dice per patient", number(scores["dice"])),
     ]
 
 
@@ -80,20 +82,19 @@ def _region(evaluation: Evaluation, region: str) -> EvaluatedRegion:
             if row.lesions or row.false
         ],
         charts=[(title, base64.b64encode(png).decode()) for title, png in _charts(evaluation, region)],
+        remarks=missed_small_lesions(evaluation, region),
     )
 
 
 def _charts(evaluation: Evaluation, region: str) -> list[tuple[str, bytes]]:
-    shown = [("Scores of each case", charts.distributions(evaluation, region))]
-    sizes = evaluation.by_size[region]
+    shown = []
+    sizes, confidence = evaluation.by_size[region], evaluation.confidence.get(region)
     if any(row.lesions for row in sizes.values()):
         shown.append(("Sensitivity by size", charts.by_size(sizes)))
-    confidence = evaluation.confidence.get(region)
-    if confidence is None:
-        return shown
-    if confidence.froc is not None and confidence.average_precision is not None:
+    if confidence is not None and confidence.froc is not None and confidence.average_precision is not None:
         shown.append(("Free-response curve", charts.free_response(confidence.froc, confidence.average_precision)))
-    if confidence.reliability is not None and confidence.ece is not None:
+    shown.append(("Scores of each case", charts.distributions(evaluation, region)))
+    if confidence is not None and confidence.reliability is not None and confidence.ece is not None:
         shown.append(("Reliability", charts.reliability(confidence.reliability, confidence.ece)))
     return shown
 

@@ -10,13 +10,15 @@ from rich.table import Table
 
 from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
+from metaseg_cli.core.metrics.froc import FROC_AT
 from metaseg_cli.core.metrics.lesions import SizeClass
 from metaseg_cli.core.metrics.table import metric_of
 from metaseg_cli.core.results import SystemComparison
-from metaseg_cli.core.results.scores import ConfidenceReport
+from metaseg_cli.core.results.scores import ConfidenceReport, FrocCurve
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     SHOWN,
+    counted,
     escape,
     interval_text,
     new_table,
@@ -27,7 +29,7 @@ from metaseg_cli.reports.terminal import (
 
 
 def evaluate_summary(system: EvaluatedSystem) -> list[RenderableType]:
-    """What ``metaseg evaluate`` prints: the means, lesions by size, then the patients, worst first."""
+    """What ``metaseg evaluate`` prints: lesions by size, the means, then the patients, worst first."""
     parts: list[RenderableType] = []
     for region in system.evaluation.summary:
         parts += _region_summary(system, region)
@@ -47,13 +49,25 @@ def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType
             table.add_row(name, number_text(row.mean), interval, str(row.n))
     return [
         f"[bold]{escape(region)}[/bold], {escape(system.what)}{escape(by)}",
-        table,
-        "",
-        *_confidence(evaluation.confidence.get(region)),
         _size_table(evaluation.by_size[region]),
+        *(f"[yellow]{escape(text)}[/yellow]" for text in missed_small_lesions(evaluation, region)),
+        *_confidence(evaluation.confidence.get(region)),
+        "",
+        table,
         "",
         *_patients(evaluation, region),
         "",
+    ]
+
+
+def missed_small_lesions(evaluation: Evaluation, region: str) -> list[str]:
+    """Return a sentence where small lesions are found less than half as often as large ones."""
+    halves = evaluation.halves(region)
+    if halves is None or not halves.small_are_missed:
+        return []
+    smaller = f"{halves.smaller_found} of {counted(halves.smaller, 'lesion')} of up to {halves.up_to:.1f} {halves.unit}"
+    return [
+        f"found {smaller} in diameter, the smaller half, but {halves.larger_found} of the {halves.larger} larger ones"
     ]
 
 
@@ -68,8 +82,16 @@ def _fold_table(system: EvaluatedSystem) -> Table:
 def _confidence(report: ConfidenceReport | None) -> list[RenderableType]:
     if report is None or report.froc is None:
         return []
+    at = ", ".join(f"{recall:.3f} at {false:g}" for false, recall in _recalls(report.froc))
     text = f"FROC {report.froc.score:.3f}, average precision {report.average_precision:.3f}"
-    return [text + (f", calibration error {report.ece:.4f}" if report.ece is not None else "")]
+    text += f", calibration error {report.ece:.4f}" if report.ece is not None else ""
+    return [f"Lesion recall at a number of false lesions per case: {at}", text]
+
+
+def _recalls(curve: FrocCurve) -> list[tuple[float, float]]:
+    """Return the recall at each of ``FROC_AT`` false lesions per case."""
+    points = list(zip(curve.false_per_case, curve.recall, strict=True))
+    return [(limit, max(recall for false, recall in points if false <= limit)) for limit in FROC_AT]
 
 
 def _size_table(sizes: Mapping[str, SizeClass]) -> Table:

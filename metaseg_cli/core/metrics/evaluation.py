@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaseg_cli.core.choices import Protocol
+from metaseg_cli.core.detection import smaller_half
 from metaseg_cli.core.metrics.calibration import calibration
 from metaseg_cli.core.metrics.cases import CaseScore
 from metaseg_cli.core.metrics.froc import froc
@@ -17,6 +18,28 @@ from metaseg_cli.core.metrics.lesions import SizeClass, lesion_scores
 from metaseg_cli.core.metrics.summary import bootstrap_mean
 from metaseg_cli.core.metrics.voxels import Confusion
 from metaseg_cli.core.results.scores import ConfidenceReport, MetricMean, Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeHalves:
+    """The reference lesions of a region in two halves by equivalent diameter, and how many of each were found.
+
+    The smaller half reaches up to the median, *up_to*, in mm or pixels (*unit*).
+    """
+
+    up_to: float
+    unit: str
+    smaller: int
+    smaller_found: int
+    larger: int
+    larger_found: int
+
+    @property
+    def small_are_missed(self) -> bool:
+        """Whether the smaller half is found less than half as often as the larger one."""
+        if not self.smaller or not self.larger:
+            return False
+        return self.smaller_found / self.smaller < 0.5 * self.larger_found / self.larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +56,24 @@ class Evaluation:
     patients: dict[str, dict[str, dict[str, float]]]
     by_size: dict[str, dict[str, SizeClass]]
     confidence: dict[str, ConfidenceReport]
+
+    def halves(self, region: str) -> SizeHalves | None:
+        """Return how the smaller and the larger half of a region's lesions were found; None without any lesion."""
+        comparisons = [case.comparisons[region] for case in self.cases]
+        lesions = [lesion for each in comparisons for lesion in each.lesions.counted]
+        if not lesions:
+            return None
+        diameters = np.array([each.lesion.equivalent_diameter for each in lesions])
+        found = np.array([each.found for each in lesions])
+        small = smaller_half(diameters)
+        return SizeHalves(
+            up_to=float(np.median(diameters)),
+            unit=comparisons[0].unit,
+            smaller=int(small.sum()),
+            smaller_found=int(found[small].sum()),
+            larger=int((~small).sum()),
+            larger_found=int(found[~small].sum()),
+        )
 
     @property
     def headline(self) -> dict[str, float]:

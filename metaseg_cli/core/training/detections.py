@@ -22,6 +22,7 @@ from metaseg_cli.core.detection import (
     label_lesions,
     overlaps,
     selection_score,
+    smaller_half,
     voxel_size,
 )
 from metaseg_cli.core.metrics import lesion_scores
@@ -234,11 +235,6 @@ class DetectionTable:
     def _per_patient(self, owner: NDArray[np.integer[Any]], weights: NDArray[Any]) -> NDArray[np.float64]:
         sums: NDArray[np.float64] = np.bincount(owner, weights=weights, minlength=self.patients).astype(float)
         return sums
-
-
-def smaller_half(sizes: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Return which of *sizes* belong to the smaller half: up to their median."""
-    return sizes <= np.median(sizes) if len(sizes) else np.zeros(0, bool)
 
 
 def _concatenated(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
