@@ -49,6 +49,13 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
         assert used <= known[command], f"{page.name}: metaseg {line}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_stand_in_code_blocks(page: Path) -> None:
+    """In running text the site makes a dash of the two hyphens of an option."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not [line for line in text.splitlines() if re.match(r"(python|metaseg|nox|pip) .*--", line)]
+
+
 def test_every_command_is_in_the_readme_or_tutorial() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs" / "tutorial.md").read_text(
         encoding="utf-8"
