@@ -73,7 +73,7 @@ ALLOWED = {
     "core.pseudonyms": {"core.datasets"},
     "core.cache": {"core.images", "core.datasets", "core.preprocessing", "core.pseudonyms", "core.executor"},
     "core.sampling": {"core.cache"},
-    "core.model_file": {"core.models", "core.postprocessing"},
+    "core.model_file": {"core.models", "core.postprocessing", "core.results"},
     "core.inference": {
         "core.models",
         "core.model_file",
@@ -99,6 +99,7 @@ ALLOWED = {
         "core.cache",
         "core.postprocessing",
         "core.preprocessing",
+        "core.results",
     },
 }
 WITHOUT_TORCH = [

@@ -41,7 +41,7 @@ def predict(config: PredictConfig, progress: Progress, *, keep: bool = False) ->
     those that are predicted now stay in the result. Two calls cannot write one folder: their tables would mix.
     """
     model = find_model(config.model)
-    card = read_card(model)
+    card = read_card(model).at_operating_point(config.operating_point)
     sources, problems, notes = sources_of(config.inputs, config.out, card.sequences)
     if config.region is not None and config.region not in card.regions:
         raise ConfigError(f"there is no region {config.region}", remedy=f"the model has {', '.join(card.regions)}")
@@ -126,6 +126,7 @@ def _document(
         out=config.out,
         model=model,
         architecture=card.name,
+        operating_point=card.operating_point if config.postprocess else "none",
         threshold=settings[0].threshold,
         tta=config.tta,
         fusion=config.fusion,

@@ -22,10 +22,10 @@ from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.choices import DEFAULT_OPERATING_POINT, NETWORKS
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
-from metaseg_cli.core.operating_points import FrocPoint, OperatingPoint
 from metaseg_cli.core.paths import path_exists, why_not_openable
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.regions import index_region
+from metaseg_cli.core.results.operating_points import FrocPoint, OperatingPoint
 from metaseg_cli.core.typed_json import as_json, build, parsed
 from metaseg_cli.errors import ConfigError, InputError, ModelFileError, decoding, printable
 

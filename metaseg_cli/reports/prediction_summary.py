@@ -74,7 +74,7 @@ def _scan_summary(scan: ScanResult, predictions: Predictions) -> list[Renderable
         found += f" of {escape(index)}" if rows else f" in {escape(index)}"
     regions: list[RenderableType] = ["", _region_table(scan.totals, index)] if several else []
     return [
-        f"[bold]{escape(scan.scan)}[/bold]: {found} (threshold {threshold:.2f})",
+        f"[bold]{escape(scan.scan)}[/bold]: {found} ({predictions.operating_point}, threshold {threshold:.2f})",
         *([lesion_table(rows)] if rows else []),
         *([f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []),
         *regions,

@@ -25,9 +25,9 @@ from metaseg_cli.reports.terminal import (
 
 if TYPE_CHECKING:
     from metaseg_cli.core.cache import PrepareResult
-    from metaseg_cli.core.operating_points import FrocPoint, SizeClassScore
     from metaseg_cli.core.postprocessing import Postprocessing
     from metaseg_cli.core.results import DemoResult, ExportResult
+    from metaseg_cli.core.results.operating_points import FrocPoint, SizeClassScore
     from metaseg_cli.core.training.plan import Plan
     from metaseg_cli.core.training.result import TrainResult
 

@@ -272,6 +272,7 @@ def test_the_raw_result_is_the_probabilities_at_a_half(trained: Path, scan: Path
         "smallest_lesion": 0.0,
         "sparing": 1.0,
         "fill_holes": False,
+        "per_slice": True,
     }
 
 

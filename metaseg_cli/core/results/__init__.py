@@ -131,6 +131,7 @@ class Predictions:
     out: Path
     model: Path
     architecture: str
+    operating_point: str
     threshold: float
     tta: bool
     fusion: str

@@ -26,8 +26,8 @@ from metaseg_cli.core.detection import (
     voxel_size,
 )
 from metaseg_cli.core.metrics import lesion_scores
-from metaseg_cli.core.operating_points import SizeClassScore
 from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.results.operating_points import SizeClassScore
 
 # Thresholds that are tried; more of them, or finer ones, would fit the few lesions of a fold and no others.
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.atomic import atomic_write_text
-from metaseg_cli.core.operating_points import FrocPoint, OperatingPoint, SizeClassScore
 from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.results.operating_points import FrocPoint, OperatingPoint, SizeClassScore
 from metaseg_cli.core.run_folder import RESULT_FILE
 from metaseg_cli.core.typed_json import as_json
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from metaseg_cli.core.choices import DEFAULT_OPERATING_POINT, OPERATING_POINTS, OperatingRule
-from metaseg_cli.core.operating_points import FrocPoint, OperatingPoint, RegionPoint, SizeClassScore
 from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.results.operating_points import FrocPoint, OperatingPoint, RegionPoint, SizeClassScore
 from metaseg_cli.core.training.detections import (
     DEFAULT_THRESHOLD,
     LOGIT_EDGES,
