@@ -126,9 +126,7 @@ def _read_slices(
         label = np.concatenate(labels, axis=0) if labels else None
         apart = all(image.shape[0] == 1 for image, _ in group)
         cases.append(
-            ReadCase(
-                image=whole, label=label, sequences=settings.sequences, hashes=_hashes(group), per_slice=apart
-            )
+            ReadCase(image=whole, label=label, sequences=settings.sequences, hashes=_hashes(group), per_slice=apart)
         )
     return cases
 

@@ -186,7 +186,7 @@ def _fold_models(path: Path, config: EvaluateConfig) -> tuple[Path, ...]:
 
 
 def _postprocessing(model: Path, config: EvaluateConfig) -> dict[str, Postprocessing]:
-    card = read_card(model)
+    card = read_card(model).at_operating_point(config.operating_point)
     return dict(zip(card.regions, resolve_postprocessing(card, "mean", config.threshold), strict=True))
 
 
@@ -302,7 +302,7 @@ def _score_record(job: _CaseJob) -> _Scored | _Unavailable:
             prediction=mask,
             probability=probability,
             confidence=Confidence(
-                candidates=find_candidates(reference, probability),
+                candidates=find_candidates(reference, probability, per_slice=prepared.per_slice),
                 calibration=count_calibration(reference, probability, case.head),
             ),
         )
@@ -319,5 +319,6 @@ def _score_record(job: _CaseJob) -> _Scored | _Unavailable:
         image=case.image,
         affine=case.affine,
         view=case.view.apply if case.view else None,
+        per_slice=prepared.per_slice,
     )
     return _Scored(scored, case.notes)

@@ -91,13 +91,23 @@ def score_case(
     image: NDArray[Any] | None = None,
     affine: NDArray[np.float64] | None = None,
     view: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    per_slice: bool = False,
 ) -> ScoredCase:
     """Compare the masks of each region. *image* is ``(C, Z, Y, X)``; *affine* as for ``CaseScore``.
 
-    *view* turns arrays ``(…, Z, Y, X)`` for the picture, so that their slices are axial.
+    *view* turns arrays ``(…, Z, Y, X)`` for the picture, so that their slices are axial. *per_slice*: the slices are
+    pictures, and lesions lie in one.
     """
     comparisons = {
-        name: compare(pair.reference, pair.prediction, spacing_mm, rules.protocol, rules.tolerances, pair.probability)
+        name: compare(
+            pair.reference,
+            pair.prediction,
+            spacing_mm,
+            rules.protocol,
+            rules.tolerances,
+            pair.probability,
+            per_slice=per_slice,
+        )
         for name, pair in regions.items()
     }
     score = CaseScore(

@@ -27,11 +27,18 @@ class Candidates:
 
 
 def find_candidates(
-    reference: NDArray[np.bool_], probability: NDArray[np.floating[Any]], threshold: float = CANDIDATE_THRESHOLD
+    reference: NDArray[np.bool_],
+    probability: NDArray[np.floating[Any]],
+    threshold: float = CANDIDATE_THRESHOLD,
+    *,
+    per_slice: bool = False,
 ) -> Candidates:
-    """Return the components of *probability* ``(Z, Y, X)`` at *threshold* and what they overlap."""
-    truth, lesions = label_lesions(reference)
-    labels, count = label_lesions(probability >= threshold)
+    """Return the components of *probability* ``(Z, Y, X)`` at *threshold* and what they overlap.
+
+    *per_slice*: the slices are pictures, and lesions lie in one.
+    """
+    truth, lesions = label_lesions(reference, per_slice=per_slice)
+    labels, count = label_lesions(probability >= threshold, per_slice=per_slice)
     hits: list[list[int]] = [[] for _ in range(count)]
     for component, lesion in overlaps(labels, truth)[0]:
         hits[component - 1].append(int(lesion))

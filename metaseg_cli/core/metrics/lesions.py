@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,59 @@ def compare_lesions(
         false=tuple(lesion.number for lesion in maps.predicted_lesions if lesion.number not in taken),
         ious=tuple(iou for iou in ious if iou > _PQ_IOU),
         protocol=protocol,
+    )
+
+
+def compare_lesions_per_slice(
+    reference: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    spacing_mm: tuple[float, float, float] | None,
+    protocol: Protocol,
+    tolerances: Sequence[float],
+    probability: NDArray[np.floating[Any]] | None = None,
+) -> LesionComparison:
+    """Compare masks ``(Z, Y, X)`` whose slices are pictures of their own: in 2D each, lesions numbered through."""
+    found: list[Lesion] = []
+    expected: list[ScoredLesion] = []
+    false: list[int] = []
+    ious: list[float] = []
+    for z in map(int, np.flatnonzero((reference | prediction).any(axis=(1, 2)))):
+        own = slice(z, z + 1)
+        part = compare_lesions(
+            reference[own],
+            prediction[own],
+            spacing_mm,
+            protocol,
+            tolerances,
+            None if probability is None else probability[own],
+            flat=True,
+        )
+        before = len(found)
+        expected += [
+            replace(
+                each,
+                lesion=_in_slice(each.lesion, z, len(expected)),
+                matched=tuple(number + before for number in each.matched),
+            )
+            for each in part.reference
+        ]
+        found += [_in_slice(each, z, before) for each in part.prediction]
+        false += [number + before for number in part.false]
+        ious += part.ious
+    return LesionComparison(
+        reference=tuple(expected),
+        prediction=tuple(found),
+        false=tuple(false),
+        ious=tuple(ious),
+        protocol=protocol,
+    )
+
+
+def _in_slice(lesion: Lesion, z: int, before: int) -> Lesion:
+    """Return a lesion of a single slice as one of slice *z*, with *before* others numbered before its slice."""
+    _, y, x = lesion.centroid_voxel
+    return replace(
+        lesion, number=lesion.number + before, centroid_voxel=(float(z), y, x), box=((z, z + 1), *lesion.box[1:])
     )
 
 

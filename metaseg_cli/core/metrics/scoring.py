@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.choices import TOLERANCES, Protocol, find_protocol
 from metaseg_cli.core.metrics import voxels
-from metaseg_cli.core.metrics.lesions import LesionComparison, compare_lesions, comparison_scores
+from metaseg_cli.core.metrics.lesions import (
+    LesionComparison,
+    compare_lesions,
+    compare_lesions_per_slice,
+    comparison_scores,
+)
 from metaseg_cli.core.metrics.surfaces import surface_distances
 from metaseg_cli.core.metrics.voxels import Confusion, confusion
 from metaseg_cli.errors import InputError
@@ -47,11 +52,14 @@ def compare(
     protocol: Protocol | None = None,
     tolerances: Sequence[float] = TOLERANCES,
     probability: NDArray[np.floating[Any]] | None = None,
+    *,
+    per_slice: bool = False,
 ) -> Comparison:
     """Compare masks ``(Z, Y, X)`` or ``(Y, X)``, non-zero is foreground; *spacing_mm* in the same order.
 
     A volume of one slice is a picture, except for protocols that know only volumes. *probability* of the prediction
-    gives each predicted lesion a confidence. Raises InputError when the masks do not fit together.
+    gives each predicted lesion a confidence. *per_slice*: the slices are pictures, and lesions lie in one. Raises
+    InputError when the masks do not fit together.
     """
     protocol = protocol or Protocol()
     r, p = _checked(reference, prediction, spacing_mm)
@@ -68,7 +76,10 @@ def compare(
     penalty = diagonal if protocol.penalty_mm is None else protocol.penalty_mm
     # The challenge of 2026 measures lesions within one voxel.
     near = (min(step),) if protocol.border_voxels else tuple(tolerances)
-    found = compare_lesions(r, p, spacing, protocol, near, probability, flat=flat)
+    if per_slice and not flat:
+        found = compare_lesions_per_slice(r, p, spacing, protocol, near, probability)
+    else:
+        found = compare_lesions(r, p, spacing, protocol, near, probability, flat=flat)
     surface = {
         f"hd_{unit}": distances.hd(),
         f"hd95_{unit}": distances.hd95(),

@@ -303,3 +303,27 @@ def test_found_lesions_are_told_by_size() -> None:
     assert (rows["<27 mm³"].lesions, rows["<27 mm³"].found) == (2, 1)
     assert rows["3–5"].scores().f1 == 1
     assert rows["5–10"].scores().recall is None
+
+
+def test_lesions_of_pictures_lie_in_one_slice_each() -> None:
+    """A stack of pictures has the lesions of its pictures, scored each by itself, and numbered through."""
+    rng = np.random.default_rng(3)
+    reference, prediction = rng.random((5, 40, 40)) > 0.97, rng.random((5, 40, 40)) > 0.97
+    reference[1:4, 5:9, 5:9] = prediction[1:3, 6:10, 5:9] = True
+    prediction[4] = False
+    whole = compare(reference, prediction, per_slice=True).lesions
+    parts = [compare(r, p).lesions for r, p in zip(reference, prediction, strict=True)]
+    assert whole.counts == tuple(sum(each) for each in zip(*(part.counts for part in parts), strict=True))
+    assert [each.lesion.number for each in whole.reference] == list(range(1, len(whole.reference) + 1))
+    assert sorted(each.hd95 for each in whole.reference) == sorted(e.hd95 for part in parts for e in part.reference)
+    assert {name: row.lesions for name, row in whole.by_size().items()} == {
+        name: sum(part.by_size()[name].lesions for part in parts) for name in whole.by_size()
+    }
+    for each in whole.reference:
+        z, y, x = (round(value) for value in each.lesion.centroid_voxel)
+        assert each.lesion.box[0] == (z, z + 1)
+        for number in each.matched:
+            assert whole.prediction[number - 1].box[0] == (z, z + 1)
+            assert number not in whole.false
+        assert abs(y - each.lesion.box[1][0]) <= 20
+        assert abs(x - each.lesion.box[2][0]) <= 20
