@@ -74,7 +74,7 @@ def test_the_cache_holds_the_normalised_pictures_and_their_masks(prepared: Path,
 
 def test_the_listing_says_what_the_folder_holds(prepared: Path) -> None:
     listing = json.loads((prepared / "dataset.json").read_text())
-    assert listing["schema"] == 3
+    assert listing["schema"] == 4
     assert listing["sequences"] == ["grey"]
     assert listing["fingerprint"]["patients"] == 6
     assert {c["split"] for c in listing["cases"]} == {"train", "test"}

@@ -26,7 +26,7 @@ from metaseg_cli.core.evaluation.model_cases import evaluate_model
 from metaseg_cli.core.evaluation.system import EvaluatedSystem
 from metaseg_cli.core.images import read_mask, write_seg
 from metaseg_cli.core.inference.channels import Scan
-from metaseg_cli.core.metrics import score
+from metaseg_cli.core.metrics import compare, score
 from metaseg_cli.core.model_file import ModelCard, save_model
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.progress import Silent
@@ -224,7 +224,7 @@ def test_each_picture_of_a_stack_is_what_predict_writes_of_it(tmp_path: Path) ->
             found = done.document.scans
             stack.append(read_mask(found[0].mask).array[0, 0] if found else np.zeros((40, 44), np.uint8))
         truth = np.stack([np.asarray(Image.open(masks[name])) for name in own])
-        metrics = score(truth, np.stack(stack))
+        metrics = compare(truth, np.stack(stack), per_slice=True).scores
         assert case.regions["metastasis"] == pytest.approx(metrics, abs=1e-6, nan_ok=True)
 
 
