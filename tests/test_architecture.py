@@ -19,10 +19,12 @@ LEAVES |= {
     "core.atomic",
     "core.choices",
     "core.csv_text",
+    "core.descriptors",
     "core.detection",
     "core.dicom",
     "core.digests",
     "core.formats",
+    "core.input_statistics",
     "core.intensity",
     "core.label_maps",
     "core.memory",
@@ -117,6 +119,8 @@ WITHOUT_TORCH = [
     "core.follow_up",
     "core.preprocessing",
     "core.intensity",
+    "core.descriptors",
+    "core.input_statistics",
     "core.label_maps",
 ]
 

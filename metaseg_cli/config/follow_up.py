@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Device, Model, label_values
+from metaseg_cli.config.shared import Device, Model, Strict, label_values
 from metaseg_cli.core.choices import NON_TARGET
 from metaseg_cli.errors import ConfigError
 
@@ -54,6 +54,7 @@ class FollowUpConfig:
         bool, Setting(help="Under immunotherapy: new lesions alone do not make a progression.")
     ] = False
     same_patient: Annotated[bool, Setting(help="Visits are of one patient although their PatientIDs differ.")] = False
+    strict: Strict = False
     force: Annotated[bool, Setting(help="Go on where an alignment, or the order of dates, is doubtful.")] = False
     format: Annotated[
         str,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from metaseg_cli.config.setting import Setting, check
-from metaseg_cli.config.shared import Cluster, Device, Model, OperatingPoint, Threshold
+from metaseg_cli.config.shared import Cluster, Device, Model, OperatingPoint, Strict, Threshold
 from metaseg_cli.core.choices import BACKENDS, FUSIONS, MASK_FORMATS, NETWORKS
 from metaseg_cli.errors import ConfigError
 
@@ -71,6 +71,7 @@ class PredictConfig:
     ] = True
     fill_holes: Annotated[bool, Setting(help="Fill what a lesion encloses, such as a dark core.")] = False
     overlay: Annotated[bool, Setting(help="Write a picture of the outlined lesions.")] = True
+    strict: Strict = False
     overwrite: Annotated[bool, Setting(help="Replace results that exist.")] = False
     depth: Annotated[
         str,

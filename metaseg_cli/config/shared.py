@@ -28,6 +28,10 @@ OperatingPoint = Annotated[
         shown_default="the model's own",
     ),
 ]
+Strict = Annotated[
+    bool,
+    Setting(help="Refuse scans that are unlike the training data: voxel size, field of view, sequence, contrast."),
+]
 Structures = Annotated[
     str | None,
     Setting(

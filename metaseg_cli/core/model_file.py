@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import metaseg_cli
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.choices import DEFAULT_OPERATING_POINT, NETWORKS
+from metaseg_cli.core.input_statistics import InputStatistics
 from metaseg_cli.core.models import build_model
 from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.paths import path_exists, why_not_openable
@@ -81,6 +82,7 @@ class ModelCard:
     patients: tuple[str, ...] = ()  # keyed hashes of the training patients; the key stays in the prepared folder
     dataset_id: str = ""  # of older files, whose patients are hashed without a key
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    inputs: InputStatistics | None = None  # what the training cases looked like; None in older files
     index_region: str = ""  # that lesions are counted in; not given: by the names of the regions
     program: str = f"metaseg {metaseg_cli.__version__}"
 

@@ -59,6 +59,22 @@ class GridMapping:
         z, y, x = (stop - start for start, stop in self.box)
         return (z, y, x)
 
+    @property
+    def cropped_spacing_mm(self) -> tuple[float, float, float] | None:
+        """The scan's own ``(z, y, x)`` in the canonical orientation: before resampling."""
+        if self.spacing_mm is None:
+            return None
+        z, y, x = (s * n / c for s, n, c in zip(self.spacing_mm, self.shape, self.cropped_shape, strict=True))
+        return (z, y, x)
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float] | None:
+        """``(z, y, x)`` of the crop: the head, as far as the scan shows it."""
+        if self.spacing_mm is None:
+            return None
+        z, y, x = (s * n for s, n in zip(self.spacing_mm, self.shape, strict=True))
+        return (z, y, x)
+
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a label map ``(Z, Y, X)`` of the scan to the network's grid."""
         (z0, z1), (y0, y1), (x0, x1) = self.box

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.core.results import FollowUp, LesionRow, LesionVisitRow, Predictions, RegionTotal, ScanResult, VisitRow
+from metaseg_cli.core.results import (
+    UNLIKE_TRAINING,
+    FollowUp,
+    LesionRow,
+    LesionVisitRow,
+    Predictions,
+    RegionTotal,
+    ScanResult,
+    VisitRow,
+)
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     MANY,
@@ -60,9 +69,18 @@ def predict_summary(predictions: Predictions, problems: Sequence[Problem]) -> li
             mine = [lesion for lesion in scan.lesions if lesion.region == index]
             voxels = sum(lesion.voxels for lesion in mine)
             table.add_row(escape(scan.scan), str(len(mine)), str(voxels), escape(scan.mask))
+        warned = [(scan, note) for scan in scans for note in scan.notes if note.startswith(UNLIKE_TRAINING)]
         parts += [table, *([f"… and {len(scans) - MANY} more"] if len(scans) > MANY else [])]
+        parts += [f"[yellow]! {escape(scan.scan)}: {escape(note)}[/yellow]" for scan, note in warned[:MANY]]
+        parts += [f"… and {len(warned) - MANY} more"] if len(warned) > MANY else []
         parts += ["", f"All results: {escape(predictions.out)}"]
     return [*parts, *problem_tables(problems)]
+
+
+def _note_line(note: str) -> str:
+    if note.startswith(UNLIKE_TRAINING):
+        return f"[yellow]! {escape(note)}[/yellow]"
+    return f"[dim]· {escape(note)}[/dim]"
 
 
 def _scan_summary(scan: ScanResult, predictions: Predictions) -> list[RenderableType]:
@@ -78,7 +96,7 @@ def _scan_summary(scan: ScanResult, predictions: Predictions) -> list[Renderable
         *([lesion_table(rows)] if rows else []),
         *([f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []),
         *regions,
-        *(f"[dim]· {escape(note)}[/dim]" for note in scan.notes),
+        *(_note_line(note) for note in scan.notes),
         "",
         f"mask     {escape(scan.mask)}",
         *([f"overlay  {escape(scan.overlay)}"] if scan.overlay else []),

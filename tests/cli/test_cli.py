@@ -169,7 +169,7 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
 def test_every_setting_of_predict_is_known_to_change_results_or_not() -> None:
     """A finished scan is kept when what its result depends on is the same: a new setting belongs to one of the two."""
     config = settings.PredictConfig(inputs=("a.png",), region="ET")
-    others = {"inputs", "model", "out", "overwrite", "device", "cluster", "max_memory"}
+    others = {"inputs", "model", "out", "overwrite", "strict", "device", "cluster", "max_memory"}
     fields = {field.name for field in dataclasses.fields(config)}
     assert set(config.of_results()) | others == fields
     assert not set(config.of_results()) & others

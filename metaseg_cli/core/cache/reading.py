@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache.origin import CaseOrigin, read_origin
 from metaseg_cli.core.cache.records import LISTING_FILE, PATIENT_KEY, SCHEMA, SHARDS, CaseRecord
 from metaseg_cli.core.cache.seal import check_seal
+from metaseg_cli.core.descriptors import columns
 from metaseg_cli.core.images import shown_channel
 from metaseg_cli.core.paths import check_openable, path_exists
 from metaseg_cli.core.preprocessing import Preprocessing
@@ -100,6 +102,23 @@ class Prepared:
                 for region, size in record.smallest_lesions.items():
                     smallest[region] = min(size, smallest.get(region, size))
         return smallest
+
+    def descriptors(self, record: CaseRecord) -> NDArray[np.float32]:
+        """Return ``(S, K)`` as ``descriptors.describe`` does; no row in a shard of an older version."""
+        length = max(part.stop for part in columns(self.sequences).values())
+        if "descriptors" not in self._group(record):
+            return np.zeros((0, length), np.float32)
+        rows = self._read(record, "descriptors", slice(None), np.float32, 2)
+        return rows if rows.shape[1] == length else np.zeros((0, length), np.float32)
+
+    def cropped_spacing_mm(self, record: CaseRecord) -> tuple[float, float, float] | None:
+        """Return the voxel size ``(z, y, x)`` before resampling; None if unknown, as in shards of older versions."""
+        with decoding(self.folder / SHARDS / record.shard, "the cache is damaged", remedy=_AGAIN):
+            values = self._group(record).attrs.get("cropped_spacing_mm", ())
+            if len(values) != 3 or not all(0 < float(value) < math.inf for value in values):
+                return None
+            z, y, x = (float(value) for value in values)
+        return (z, y, x)
 
     def available(self, record: CaseRecord) -> NDArray[np.bool_]:
         """Return the modality availability ``(C,)``: which of ``sequences`` the case has; the others are 0."""

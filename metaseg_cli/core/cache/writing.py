@@ -35,6 +35,7 @@ from metaseg_cli.core.cache.records import (
 )
 from metaseg_cli.core.cache.seal import check_seal, file_in_memory, seal
 from metaseg_cli.core.datasets.case_source import CaseSource
+from metaseg_cli.core.descriptors import describe
 from metaseg_cli.core.detection import label_lesions, voxel_size
 from metaseg_cli.core.label_maps import region_masks
 from metaseg_cli.core.preprocessing import preprocess
@@ -161,10 +162,14 @@ def _store(
     for field_name, values in lesions.items():
         group.create_dataset(f"lesions/{field_name}", data=values)
         group.file.flush()
+    rows = describe(present, case.sequences, settings.sequences, each_slice=not settings.preprocessing.oriented)
+    group.create_dataset("descriptors", data=rows)
+    group.file.flush()
     group.attrs["patient"] = source.patient
     group.attrs["sequences"] = list(settings.sequences)
     group.attrs["sequences_present"] = list(case.sequences)
     group.attrs["spacing_mm"] = mapping.spacing_mm or ()
+    group.attrs["cropped_spacing_mm"] = mapping.cropped_spacing_mm or ()
     group.attrs["source_shape"] = case.image.shape
     group.attrs["source_affine_lps"] = case.image.affine
     group.attrs["crop"] = mapping.box  # (z, y, x) start and stop, after turning to the canonical orientation

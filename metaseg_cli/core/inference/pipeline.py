@@ -32,6 +32,7 @@ from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
 from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, unused_notes
 from metaseg_cli.core.inference.lesion_rows import lesion_rows, region_totals
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
+from metaseg_cli.core.inference.unlike_training import refuse_unlike
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import total_memory
 from metaseg_cli.core.model_file import ModelCard
@@ -178,6 +179,8 @@ def _load(job: ScanJob) -> PreparedScan | PredictedScan:
     same = earlier is not None and earlier.key == key
     completed = earlier.result if earlier is not None and same and not job.config.overwrite else None
     if completed is not None and all(path.exists() for path in completed.files):
+        if job.config.strict:
+            refuse_unlike(completed.notes, job.source.first_file)
         return PredictedScan(result=completed, kept=True)
     with ExitStack() as stack:
         return _read_files(job, key, stack, may_replace=same or job.config.overwrite)
@@ -198,7 +201,7 @@ def _read_files(job: ScanJob, key: str, stack: ExitStack, *, may_replace: bool) 
                     where=job.source.first_file,
                     remedy="pass --overwrite, or another --out",
                 )
-    model_input = model.load_input(opened)
+    model_input = model.load_input(opened, strict=job.config.strict)
     return PreparedScan(
         job=job,
         key=key,

@@ -19,6 +19,7 @@ from metaseg_cli.core.inference.device import choose_device, choose_precision, t
 from metaseg_cli.core.inference.memory import IMAGE_COPIES, PROGRAM_BYTES, WEIGHT_COPIES, fitting_windows, weight_bytes
 from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
+from metaseg_cli.core.inference.unlike_training import described, differences, refuse_unlike
 from metaseg_cli.core.inference.windows import tile
 from metaseg_cli.core.label_maps import region_masks, to_label_map
 from metaseg_cli.core.measurements import Measurement, measure
@@ -119,22 +120,28 @@ class Model:
         postprocess: bool = True,
         fill_holes: bool = False,
         disagreement: bool = False,
+        strict: bool = False,
     ) -> Prediction:
         """Segment *scan*: a file, an array ``(C, Z, Y, X)`` or ``(C, Y, X)``, or a file per sequence name.
 
         An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file;
-        ``postprocessing`` says what *postprocess* and *fill_holes* do. Raises InputError when the scan cannot be read
-        or its channels are not those the model was trained on.
+        ``postprocessing`` says what *postprocess* and *fill_holes* do. A scan that is unlike the training data gets
+        a note; with *strict* it is refused. Raises InputError when the scan cannot be read or its channels are not
+        those the model was trained on.
         """
         settings = self.postprocessing(threshold, postprocess=postprocess, fill_holes=fill_holes)
-        model_input = self.load_input(scan)
+        model_input = self.load_input(scan, strict=strict)
         return self.postprocess(model_input.volume, self.infer(model_input, disagreement=disagreement), settings)
 
-    def load_input(self, scan: Scan) -> ModelInput:
+    def load_input(self, scan: Scan, *, strict: bool = False) -> ModelInput:
         """Read and preprocess *scan*: the first step of ``predict``, without the network. Raises InputError."""
         volume, available = as_channels(self.card, scan)
         missing = [s for s, there in zip(self.card.sequences, available, strict=True) if not there]
         image, mapping = preprocess(volume, self.preprocessing)
+        unlike = differences(self.card, volume, mapping, described(self.card, image, available, mapping))
+        if strict:
+            refuse_unlike(unlike, volume.source)
+        volume = replace(volume, notes=(*volume.notes, *unlike))
         if missing:
             whole = np.zeros((len(self.card.sequences), *image.shape[1:]), np.float32)
             whole[available] = image

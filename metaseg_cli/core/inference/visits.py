@@ -204,7 +204,8 @@ class VisitReader:
                 folder = stack.enter_context(unpacked(source.archive))
                 scan = _inside(scan, folder)
             files = [f for files in (scan.values() if isinstance(scan, Mapping) else [(scan,)]) for f in files]
-            prediction = self.model.predict(scan if isinstance(scan, Path) else {k: list(v) for k, v in scan.items()})
+            given = scan if isinstance(scan, Path) else {k: list(v) for k, v in scan.items()}
+            prediction = self.model.predict(given, strict=self.config.strict)
             identity = _identity(files)
         regions = self.model.card.regions
         region = list(regions).index(self.model.card.index_region)

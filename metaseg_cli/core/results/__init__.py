@@ -30,6 +30,8 @@ METRICS_FILE = "metrics.json"
 COMPARISON_FILE = "comparison.json"
 FOLLOW_UP_FILE = "follow_up.json"
 
+UNLIKE_TRAINING = "unlike the training data: "  # how a note begins that says in what a scan differs from it
+
 Regions = dict[str, tuple[int, ...]]  # region → its label values
 
 

@@ -31,6 +31,7 @@ from metaseg_cli.core.run_folder import (
 from metaseg_cli.core.training.detections import CaseDetections, detect
 from metaseg_cli.core.training.fold import Caller, resumed_config, train_fold
 from metaseg_cli.core.training.result import TrainResult, write_result
+from metaseg_cli.core.training.seen_inputs import seen_inputs
 from metaseg_cli.core.training.select_postprocessing import (
     SelectedPostprocessing,
     select_postprocessing,
@@ -153,7 +154,9 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minu
     default = members[0][1].operating_point
     selected = select_postprocessing(cases, smallest, tuple(prepared.regions), default)
     assert selected.score is not None
-    card = _ensemble_card([card for _, card in members], selected)
+    trained = {content for _, card in members for content in card.trained_on}
+    inputs = seen_inputs(prepared, [case for case in prepared.cases if case.content in trained])
+    card = dataclasses.replace(_ensemble_card([card for _, card in members], selected), inputs=inputs)
     save_model(run / MODEL_FILE, Ensemble([network for network, _ in members]), card)
     return TrainResult(
         run=run,

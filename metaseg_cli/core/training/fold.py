@@ -32,6 +32,7 @@ from metaseg_cli.core.training.precision import ComputeFormat, choose_compute_fo
 from metaseg_cli.core.training.pretrained import check_same_architecture, load_matching_weights
 from metaseg_cli.core.training.result import TrainResult, write_result
 from metaseg_cli.core.training.run_writer import RunWriter, TrainingCharts, summary_writer_class
+from metaseg_cli.core.training.seen_inputs import seen_inputs
 from metaseg_cli.core.training.state import FitResult
 from metaseg_cli.core.training.trainer import Trainer
 from metaseg_cli.errors import ConfigError, InputError
@@ -187,6 +188,7 @@ def _card(data: FoldData, plan: Plan, config: TrainConfig) -> ModelCard:
         validated_on=tuple(sorted({case.content for case in data.validation})),
         patients=tuple(sorted(patients)),
         fingerprint=prepared.fingerprint,
+        inputs=seen_inputs(prepared, data.training),
     )
 
 

@@ -18,6 +18,7 @@ from metaseg_cli.core.inference.pipeline import at_threshold
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
+from metaseg_cli.core.results import UNLIKE_TRAINING
 from metaseg_cli.core.run_folder import MODEL_FILE, finished_runs
 from metaseg_cli.errors import MetasegError
 from metaseg_cli.outputs.documents import cells
@@ -124,7 +125,7 @@ def _show_result(name: str, result: PredictResult, model: Model, threshold: floa
     )
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
     for note in scan.result.notes:
-        st.caption(plain(note))
+        (st.warning if note.startswith(UNLIKE_TRAINING) else st.caption)(plain(note))
     if lesions:
         st.subheader("Lesions")
         rows = [cells(lesion) for lesion in lesions]

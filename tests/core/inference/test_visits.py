@@ -263,3 +263,9 @@ def test_a_case_folder_with_a_mask_is_read_with_its_scan(case: Path, tmp_path: P
     assert report.document.visits[0].lesions == report.document.visits[1].lesions > 0
     assert report.document.visits[0].mask is None  # it was not made here
     assert report.document.model is None
+
+
+def test_strict_refuses_a_visit_that_is_unlike_the_training_data(trained: Path, case: Path, tmp_path: Path) -> None:
+    scan = f"grey={case / 'p1_t1c.nii.gz'}"  # a volume, for a model of pictures
+    with pytest.raises(InputError, match="unlike the training data: it is a volume"):
+        follow(tmp_path, scan, scan, model=str(trained), strict=True)
