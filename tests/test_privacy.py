@@ -53,6 +53,7 @@ def hidden(tmp_path: Path, out: str = "shared", **settings: Any) -> PrepareResul
 
 def told(data: bytes | str) -> list[str]:
     text = data if isinstance(data, bytes) else data.encode()
+    text = re.sub(rb"base64,[A-Za-z0-9+/=]+", b"", text)  # of pictures: four given letters occur in it by chance
     parts = [part for name in NAMES for part in (name, *name.replace("^", "_").split("_"))]
     return [part for part in parts if part.encode() in text]
 
