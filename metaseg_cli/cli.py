@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -71,6 +72,7 @@ def train(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = 
 
     Example: metaseg train --model attention-unet --epochs 50
     """
+    began = time.monotonic()  # --max-minutes counts what loads too
     checked = merge_config(settings.TrainConfig, read_yaml(config), cli_values)  # before torch loads
     from metaseg_cli.commands.train import show_plan
     from metaseg_cli.commands.train import train as run
@@ -80,7 +82,7 @@ def train(cli_values: dict[str, Any], config: ConfigFile = None, quiet: Quiet = 
         _show(plan_summary, show_plan(checked), quiet=quiet, as_json=as_json)
         return
     with TerminalProgress(quiet=quiet) as progress:
-        result = run(checked, progress)
+        result = run(checked, progress, began=began)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first one prints
         _show(train_summary, result, quiet=quiet, as_json=as_json)
 

@@ -18,6 +18,7 @@ LEAVES = {"errors", "config", "config_file"}
 LEAVES |= {
     "core.atomic",
     "core.choices",
+    "core.counts",
     "core.csv_text",
     "core.descriptors",
     "core.detection",

@@ -9,6 +9,7 @@ from pathlib import Path
 from metaseg_cli.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
 from metaseg_cli.core.atomic import make_folder, translate_write_errors
 from metaseg_cli.core.choices import network_name
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import DemoResult
 from metaseg_cli.errors import InputError
@@ -37,7 +38,7 @@ def demo(config: DemoConfig, progress: Progress) -> DemoResult:
     _make_phantoms(raw, config.seed)
     progress.say("Preparing …")
     prepare(PrepareConfig(raw=raw, out=out / "prepared", folds=10, workers=1), progress)
-    progress.say(f"Training for {config.minutes:g} minute(s) …")
+    progress.say(f"Training for {counted(config.minutes, 'minute')} …")
     trained = train(_training(config), progress)
     progress.say("Scoring on patients that training has not seen …")
     model = str(trained.run)

@@ -41,7 +41,7 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpReport:
     """Run ``metaseg follow-up``. Raises MetasegError: a result with a visit left out would be wrong."""
     if not config.overwrite and (config.out / FOLLOW_UP_FILE).exists():
         raise InputError("it holds a follow-up already", where=config.out, remedy="pass --overwrite, or another --out")
-    reader = VisitReader(config)
+    reader = VisitReader(config, progress.within)
     visits, notes = _read(reader, config, progress)
     model = reader.used_model
     region, masks, said = choose_region(
@@ -76,7 +76,7 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpReport:
 def _read(reader: VisitReader, config: FollowUpConfig, progress: Progress) -> tuple[list[Visit], list[str]]:
     """Return the visits in order of time, and notes. Raises InputError for the first that cannot be used."""
     names = visit_names(config.visits)
-    progress.start("visits", len(names))
+    progress.start("reading", len(names), unit="visit")
     visits: list[Visit] = []
     for name, text in zip(names, config.visits, strict=True):
         visit = attempt(partial(reader.read, name, text), Path(text), config.out)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.atomic import exclusive_writer, make_folder
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.finished_scans import FinishedScans
@@ -99,14 +101,15 @@ def _predicted(jobs: Sequence[ScanJob], config: PredictConfig, progress: Progres
     if jobs and config.cluster is None:
         # Loads the model: an error in it is reported once, not for every scan.
         model_of(jobs[0].model, jobs[0].changed, config)
-    progress.start("predicting", len(jobs))
+    progress.start("predicting", len(jobs), unit="scan")
     if config.cluster is not None:
         results = map_cases(
             predict_scan, jobs, 1, config.cluster, file_of=lambda job: job.source.first_file, log_folder=config.out
         )
     else:
         # Reading ahead and writing behind keep up to three cases in memory.
-        results = map_stages((load, infer, save), jobs, overlap=config.max_memory is None)
+        stages = (load, partial(infer, after_window=progress.within), save)
+        results = map_stages(stages, jobs, overlap=config.max_memory is None)
     for job, scan in results:
         yield scan
         progress.advance(1, job.name)
@@ -142,4 +145,4 @@ def _document(
 def _say_kept(scans: Sequence[PredictedScan], progress: Progress) -> None:
     kept = sum(scan.kept for scan in scans)
     if kept:
-        progress.say(f"{kept} of {len(scans)} scans were finished before, by the same model and settings: kept")
+        progress.say(f"{kept} of {counted(len(scans), 'scan')} kept: finished before, by the same model and settings")

@@ -32,6 +32,7 @@ from metaseg_cli.core.cache import (
     sequence_notes,
     settings_record,
 )
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.datasets import FoundCases, find_cases, manifest_template, read_manifest
 from metaseg_cli.core.preprocessing import Preprocessing
 from metaseg_cli.core.progress import Progress
@@ -194,5 +195,5 @@ def _nothing_read(problems: Sequence[Problem], raw: Path) -> InputError:
 def _refuse_problems(problems: Sequence[Problem]) -> None:
     if problems:
         first = problems[0]
-        what = f"{len(problems)} problem(s), the first: {first.reason}"
+        what = f"{counted(len(problems), 'problem')}, the first: {first.reason}"
         raise InputError(what, where=first.file, remedy=first.remedy)

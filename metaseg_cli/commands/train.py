@@ -18,15 +18,22 @@ from metaseg_cli.core.training.result import TrainResult
 from metaseg_cli.reports import figures
 
 
-def train(config: TrainConfig, progress: Progress, clock: Callable[[], float] = time.monotonic) -> TrainResult:
-    """Run ``metaseg train``; *clock* (seconds) is what ``--max-minutes`` goes by.
+def train(
+    config: TrainConfig,
+    progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
+    began: float | None = None,
+) -> TrainResult:
+    """Run ``metaseg train``; *clock* (seconds) is what ``--max-minutes`` goes by, from *began* or from now on.
 
     Under ``torchrun`` all processes train one model and the first one writes. Raises ConfigError and InputError for
     what cannot be trained, Interrupted after Ctrl-C or SIGTERM.
     """
+    began = clock() if began is None else began
     network_name(config.model)  # a misspelt name is reported before anything is read
     with process_group(config.device) as group:
-        caller = Caller(group=group, progress=progress if group.is_main else Silent(), charts=_Charts(), clock=clock)
+        listener = progress if group.is_main else Silent()
+        caller = Caller(group=group, progress=listener, charts=_Charts(), clock=clock, began=began)
         # What a resumed run is, it says itself: nobody has to repeat --fold all.
         fold = config.fold if config.resume is None else resumed_config(config).fold
         return cross_validate(config, caller) if str(fold) == "all" else train_fold(config, caller)

@@ -39,7 +39,11 @@ class TrainConfig:
     out: Annotated[Path, Setting(help="Folder that receives the run's folder.")] = Path("runs")
     max_minutes: Annotated[
         float | None,
-        Setting(help="Stop after this time; the learning rate follows the clock.", min=0.05, shown_default="no limit"),
+        Setting(
+            help="End after this time, validation and all folds included; the learning rate follows the clock.",
+            min=0.05,
+            shown_default="no limit",
+        ),
     ] = None
     patience: Annotated[
         int | None, Setting(help="Stop after this many epochs without a better score.", min=1, shown_default="never")

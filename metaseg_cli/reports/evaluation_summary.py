@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.froc import FROC_AT
@@ -18,7 +19,6 @@ from metaseg_cli.core.results.scores import ConfidenceReport, FrocCurve
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     SHOWN,
-    counted,
     escape,
     interval_text,
     new_table,
@@ -117,7 +117,7 @@ def _patients(evaluation: Evaluation, region: str) -> list[RenderableType]:
         counts = (str(scores[name]) for name in ("lesion_tp", "lesion_fn", "lesion_fp"))
         table.add_row(escape(patient), *shares, *counts)
     mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
-    return [table, f"[bold]Dice per patient {mean:.3f}[/bold] over {len(rows)} patients"]
+    return [table, f"[bold]Dice per patient {mean:.3f}[/bold] over {counted(len(rows), 'patient')}"]
 
 
 def compare_summary(comparison: SystemComparison, out: Path, problems: Sequence[Problem]) -> list[RenderableType]:
@@ -146,7 +146,7 @@ def _compared_region(comparison: SystemComparison, region: str) -> list[Renderab
             table.add_row(row.metric, *sides, interval_text(row.ci95_low, row.ci95_high), f"{row.p_holm:.3f}", counts)
     shown = ", ".join(f"{escape(name)} {frequencies[0]:.0%}" for name, frequencies in ranks["dice"].items())
     return [
-        f"[bold]{escape(region)}[/bold], {comparison.patients} patients",
+        f"[bold]{escape(region)}[/bold], {counted(comparison.patients, 'patient')}",
         means,
         "",
         table,

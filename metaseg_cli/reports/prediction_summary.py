@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.results import (
     UNLIKE_TRAINING,
     FollowUp,
@@ -21,7 +22,6 @@ from metaseg_cli.errors import Problem
 from metaseg_cli.reports.terminal import (
     MANY,
     SHOWN,
-    counted,
     escape,
     new_table,
     note_lines,
@@ -64,7 +64,7 @@ def predict_summary(predictions: Predictions, problems: Sequence[Problem]) -> li
     elif scans:
         index = predictions.index_region
         of_index = f" of {index}" if len(predictions.regions) > 1 else ""
-        table = new_table(f"{len(scans)} scans", "scan", f">lesions{of_index}", f">voxels{of_index}", "mask")
+        table = new_table(counted(len(scans), "scan"), "scan", f">lesions{of_index}", f">voxels{of_index}", "mask")
         for scan in scans[:MANY]:
             mine = [lesion for lesion in scan.lesions if lesion.region == index]
             voxels = sum(lesion.voxels for lesion in mine)

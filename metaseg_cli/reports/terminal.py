@@ -9,6 +9,7 @@ from rich import markup
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.counts import counted
 from metaseg_cli.errors import Problem, printable
 
 SHOWN = 12  # rows of a table that is followed by others
@@ -50,11 +51,6 @@ def number_text(value: float | None, digits: int = 3) -> str:
 def interval_text(low: float, high: float) -> str:
     """Return both ends, or why there is no interval."""
     return f"{low:.3f} – {high:.3f}" if math.isfinite(low) else "one patient"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return "1 lesion", "2 lesions"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def note_lines(notes: Sequence[str]) -> list[RenderableType]:

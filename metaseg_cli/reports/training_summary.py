@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.detection import SizeRange
 from metaseg_cli.core.regions import lesion_definition
 from metaseg_cli.reports.terminal import (
@@ -36,7 +37,7 @@ _NO_INTERVAL = (math.nan, math.nan)
 
 def _dry_run_table(result: PrepareResult) -> Table:
     table = new_table(
-        f"{len(result.found)} cases would be read, layout {result.layout} ({escape(result.why)})",
+        f"{counted(len(result.found), 'case')} would be read, layout {result.layout} ({escape(result.why)})",
         "case",
         "patient",
         "split",
@@ -84,7 +85,7 @@ def _prepared_facts(result: PrepareResult) -> list[tuple[str, str]]:
     unchanged = f" ({result.reused} unchanged)" if result.reused else ""
     regions = (f"{n} = {', '.join(map(str, v)) or 'every label'}" for n, v in result.regions.items())
     facts = [
-        ("cases", f"{len(result.cases)} of {patients} patients{unchanged}"),
+        ("cases", f"{len(result.cases)} of {counted(patients, 'patient')}{unchanged}"),
         (
             "lesions",
             f"{sum(len(case.lesion_voxels) for case in result.cases)} ({lesion_definition(result.regions)})",
@@ -115,7 +116,7 @@ def plan_summary(plan: Plan) -> list[RenderableType]:
 def train_summary(result: TrainResult) -> list[RenderableType]:
     """What ``metaseg train`` prints."""
     validation: list[RenderableType]
-    facts = [("ended after", f"{result.epochs} epochs, {result.minutes:.1f} minutes ({result.stopped})")]
+    facts = [("ended after", f"{counted(result.epochs, 'epoch')}, {result.minutes:.1f} minutes ({result.stopped})")]
     if result.scores:
         facts += _validation_facts(result)
         cases = "out of fold" if result.folds else "on the validation fold, which also chose epoch and threshold"

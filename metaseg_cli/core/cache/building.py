@@ -10,6 +10,7 @@ from pathlib import Path
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.cache.records import CacheSettings, CaseRecord, WrittenCase
 from metaseg_cli.core.cache.writing import ShardJob, case_key, reusable_cases, shard_jobs, write_shard
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.datasets import FoundCases
 from metaseg_cli.core.executor import default_workers, map_cases
 from metaseg_cli.core.progress import Progress
@@ -39,8 +40,8 @@ def build_shards(
     reused = len(done)
     fresh = [source for source in found.cases if keys[source.case] not in reusable]
     if reused:
-        progress.say(f"{reused} cases are unchanged and taken from {config.out}")
-    progress.start("preparing", len(fresh))
+        progress.say(f"unchanged, and taken from {config.out}: {counted(reused, 'case')}")
+    progress.start("preparing", len(fresh), unit="case")
     written, problems = _write(shard_jobs(config.out, fresh, settings, len(found.cases)), config, progress, log_folder)
     done += written
     return BuiltCases(

@@ -82,7 +82,7 @@ def _score_folder(
     if config.cluster is not None:  # another computer has another working folder
         predictions, references = predictions.resolve(), references.resolve()
     pairs = _find_pairs(predictions, references, out, config, log)
-    progress.start("evaluating", len(pairs))
+    progress.start("evaluating", len(pairs), unit="case")
     results = map_cases(
         _score_pair,
         pairs,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from metaseg_cli.core.cache import CaseRecord, OriginalScan, Prepared, region_masks
 from metaseg_cli.core.images import Reorientation, Volume, axial_view, is_constant, resample, same_grid
 from metaseg_cli.core.inference.predictor import Model
+from metaseg_cli.core.inference.sliding_window import AfterWindow
 from metaseg_cli.core.intensity import head_of_normalised
 from metaseg_cli.core.postprocessing import Postprocessing
 
@@ -47,11 +48,15 @@ def regions_of(model: Model, prepared: Prepared) -> dict[str, tuple[int, ...]]:
 
 
 def on_prepared_grid(
-    prepared: Prepared, record: CaseRecord, model: Model, settings: Sequence[Postprocessing]
+    prepared: Prepared,
+    record: CaseRecord,
+    model: Model,
+    settings: Sequence[Postprocessing],
+    after_window: AfterWindow | None = None,
 ) -> CaseOnGrid:
-    """Predict a prepared case; its mask was resampled with it."""
+    """Predict a prepared case; its mask was resampled with it. *after_window* is that of ``predict_probabilities``."""
     image = torch.from_numpy(np.ascontiguousarray(prepared.image(record))).float()
-    probabilities = model.probabilities(image, torch.from_numpy(prepared.available(record)))
+    probabilities = model.probabilities(image, torch.from_numpy(prepared.available(record)), after_window)
     label = model.label_map(probabilities, record.spacing_mm, settings)
     scan = image.numpy()
     return CaseOnGrid(
@@ -64,14 +69,24 @@ def on_prepared_grid(
     )
 
 
-def on_scan_grid(originals: Sequence[OriginalScan], model: Model, settings: Sequence[Postprocessing]) -> CaseOnGrid:
+def on_scan_grid(
+    originals: Sequence[OriginalScan],
+    model: Model,
+    settings: Sequence[Postprocessing],
+    after_window: AfterWindow | None = None,
+) -> CaseOnGrid:
     """Predict the files of a case as ``predict`` does; each picture by itself, then all of them as one stack.
 
-    Raises InputError for what ``predict`` refuses.
+    *after_window* is that of ``predict_probabilities``; of several pictures each counts as one window. Raises
+    InputError for what ``predict`` refuses.
     """
-    parts = [_on_scan_grid(original, model, settings) for original in originals]
-    if len(parts) == 1:
-        return parts[0]
+    if len(originals) == 1:
+        return _on_scan_grid(originals[0], model, settings, after_window)
+    parts = []
+    for done, original in enumerate(originals, start=1):
+        parts.append(_on_scan_grid(original, model, settings, None))
+        if after_window is not None:
+            after_window(done, len(originals))
     return replace(
         parts[0],
         references=np.concatenate([part.references for part in parts], axis=1),
@@ -83,11 +98,13 @@ def on_scan_grid(originals: Sequence[OriginalScan], model: Model, settings: Sequ
     )
 
 
-def _on_scan_grid(original: OriginalScan, model: Model, settings: Sequence[Postprocessing]) -> CaseOnGrid:
+def _on_scan_grid(
+    original: OriginalScan, model: Model, settings: Sequence[Postprocessing], after_window: AfterWindow | None
+) -> CaseOnGrid:
     if isinstance(original.scan, Volume) and all(map(is_constant, original.scan.array)):
         return _without_prediction(original)
     model_input = model.load_input(original.scan)
-    scan, raw = model_input.volume, model.infer(model_input)
+    scan, raw = model_input.volume, model.infer(model_input, after_window=after_window)
     head = head_of_normalised(model_input.image)
     predicted = CaseOnGrid(
         references=original.masks,

@@ -6,16 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from metaseg_cli.config import EvaluateConfig, PredictConfig
 from metaseg_cli.core.cache import LISTING_FILE, CaseOrigin, CaseRecord, Prepared, open_prepared
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.evaluation.grids import on_prepared_grid, on_scan_grid, regions_of
 from metaseg_cli.core.evaluation.system import EvaluatedSystem, EvaluationLog, collect, rules_of
 from metaseg_cli.core.executor import map_cases
 from metaseg_cli.core.inference.pipeline import model_of
 from metaseg_cli.core.inference.predictor import resolve_postprocessing
+from metaseg_cli.core.inference.sliding_window import AfterWindow
 from metaseg_cli.core.metrics.calibration import count_calibration
 from metaseg_cli.core.metrics.cases import CaseScore, Confidence, MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.metrics.evaluation import Evaluation, summarise
@@ -55,7 +57,7 @@ def unseen_cases(
         chosen = fresh
         missing = "the model was trained on every case of it"
         if len(fresh) < len(labelled):
-            notes.append(f"{len(labelled) - len(fresh)} cases were left out: the model was trained on them")
+            notes.append(f"left out: {counted(len(labelled) - len(fresh), 'case')} that the model was trained on")
     else:
         chosen = [r for r in fresh if r.content in set(card.validated_on)]
         missing = "none of its cases validated this model"
@@ -138,11 +140,11 @@ def evaluate_model(
             log.notes.append("score the ensemble itself on the test cases with --split test")
     what = "out of fold" if folds else config.split
     grid = "prepared" if log.grid == "prepared" else "scan"
-    scored = len(evaluation.cases) if len(evaluation.cases) == len(jobs) else f"{len(evaluation.cases)} of {len(jobs)}"
+    scored = "" if len(evaluation.cases) == len(jobs) else f"{len(evaluation.cases)} of "
     return EvaluatedSystem(
         out=out,
         name=path.parent.name,
-        what=f"{scored} case{'' if len(jobs) == 1 else 's'}, {what}, {_GRIDS[grid]}, {path}",
+        what=f"{scored}{counted(len(jobs), 'case')}, {what}, {_GRIDS[grid]}, {path}",
         settings=ModelSettings(
             model=path,
             data=config.data,
@@ -246,10 +248,9 @@ def _scores(
     jobs: Sequence[_CaseJob], out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
 ) -> Iterator[tuple[ScoredCase | None, Problem | None]]:
     """Yield each case's score, or why its original files cannot be used; nothing of a case that failed otherwise."""
-    progress.start("evaluating", len(jobs))
-    results = map_cases(
-        _score_record, jobs, 1, config.cluster, file_of=lambda job: Path(job.record.file), log_folder=out
-    )
+    progress.start("evaluating", len(jobs), unit="case")
+    score = _score_record if config.cluster is not None else partial(_score_record, after_window=progress.within)
+    results = map_cases(score, jobs, 1, config.cluster, file_of=lambda job: Path(job.record.file), log_folder=out)
     notes: Counter[str] = Counter()
     for job, result in results:
         if isinstance(result, Problem):
@@ -283,7 +284,7 @@ def _opened(folder: Path, changed: float) -> Prepared:
     return open_prepared(folder)
 
 
-def _score_record(job: _CaseJob) -> _Scored | _Unavailable:
+def _score_record(job: _CaseJob, after_window: AfterWindow | None = None) -> _Scored | _Unavailable:
     prepared, record = _opened(job.folder, job.folder_changed), job.record
     origin = None
     if job.grid != "prepared":
@@ -293,9 +294,9 @@ def _score_record(job: _CaseJob) -> _Scored | _Unavailable:
             return _Unavailable(problem)
     model = model_of(job.model, job.changed, PredictConfig(inputs=("any",), device=job.device))
     if isinstance(origin, CaseOrigin):
-        case = on_scan_grid(origin.read(record, regions_of(model, prepared)), model, job.postprocessing)
+        case = on_scan_grid(origin.read(record, regions_of(model, prepared)), model, job.postprocessing, after_window)
     else:
-        case = on_prepared_grid(prepared, record, model, job.postprocessing)
+        case = on_prepared_grid(prepared, record, model, job.postprocessing, after_window)
     pairs = {
         name: MaskPair(
             reference=reference,

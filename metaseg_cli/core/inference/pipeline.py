@@ -32,6 +32,7 @@ from metaseg_cli.core.inference.finished_scans import FinishedScans, result_key
 from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, unused_notes
 from metaseg_cli.core.inference.lesion_rows import lesion_rows, region_totals
 from metaseg_cli.core.inference.predictor import Model, ModelInput, Prediction, RawPrediction, load_model
+from metaseg_cli.core.inference.sliding_window import AfterWindow
 from metaseg_cli.core.inference.unlike_training import refuse_unlike
 from metaseg_cli.core.measurements import sum_of_diameters
 from metaseg_cli.core.memory import total_memory
@@ -143,11 +144,13 @@ def load(job: ScanJob) -> PreparedScan | PredictedScan | Problem:
     return _attempt(job, lambda: _load(job))
 
 
-def infer(scan: PreparedScan | PredictedScan | Problem) -> InferredScan | PredictedScan | Problem:
-    """Run the network and postprocess its probabilities."""
+def infer(
+    scan: PreparedScan | PredictedScan | Problem, after_window: AfterWindow | None = None
+) -> InferredScan | PredictedScan | Problem:
+    """Run the network and postprocess its probabilities; *after_window* is that of ``predict_probabilities``."""
     if not isinstance(scan, PreparedScan):
         return scan
-    inferred = _attempt(scan.job, lambda: InferredScan(prepared=scan, prediction=_infer(scan)))
+    inferred = _attempt(scan.job, lambda: InferredScan(prepared=scan, prediction=_infer(scan, after_window)))
     if isinstance(inferred, Problem):
         scan.unpacked.close()
     return inferred
@@ -264,9 +267,11 @@ def _series(files: Sequence[Path]) -> Sequence[Path]:
 # -- infer -----------------------------------------------------------------------------------------------------------
 
 
-def _infer(scan: PreparedScan) -> Prediction:
+def _infer(scan: PreparedScan, after_window: AfterWindow | None) -> Prediction:
     config, model = scan.job.config, scan.model
-    raw = model.infer(scan.model_input, disagreement=config.uncertainty and model.n_passes > 1)
+    raw = model.infer(
+        scan.model_input, disagreement=config.uncertainty and model.n_passes > 1, after_window=after_window
+    )
     settings = model.postprocessing(config.threshold, postprocess=config.postprocess, fill_holes=config.fill_holes)
     prediction = model.postprocess(scan.model_input.volume, raw, settings)
     return dataclasses.replace(prediction, index_region=config.region or prediction.index_region)

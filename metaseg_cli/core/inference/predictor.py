@@ -17,7 +17,7 @@ from metaseg_cli.core.inference.backends import AcceleratedNetwork, accelerate, 
 from metaseg_cli.core.inference.channels import Scan, as_channels
 from metaseg_cli.core.inference.device import choose_device, choose_precision, to_memory_format
 from metaseg_cli.core.inference.memory import IMAGE_COPIES, PROGRAM_BYTES, WEIGHT_COPIES, fitting_windows, weight_bytes
-from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
+from metaseg_cli.core.inference.sliding_window import AfterWindow, InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.unlike_training import described, differences, refuse_unlike
 from metaseg_cli.core.inference.windows import tile
@@ -121,17 +121,19 @@ class Model:
         fill_holes: bool = False,
         disagreement: bool = False,
         strict: bool = False,
+        after_window: AfterWindow | None = None,
     ) -> Prediction:
         """Segment *scan*: a file, an array ``(C, Z, Y, X)`` or ``(C, Y, X)``, or a file per sequence name.
 
         An array's channels are the model's sequences in their order. *threshold* replaces the one in the model file;
         ``postprocessing`` says what *postprocess* and *fill_holes* do. A scan that is unlike the training data gets
-        a note; with *strict* it is refused. Raises InputError when the scan cannot be read or its channels are not
-        those the model was trained on.
+        a note; with *strict* it is refused. *after_window* hears how many windows are done, and of how many. Raises
+        InputError when the scan cannot be read or its channels are not those the model was trained on.
         """
         settings = self.postprocessing(threshold, postprocess=postprocess, fill_holes=fill_holes)
         model_input = self.load_input(scan, strict=strict)
-        return self.postprocess(model_input.volume, self.infer(model_input, disagreement=disagreement), settings)
+        raw = self.infer(model_input, disagreement=disagreement, after_window=after_window)
+        return self.postprocess(model_input.volume, raw, settings)
 
     def load_input(self, scan: Scan, *, strict: bool = False) -> ModelInput:
         """Read and preprocess *scan*: the first step of ``predict``, without the network. Raises InputError."""
@@ -150,7 +152,9 @@ class Model:
             volume = replace(volume, notes=(*volume.notes, note))
         return ModelInput(volume, image, available, mapping)
 
-    def infer(self, model_input: ModelInput, *, disagreement: bool = False) -> RawPrediction:
+    def infer(
+        self, model_input: ModelInput, *, disagreement: bool = False, after_window: AfterWindow | None = None
+    ) -> RawPrediction:
         """Run the network: the second step of ``predict``.
 
         With *disagreement*, also return the standard deviation over its passes.
@@ -159,6 +163,7 @@ class Model:
             torch.from_numpy(model_input.image),
             torch.from_numpy(model_input.available),
             replace(self.tta, std=disagreement),
+            after_window,
         )
         # Interpolation of values between 0 and 1 may leave the range by rounding.
         placed = model_input.mapping.invert(values)
@@ -207,12 +212,14 @@ class Model:
             self.card, self.tta.fusion, threshold, postprocess=postprocess, fill_holes=fill_holes
         )
 
-    def probabilities(self, image: Tensor, available: Tensor | None = None) -> NDArray[np.float32]:
+    def probabilities(
+        self, image: Tensor, available: Tensor | None = None, after_window: AfterWindow | None = None
+    ) -> NDArray[np.float32]:
         """Predict *image* ``(C, Z, Y, X)``, preprocessed as in training → calibrated ``(R, Z, Y, X)`` on the same grid.
 
         *available* ``(C,)`` bool: which sequences the case has; None: all.
         """
-        return self._infer(image, available, self.tta)[0]
+        return self._infer(image, available, self.tta, after_window)[0]
 
     @property
     def backend(self) -> str:
@@ -234,7 +241,11 @@ class Model:
         return [each for each in self.network.modules() if isinstance(each, AcceleratedNetwork)]
 
     def _infer(
-        self, image: Tensor, available: Tensor | None, tta: TestTimeAugmentation
+        self,
+        image: Tensor,
+        available: Tensor | None,
+        tta: TestTimeAugmentation,
+        after_window: AfterWindow | None,
     ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         """Return probabilities on the grid of *image*, and notes."""
         if self.card.presence and available is None:
@@ -242,7 +253,7 @@ class Model:
         settings, notes = self._settings(image, tta)
         decide_together(self._accelerated)
         told = available if self.card.presence else None
-        values = predict_probabilities(self.network, image.to(self.device), settings, told)
+        values = predict_probabilities(self.network, image.to(self.device), settings, told, after_window)
         return values.numpy(), notes
 
     def _settings(self, image: Tensor, tta: TestTimeAugmentation) -> tuple[InferenceSettings, tuple[str, ...]]:

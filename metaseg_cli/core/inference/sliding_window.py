@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from metaseg_cli.core.inference.windows import LARGEST, Tiling, largest_window, 
 from metaseg_cli.core.intensity import EMPTY_WINDOW_RANGE
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.models.availability import with_availability
+
+AfterWindow = Callable[[int, int], None]
 
 _SLICE_BATCH = 4 * 256 * 256  # pixels per batch: enough to keep two cores busy, little memory
 
@@ -75,11 +78,16 @@ class InferenceSettings:
 
 @torch.inference_mode()
 def predict_probabilities(
-    model: nn.Module, image: Tensor, settings: InferenceSettings, available: Tensor | None = None
+    model: nn.Module,
+    image: Tensor,
+    settings: InferenceSettings,
+    available: Tensor | None = None,
+    after_window: AfterWindow | None = None,
 ) -> Tensor:
     """Predict *image* ``(C, Z, Y, X)``, normalised, on the model's device → ``(layers, Z, Y, X)`` float32 on the CPU.
 
-    *available* ``(C,)`` tells models with modality availability which sequences the case has.
+    *available* ``(C,)`` tells models with modality availability which sequences the case has. *after_window* hears how
+    many windows are done, and of how many.
 
     A 2D network sees whole slices up to ``LARGEST`` pixels. Larger slices, and volumes for a 3D network, are predicted
     window by window (see ``tile``). Windows that hold background alone get the probability 0 without a pass through the
@@ -89,8 +97,9 @@ def predict_probabilities(
     on_device = None if available is None else available.to(image.device)
     inference = _WindowInference(model, settings, on_device, _background_range(image))
     if settings.dims == 2:
-        return _slices(inference, image)
-    return _windows(inference, image, tile(image.shape[1:], settings.patch, settings.largest))
+        return _slices(inference, image, after_window)
+    tiling = tile(image.shape[1:], settings.patch, settings.largest)
+    return _windows(inference, image, tiling, _Count(tiling.windows, after_window))
 
 
 @dataclass(frozen=True)
@@ -122,25 +131,43 @@ def _background_range(image: Tensor) -> Tensor:
     return EMPTY_WINDOW_RANGE * (values.amax(1) - values.amin(1))
 
 
-def _slices(inference: _WindowInference, image: Tensor) -> Tensor:
+class _Count:
+    """Tells a listener how many of *total* windows are done."""
+
+    def __init__(self, total: int, listener: AfterWindow | None) -> None:
+        self.total, self.done, self._listener = total, 0, listener
+
+    def add(self) -> None:
+        """Count one window more."""
+        self.done += 1
+        if self._listener is not None:
+            self._listener(self.done, self.total)
+
+
+def _slices(inference: _WindowInference, image: Tensor, after_window: AfterWindow | None) -> Tensor:
     _, depth, y, x = image.shape
     settings = inference.settings
     result = torch.zeros(settings.layers, depth, y, x)
     tiling = tile((y, x), settings.patch, settings.largest or LARGEST)
     if tiling.shape != (y, x):
+        count = _Count(depth * tiling.windows, after_window)
         for z in range(depth):
-            result[:, z] = _windows(inference, with_neighbours(image, settings.context, slice(z, z + 1))[:, 0], tiling)
+            result[:, z] = _windows(
+                inference, with_neighbours(image, settings.context, slice(z, z + 1))[:, 0], tiling, count
+            )
         return result
     batch = max(1, _SLICE_BATCH // (y * x))
+    count = _Count(-(-depth // batch), after_window)
     for z in range(0, depth, batch):
         part = with_neighbours(image, settings.context, slice(z, z + batch))
         if not inference.is_background(image[:, z : z + batch]):
             values = inference(part.transpose(0, 1).contiguous(memory_format=torch.channels_last))
             result[:, z : z + batch] = settings.tta.probabilities(values.transpose(0, 1)).cpu()
+        count.add()
     return result
 
 
-def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling) -> Tensor:
+def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling, count: _Count) -> Tensor:
     """Predict *image* ``(C, *spatial)`` → ``(R, *spatial)``, logits averaged over windows that overlap.
 
     Sums are kept only for the slab along the first axis that later windows still reach.
@@ -153,10 +180,10 @@ def _windows(inference: _WindowInference, image: Tensor, tiling: Tiling) -> Tens
     for start, following in itertools.pairwise([*tiling.starts[0], size[0]]):
         for across in tiling.boxes(first_axis=1):
             part = image[(slice(None), slice(start, start + window[0]), *across)]
-            if inference.is_background(part):
-                continue
-            total[(slice(None), slice(None), *across)] += inference(part.unsqueeze(0))[0] * weight
-            weights[(slice(None), *across)] += weight
+            if not inference.is_background(part):
+                total[(slice(None), slice(None), *across)] += inference(part.unsqueeze(0))[0] * weight
+                weights[(slice(None), *across)] += weight
+            count.add()
         done = following - start  # planes that no later window reaches
         for plane in range(done):  # one by one: a slab is large enough once
             weight_here = weights[plane]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,8 +80,8 @@ def _parts_of(text: str) -> Mapping[str, Path]:
 class VisitReader:
     """Reads visits; the model is loaded once, and only when a visit has no mask."""
 
-    def __init__(self, config: FollowUpConfig) -> None:
-        self.config = config
+    def __init__(self, config: FollowUpConfig, after_window: Callable[[int, int], None] | None = None) -> None:
+        self.config, self._after_window = config, after_window
 
     @cached_property
     def model(self) -> Model:
@@ -205,7 +205,7 @@ class VisitReader:
                 scan = _inside(scan, folder)
             files = [f for files in (scan.values() if isinstance(scan, Mapping) else [(scan,)]) for f in files]
             given = scan if isinstance(scan, Path) else {k: list(v) for k, v in scan.items()}
-            prediction = self.model.predict(given, strict=self.config.strict)
+            prediction = self.model.predict(given, strict=self.config.strict, after_window=self._after_window)
             identity = _identity(files)
         regions = self.model.card.regions
         region = list(regions).index(self.model.card.index_region)

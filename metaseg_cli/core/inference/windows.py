@@ -30,9 +30,14 @@ class Tiling:
     starts: tuple[tuple[int, ...], ...]
 
     @property
+    def windows(self) -> int:
+        """The number of windows."""
+        return int(np.prod([len(s) for s in self.starts]))
+
+    @property
     def voxels(self) -> int:
         """Voxels that the network computes in all windows."""
-        return int(np.prod(self.shape)) * int(np.prod([len(s) for s in self.starts]))
+        return int(np.prod(self.shape)) * self.windows
 
     def boxes(self, first_axis: int = 0) -> Iterator[tuple[slice, ...]]:
         """Yield every window, along the axes from *first_axis* on."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from metaseg_cli.config_file import dump_yaml, merge_config, read_yaml
 from metaseg_cli.core.atomic import atomic_write_text, exclusive_writer
 from metaseg_cli.core.cache import Prepared, open_prepared, region_masks
 from metaseg_cli.core.choices import network_name
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.model_file import Ensemble, ModelCard, load_model_file, save_model
 from metaseg_cli.core.run_folder import (
     CONFIG_FILE,
@@ -28,8 +30,11 @@ from metaseg_cli.core.run_folder import (
     has_checkpoint,
     new_run,
 )
+from metaseg_cli.core.training.budget import Budget
 from metaseg_cli.core.training.detections import CaseDetections, detect
+from metaseg_cli.core.training.distributed import ProcessGroup
 from metaseg_cli.core.training.fold import Caller, resumed_config, train_fold
+from metaseg_cli.core.training.full_volume import CasePart
 from metaseg_cli.core.training.result import TrainResult, write_result
 from metaseg_cli.core.training.seen_inputs import seen_inputs
 from metaseg_cli.core.training.select_postprocessing import (
@@ -40,6 +45,8 @@ from metaseg_cli.core.training.select_postprocessing import (
 from metaseg_cli.core.typed_json import build, read_json
 from metaseg_cli.errors import ConfigError, InputError, Interrupted, decoding
 
+_COMBINING_SHARE = 0.05  # of the time, kept for the ensemble
+
 
 @dataclass(frozen=True, kw_only=True)
 class _FoldResult:
@@ -48,12 +55,16 @@ class _FoldResult:
     epochs: int
     steps: int
     unit: str
+    minutes: float
     images_per_second: float
     precision: str
 
 
 def cross_validate(config: TrainConfig, caller: Caller) -> TrainResult:
     """Train every fold that is not finished, in ``fold0``, ``fold1``, … of one run, and make their ensemble.
+
+    The minutes of *config* are those of all folds and of the ensemble together; where they end early, the last folds
+    are left for another call.
 
     The same call again continues the newest run of the same settings on the same data; finished folds stay. Raises
     InputError when the cases changed in between.
@@ -69,34 +80,64 @@ def cross_validate(config: TrainConfig, caller: Caller) -> TrainResult:
     config = dataclasses.replace(config, resume=None)
     with exclusive_writer(run, "metaseg train") if group.is_main else nullcontext():
         _check_data(run, prepared)
-        began = caller.clock()
-        results = [_train_or_skip(run, fold, config, prepared, caller) for fold in range(prepared.folds)]
-        result = _combine(run, prepared, results, (caller.clock() - began) / 60)
+        budget = caller.budget(config.max_minutes)
+        finished = [_result_of(run, fold) for fold in range(prepared.folds) if _is_finished(run, fold)]
+        budget.previous_sessions = 60 * sum(each.minutes for each in finished)
+        results: list[_FoldResult] = []
+        for fold in range(prepared.folds):
+            if not _is_finished(run, fold) and not _is_time_for_another(results, budget, group):
+                caller.progress.say(
+                    f"no time is left for fold {fold} and those after it; for all: "
+                    f"metaseg train --resume {run} --max-minutes N"
+                )
+                break
+            results.append(_train_or_skip(run, fold, config, prepared, caller, budget))
+        result = _combine(run, prepared, results, budget, config.operating_point)
         if group.is_main:
             write_result(result)
         return result
 
 
-def _train_or_skip(run: Path, fold: int, config: TrainConfig, prepared: Prepared, caller: Caller) -> _FoldResult:
-    """Train *fold* unless it is finished."""
+def _is_time_for_another(results: Sequence[_FoldResult], budget: Budget, group: ProcessGroup) -> bool:
+    """Return, alike in all processes, whether as much is left as the shortest of the folds before took."""
+    if not results:
+        return True
+    return budget.is_time_for(group.all_reduce_max([budget.elapsed()])[0], 60 * min(each.minutes for each in results))
+
+
+def _train_or_skip(
+    run: Path, fold: int, config: TrainConfig, prepared: Prepared, caller: Caller, budget: Budget
+) -> _FoldResult:
+    """Train *fold* unless it is finished, in its part of what is left of *budget*."""
     folder = fold_folder(run, fold)
-    if (folder / RESULT_FILE).exists():
+    if _is_finished(run, fold):
         caller.progress.say(f"fold {fold} is finished: {folder}")
-    else:
-        caller.progress.say(f"fold {fold} of {prepared.folds}")
-        # A fold that was begun has a checkpoint from its first step on.
-        resume = folder if has_checkpoint(folder) else None
-        if caller.group.is_main:
-            folder.mkdir(exist_ok=True)
-        try:
-            train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, run=folder)
-        except Interrupted as stop:
-            raise Interrupted(
-                f"fold {fold} of {prepared.folds}: {stop.what}",
-                where=run,
-                remedy=f"resume all folds with: metaseg train --resume {run}",
-            ) from stop
-    result, remedy = folder / RESULT_FILE, "remove it, and run the same command again"
+        return _result_of(run, fold)
+    caller.progress.say(f"fold {fold} of {prepared.folds}")
+    # A fold that was begun has a checkpoint from its first step on.
+    resume = folder if has_checkpoint(folder) else None
+    if caller.group.is_main:
+        folder.mkdir(exist_ok=True)
+    unfinished = sum(not _is_finished(run, each) for each in range(fold, prepared.folds))
+    own = budget.part(1 / unfinished, kept=_COMBINING_SHARE)
+    try:
+        train_fold(dataclasses.replace(config, fold=str(fold), resume=resume), caller, folder, own)
+    except Interrupted as stop:
+        raise Interrupted(
+            f"fold {fold} of {prepared.folds}: {stop.what}",
+            where=run,
+            remedy=f"resume all folds with: metaseg train --resume {run}",
+        ) from stop
+    budget.previous_sessions += own.previous_sessions
+    return _result_of(run, fold)
+
+
+def _is_finished(run: Path, fold: int) -> bool:
+    return (fold_folder(run, fold) / RESULT_FILE).exists()
+
+
+def _result_of(run: Path, fold: int) -> _FoldResult:
+    result, remedy = fold_folder(run, fold) / RESULT_FILE, "remove it, and run the same command again"
     values = read_json(result, remedy=remedy)
     with decoding(result, "not the result of a training", remedy=remedy):
         return build(_FoldResult, values)
@@ -145,26 +186,31 @@ def _check_data(run: Path, prepared: Prepared) -> None:
         )
 
 
-def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minutes: float) -> TrainResult:
-    """Write the ensemble file, its post-processing and temperature selected on out-of-fold predictions."""
-    folds = tuple(fold_folder(run, fold) for fold in range(prepared.folds))
-    cases = [each for fold in folds for each in _out_of_fold(fold, prepared)]
+def _combine(
+    run: Path, prepared: Prepared, results: Sequence[_FoldResult], budget: Budget, operating_point: str
+) -> TrainResult:
+    """Write the ensemble file, its post-processing and temperature selected on out-of-fold predictions.
+
+    Where *budget* ends, on those that are read until then, by turns of each fold.
+    """
+    folds = tuple(fold_folder(run, fold) for fold in range(len(results)))
+    cases: list[CaseDetections] = []
+    by_turns = itertools.zip_longest(*(_out_of_fold(fold, prepared) for fold in folds))
+    for found in (each for turn in by_turns for each in turn if each is not None):
+        cases.append(found)
+        if not budget.is_time_for(budget.elapsed(), 0.0):
+            break
     smallest = prepared.smallest_lesions([case for case in prepared.cases if case.labelled and case.split != "test"])
-    members = [load_model_file(fold / MODEL_FILE) for fold in folds]
-    default = members[0][1].operating_point
-    selected = select_postprocessing(cases, smallest, tuple(prepared.regions), default)
+    selected = select_postprocessing(cases, smallest, tuple(prepared.regions), operating_point)
     assert selected.score is not None
-    trained = {content for _, card in members for content in card.trained_on}
-    inputs = seen_inputs(prepared, [case for case in prepared.cases if case.content in trained])
-    card = dataclasses.replace(_ensemble_card([card for _, card in members], selected), inputs=inputs)
-    save_model(run / MODEL_FILE, Ensemble([network for network, _ in members]), card)
+    _write_ensemble(run, prepared, folds, selected)
     return TrainResult(
         run=run,
         model=run / MODEL_FILE,
         epochs=sum(each.epochs for each in results),
         best_epoch=0,
         steps=sum(each.steps for each in results),
-        stopped=f"{len(members)} folds",
+        stopped=f"{'' if len(folds) == prepared.folds else f'{len(folds)} of '}{counted(prepared.folds, 'fold')}",
         scores=dataclasses.asdict(selected.score),
         by_size=selected.by_size,
         unit=results[0].unit,
@@ -173,13 +219,22 @@ def _combine(run: Path, prepared: Prepared, results: Sequence[_FoldResult], minu
         operating_points=selected.operating_points,
         froc=selected.froc,
         temperature=selected.temperature,
-        minutes=minutes,
+        minutes=budget.elapsed() / 60,
         images_per_second=sum(each.images_per_second for each in results) / len(results),
         milliseconds_per_step={},
         precision=results[0].precision,
         validation_cases=len(cases),
         folds=folds,
     )
+
+
+def _write_ensemble(run: Path, prepared: Prepared, folds: Sequence[Path], selected: SelectedPostprocessing) -> None:
+    members = [load_model_file(fold / MODEL_FILE) for fold in folds]
+    trained = {content for _, card in members for content in card.trained_on}
+    inputs = seen_inputs(prepared, [case for case in prepared.cases if case.content in trained])
+    card = dataclasses.replace(_ensemble_card([card for _, card in members], selected), inputs=inputs)
+    networks = [network for network, _ in members]
+    save_model(run / MODEL_FILE, Ensemble(networks) if len(networks) > 1 else networks[0], card)
 
 
 def _ensemble_card(cards: Sequence[ModelCard], selected: SelectedPostprocessing) -> ModelCard:
@@ -195,24 +250,19 @@ def _ensemble_card(cards: Sequence[ModelCard], selected: SelectedPostprocessing)
         validation=validation_of(selected),
         trained_on=tuple(sorted({content for card in cards for content in card.trained_on})),
         patients=tuple(sorted({patient for card in cards for patient in card.patients})),
-        validated_on=(),
+        validated_on=cards[0].validated_on if len(cards) == 1 else (),
     )
 
 
-def _out_of_fold(folder: Path, prepared: Prepared) -> list[CaseDetections]:
-    """Return what the fold's model detected in its validation cases."""
+def _out_of_fold(folder: Path, prepared: Prepared) -> Iterator[CaseDetections]:
+    """Yield what the fold's model detected in its validation cases, or in the slices of them that it predicted."""
     records = {record.case: record for record in prepared.cases}
     path = folder / OUT_OF_FOLD_FILE
     remedy = f"remove {folder / RESULT_FILE}, and run the same command again"
     with decoding(path, remedy=remedy), h5py.File(path, "r") as file:
-        return [
-            detect(
-                case,
-                records[case].patient,
-                records[case].spacing_mm,
-                file[case][:],
-                region_masks(prepared.label(records[case]), prepared.regions),
-                per_slice=prepared.per_slice,
-            )
-            for case in file
-        ]
+        for case in file:
+            record, probabilities = records[case], file[case][:]
+            first = int(file[case].attrs.get("first_slice", 0))
+            part = CasePart(record, first, first + probabilities.shape[1])
+            truth = region_masks(prepared.label(record, part.box), prepared.regions)
+            yield detect(case, record.patient, record.spacing_mm, probabilities, truth, per_slice=prepared.per_slice)

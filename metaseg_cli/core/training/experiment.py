@@ -66,7 +66,3 @@ class Session:
     budget: Budget
     stop: StopRequest
     progress: Progress
-
-    def reserve_for_validation(self, seconds: float) -> None:
-        """Keep *seconds* of the slowest process from training."""
-        self.budget.validation_reserve = self.group.all_reduce_max([seconds])[0]

@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from metaseg_cli.config import TrainConfig
@@ -19,6 +18,7 @@ from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.core.atomic import exclusive_writer
 from metaseg_cli.core.cache import Prepared, open_prepared
 from metaseg_cli.core.choices import network_name
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.inference.device import choose_device, free_memory
 from metaseg_cli.core.model_file import ModelCard, load_model_file, patient_hash
 from metaseg_cli.core.models.network import Network
@@ -37,6 +37,8 @@ from metaseg_cli.core.training.state import FitResult
 from metaseg_cli.core.training.trainer import Trainer
 from metaseg_cli.errors import ConfigError, InputError
 
+_MEASURING_SHARE = 0.05  # of the time, at most, to find out what is faster …
+_WORTH_MEASURING = 180.0  # … in a training of so many seconds: a shorter one gains less than that takes
 _RECENT_EPOCHS = 5  # whose mean is the speed that is reported: the first ones warm up
 
 
@@ -48,6 +50,11 @@ class Caller:
     progress: Progress
     charts: TrainingCharts
     clock: Callable[[], float] = time.monotonic
+    began: float | None = None  # when the command began, on the clock; None: now
+
+    def budget(self, minutes: float | None) -> Budget:
+        """Return the time of the whole command."""
+        return Budget(minutes, self.clock, self.began)
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,18 @@ def plan_fold(config: TrainConfig) -> Plan:
     return _make_plan(data, config, choose_device(config.device), ProcessGroup())
 
 
-def train_fold(config: TrainConfig, caller: Caller, run: Path | None = None) -> TrainResult:
-    """Train on all folds but one, in *run* or a folder of its own.
+def train_fold(
+    config: TrainConfig, caller: Caller, run: Path | None = None, budget: Budget | None = None
+) -> TrainResult:
+    """Train on all folds but one, in *run* or a folder of its own, within *budget* or the minutes of *config*.
 
     Raises ConfigError and InputError for what cannot be trained, before there is a run; Interrupted after a stop.
     """
     if config.resume is not None:
         config = resumed_config(config)
     group = caller.group
-    budget = Budget(config.max_minutes, caller.clock)
+    if budget is None:
+        budget = caller.budget(config.max_minutes)
     data = fold_data(open_prepared(config.data), int(config.fold))
     device = _device(config, group)
     plan = _make_plan(data, config, device, group)
@@ -231,7 +241,7 @@ def _make_trainer(experiment: Experiment, session: Session, files: RunWriter, pr
 def _describe(experiment: Experiment, session: Session) -> None:
     data, say = experiment.data, session.progress.say
     processes = f" by {session.group.size} processes" if session.group.size > 1 else ""
-    counts = f"{len(data.training)} cases train, {len(data.validation)} of fold {data.fold} validate"
+    counts = f"{counted(len(data.training), 'case')} to train, {len(data.validation)} of fold {data.fold} to validate"
     say(f"{experiment.card.name} on {session.device}{processes}: {counts}")
     for reason in experiment.plan.reasons:
         say(f"  {reason}")
@@ -247,17 +257,11 @@ def _measure_compute_format(experiment: Experiment, session: Session, model: Net
     plan, card = experiment.plan, experiment.card
     shape = (1 if plan.dims == 3 else 2, card.in_channels, *plan.patch[-plan.dims :])
     patch = torch.zeros(shape, device=session.device)
-    compute, seconds = choose_compute_format(model, patch, card.norm, experiment.config)
-    if not seconds:  # both formats are given: the first step of the training says how long validation will take
-        session.progress.say(f"  {compute}: as asked")
-        return compute
-    # A training step takes about three forward passes.
-    voxels = sum(int(np.prod(case.shape)) for case in experiment.data.validation) / session.group.size
-    expected = seconds[compute] / 3 * voxels / (shape[0] * np.prod(plan.patch))
-    session.reserve_for_validation(experiment.final_validations * float(expected))
+    limit = session.budget.limit
+    most_seconds = _MEASURING_SHARE * limit if limit >= _WORTH_MEASURING else 0.0
+    compute, why = choose_compute_format(model, patch, card.norm, experiment.config, most_seconds)
     compute = session.group.broadcast(compute)
-    times = ", ".join(f"{each} {1000 * t:.0f} ms" for each, t in seconds.items())
-    session.progress.say(f"  {compute}: measured {times}")
+    session.progress.say(f"  {compute}: {why}")
     return compute
 
 
@@ -283,7 +287,7 @@ def _result(run: Path, fitted: FitResult, data: FoldData, minutes: float) -> Tra
         images_per_second=sum(record.images_per_second for record in recent) / max(1, len(recent)),
         milliseconds_per_step=fitted.milliseconds_per_step,
         precision=fitted.compute.precision,
-        validation_cases=len(data.validation),
+        validation_cases=fitted.validation_cases,
     )
 
 

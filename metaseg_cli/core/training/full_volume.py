@@ -22,6 +22,31 @@ _PREVIEWS = 8  # slices in validation.png: two rows of four
 
 
 @dataclass(frozen=True)
+class CasePart:
+    """A case, or its slices from *first* to *last*, which is not included."""
+
+    record: CaseRecord
+    first: int
+    last: int
+
+    @classmethod
+    def whole(cls, record: CaseRecord) -> CasePart:
+        """Return all slices of *record*."""
+        return cls(record, 0, record.shape[0])
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of one sequence."""
+        _, y, x = self.record.shape
+        return (self.last - self.first) * y * x
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where it lies in the case, as ``Prepared`` reads it."""
+        return slice(self.first, self.last), slice(None), slice(None)
+
+
+@dataclass(frozen=True)
 class PreviewSlice:
     """A slice of a case to look at: ``image (C, Y, X)``, ``reference`` and ``predicted (Y, X)``."""
 
@@ -29,6 +54,24 @@ class PreviewSlice:
     image: NDArray[np.float16]
     reference: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
+
+
+class OutOfTime(Exception):
+    """Raised by what watches over the windows of a case to leave it unfinished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Watches over the time while cases are predicted.
+
+    ``may_start`` is asked before *voxels* are predicted, and answers alike in all processes; ``measured`` hears what
+    they took; ``after_window`` may raise OutOfTime within a case.
+    """
+
+    may_start: Callable[[int], bool]
+    measured: Callable[[float, int], None]
+    after_window: Callable[[int, int], None] | None
+    clock: Callable[[], float]
 
 
 class CasePredictor:
@@ -42,20 +85,30 @@ class CasePredictor:
     def detections(
         self,
         model: nn.Module,
-        records: Sequence[CaseRecord],
+        parts: Sequence[CasePart],
+        watch: Watch,
         *,
         previews: list[PreviewSlice] | None = None,
-        keep: Callable[[str, NDArray[np.float16]], None] | None = None,
+        keep: Callable[[CasePart, NDArray[np.float16]], None] | None = None,
     ) -> list[CaseDetections]:
-        """Return what *model* detects in each of *records*; *previews* receives some slices.
+        """Return what *model* detects in each of *parts*, or in the first of them where *watch* ends it.
 
-        *keep* receives each case's probabilities ``(R, Z, Y, X)`` in the main process.
+        *previews* receives some slices, *keep* each part's probabilities ``(R, Z, Y, X)`` in the main process.
         """
         result: list[CaseDetections] = []
-        for first in range(0, len(records), self.group.size):
+        for first in range(0, len(parts), self.group.size):
+            chunk = parts[first : first + self.group.size]
+            if not watch.may_start(max(part.voxels for part in chunk)):
+                break
             found, seen, final = [], [], []
-            for record in self.group.shard(records[first : first + self.group.size]):
-                probabilities, truth = self._predict(model, record)
+            began, unfinished = watch.clock(), False
+            for part in self.group.shard(chunk):
+                try:
+                    probabilities, truth = self._predict(model, part, watch.after_window)
+                except OutOfTime:
+                    unfinished = True
+                    break
+                record = part.record
                 found.append(
                     detect(
                         record.case,
@@ -66,42 +119,51 @@ class CasePredictor:
                         per_slice=self.prepared.per_slice,
                     )
                 )
+                watch.measured(watch.clock() - began, part.voxels)
                 if previews is not None and len(previews) < _PREVIEWS:
-                    seen.append(self._preview(record, probabilities, truth))
+                    seen.append(self._preview(part, probabilities, truth))
                 if keep is not None:
-                    final.append((record.case, probabilities.astype(np.float16)))
+                    final.append((part, probabilities.astype(np.float16)))
             result += self.group.all_gather(found)
             if previews is not None:
                 previews += self.group.all_gather(seen)
-            for case, values in self.group.all_gather(final):
+            for part, values in self.group.all_gather(final):
                 if keep is not None and self.group.is_main:
-                    keep(case, values)
+                    keep(part, values)
+            if self.group.all_reduce_max([float(unfinished)])[0]:
+                break
         return result
 
     def false_positives(self, model: nn.Module, cases: Sequence[tuple[int, CaseRecord]]) -> list[PatchCentre]:
         """Return the centres of the false-positive lesions of *model* in numbered *cases*."""
         found: list[PatchCentre] = []
         for number, record in self.group.shard(cases):
-            found += false_positive_centres(number, *self._predict(model, record), per_slice=self.prepared.per_slice)
+            part = CasePart.whole(record)
+            found += false_positive_centres(number, *self._predict(model, part), per_slice=self.prepared.per_slice)
         return self.group.all_gather(found)
 
-    def _predict(self, model: nn.Module, record: CaseRecord) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return probabilities and reference of one case, both ``(R, Z, Y, X)``."""
-        image = torch.from_numpy(np.ascontiguousarray(self.prepared.image(record))).to(self.device).float()
+    def _predict(
+        self, model: nn.Module, part: CasePart, after_window: Callable[[int, int], None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return probabilities and reference of one part, both ``(R, Z, Y, X)``."""
+        record = part.record
+        image = torch.from_numpy(np.ascontiguousarray(self.prepared.image(record, part.box))).to(self.device).float()
         probabilities: NDArray[np.float32] = predict_probabilities(
             model,
             image,
             InferenceSettings.of(self.card, self.precision),
             torch.from_numpy(self.prepared.available(record)) if self.card.presence else None,
+            after_window,
         ).numpy()
-        return probabilities, region_masks(self.prepared.label(record), self.prepared.regions)
+        return probabilities, region_masks(self.prepared.label(record, part.box), self.prepared.regions)
 
     def _preview(
-        self, record: CaseRecord, probabilities: NDArray[np.float32], reference: NDArray[np.bool_]
+        self, part: CasePart, probabilities: NDArray[np.float32], reference: NDArray[np.bool_]
     ) -> PreviewSlice:
         """Return the slice with most lesion, or the middle one."""
         truth: NDArray[np.bool_] = np.asarray(reference.any(axis=0))
         z = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(truth) // 2
-        image = self.prepared.image(record, (slice(z, z + 1), slice(None), slice(None)))[:, 0]
+        where = slice(part.first + z, part.first + z + 1)
+        image = self.prepared.image(part.record, (where, slice(None), slice(None)))[:, 0]
         predicted = np.asarray((probabilities[:, z] >= DEFAULT_THRESHOLD).any(axis=0))
-        return PreviewSlice(record.case, self.prepared.shown(record, image), truth[z], predicted)
+        return PreviewSlice(part.record.case, self.prepared.shown(part.record, image), truth[z], predicted)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.choices import DEFAULT_WIDTHS, NETWORKS, network_name
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.preprocessing import is_anisotropic
 from metaseg_cli.core.typed_json import stored_as
 from metaseg_cli.errors import ConfigError
@@ -154,7 +155,7 @@ def _dimensions(prepared: Prepared, case: _TypicalCase, overrides: PlanOverrides
         context = 1 if dims == 2 and volumes and depth > 1 else 0
     if dims == 3 and context:
         raise ConfigError("--context is for 2D networks", remedy="leave it out, or take --dims 2")
-    what = f"{prepared.kind} of {depth} slice{'' if depth == 1 else 's'} (median)"
+    what = f"{prepared.kind} of {counted(depth, 'slice')} (median)"
     if case.has_thick_slices and case.spacing is not None:
         what += f", {case.spacing[0]:.1f} mm thick against {min(case.spacing[1:]):.1f} mm in plane"
     label = "2.5D" if context else f"{dims}D"
@@ -214,7 +215,7 @@ def _levels(
         )
     coarsest = np.array(patch[-dims:]) // np.prod(strides, axis=0)
     alike = len({stride for step in strides for stride in step}) == 1
-    reason = f"{len(widths)} levels of {', '.join(map(str, widths))} channels: down to {_times(coarsest)}"
+    reason = f"{counted(len(widths), 'level')} of {', '.join(map(str, widths))} channels: down to {_times(coarsest)}"
     return widths, strides, reason if alike else f"{reason}, the coarse axis pooled last"
 
 
@@ -285,10 +286,10 @@ def _steps_per_epoch(
     validated = sum(int(np.prod(case.shape)) for case in validation)
     rare = min(_MAX_STEPS, int(_TRAINED_PER_VALIDATED * validated / (batch_size * int(np.prod(patch)))))
     steps = max(once, rare)
-    why = f"{patches} {'slices' if dims == 2 else 'patches'}"
+    why = counted(patches, "slice") if dims == 2 else f"{patches} patch{'' if patches == 1 else 'es'}"
     if rare > once:
         why += ", and validation should take little of the time"
-    return steps, f"{steps} steps an epoch: {why}"
+    return steps, f"{counted(steps, 'step')} an epoch: {why}"
 
 
 def _median_spacing(cases: Sequence[CaseRecord]) -> tuple[float, float, float] | None:

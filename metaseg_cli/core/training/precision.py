@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +40,12 @@ class ComputeFormat:
 
 
 def choose_compute_format(
-    model: Network, patch: Tensor, norm: str, config: TrainConfig
-) -> tuple[ComputeFormat, dict[ComputeFormat, float]]:
-    """Return the format for *model* on patches like *patch* ``(B, C, …)``, and the seconds of all that were measured.
+    model: Network, patch: Tensor, norm: str, config: TrainConfig, most_seconds: float = math.inf
+) -> tuple[ComputeFormat, str]:
+    """Return the format for *model* on patches like *patch* ``(B, C, …)``, and why it is that one.
 
-    What *config* names is not measured. Raises ConfigError for a precision that the device does not have.
+    What *config* names is not measured, and nothing where that takes more than *most_seconds*. Raises ConfigError for a
+    precision that the device does not have.
     """
     usual = choose_precision(config.precision, patch.device)
     by_norm = memory_format(patch.dim() - 2, norm) != torch.contiguous_format
@@ -54,33 +56,40 @@ def choose_compute_format(
     if config.precision == "auto" and usual != "fp32":
         candidates.append(ComputeFormat("fp32", channels_last))
     if len(candidates) == 1:  # nothing to choose between: no pass is made
-        return candidates[0], {}
-    return _fastest(model, patch, candidates)
+        return candidates[0], "as asked"
+    seconds = _measured(model, patch, candidates, most_seconds) if most_seconds > 0 else {}
+    if not seconds:
+        return candidates[0], "usual here; comparing takes too long"
+    best = min(seconds, key=lambda c: seconds[c] if c == candidates[0] else seconds[c] / _CLEARLY_FASTER)
+    return best, "measured " + ", ".join(f"{each} {1000 * t:.0f} ms" for each, t in seconds.items())
 
 
-def _fastest(
-    model: Network, image: Tensor, candidates: Sequence[ComputeFormat]
-) -> tuple[ComputeFormat, dict[ComputeFormat, float]]:
-    """Return the format whose forward and backward pass is fastest; the first one unless another is clearly faster.
+def _measured(
+    model: Network, image: Tensor, candidates: Sequence[ComputeFormat], most_seconds: float
+) -> dict[ComputeFormat, float]:
+    """Return the seconds of a forward and backward pass; the first of *candidates* is the usual one.
 
-    The weights are left as they were.
+    Empty where *most_seconds* do not suffice. The weights are left as they were.
     """
     # The running statistics of the norms will see this image.
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     compared, usual = list(candidates), candidates[0]
     seconds = dict.fromkeys(compared, float("inf"))
+    spent = 0.0
     for number in range(_ROUNDS):  # by turns, so that a busy moment meets all of them
         for compute in compared:
             took = _time_of_pass(model, image, compute)
+            spent += took
+            if spent > most_seconds:
+                model.load_state_dict(weights)
+                return {}
             if number > 0:
                 seconds[compute] = min(seconds[compute], took)
         if seconds[usual] < _WORTH_COMPARING:
             compared = [usual]
     model.load_state_dict(weights)
-    seconds = {compute: seconds[compute] for compute in compared}
-    best = min(seconds, key=lambda c: seconds[c] if c == usual else seconds[c] / _CLEARLY_FASTER)
-    return best, seconds
+    return {compute: seconds[compute] for compute in compared}
 
 
 def _time_of_pass(model: Network, image: Tensor, compute: ComputeFormat) -> float:

@@ -35,7 +35,7 @@ from metaseg_cli.core.run_folder import (
     TENSORBOARD_FOLDER,
 )
 from metaseg_cli.core.training.distributed import ProcessGroup
-from metaseg_cli.core.training.full_volume import PreviewSlice
+from metaseg_cli.core.training.full_volume import CasePart, PreviewSlice
 from metaseg_cli.core.training.precision import ComputeFormat
 from metaseg_cli.core.training.state import EpochRecord
 from metaseg_cli.errors import ConfigError
@@ -97,14 +97,18 @@ class RunWriter:
         if self._active:
             self._charts.previews(self.folder / PREVIEW_FILE, slices)
 
-    def out_of_fold(self, case: str, probabilities: NDArray[np.float16]) -> None:
-        """Keep the probabilities ``(R, Z, Y, X)`` of a validation case; the file appears at ``complete``."""
+    def out_of_fold(self, part: CasePart, probabilities: NDArray[np.float16]) -> None:
+        """Keep the probabilities ``(R, Z, Y, X)`` of a validation case, or of some of its slices.
+
+        The file appears at the end of ``complete_out_of_fold``.
+        """
         if not self._active:
             return
         check_room(self._out_of_fold, probabilities.nbytes + 2**20)
         with h5py.File(self._out_of_fold, "a") as file:
             chunks = (1, 1, *probabilities.shape[2:])
-            file.create_dataset(case, data=probabilities, chunks=chunks, **hdf5plugin.LZ4())
+            kept = file.create_dataset(part.record.case, data=probabilities, chunks=chunks, **hdf5plugin.LZ4())
+            kept.attrs["first_slice"] = part.first
 
     @contextmanager
     def complete_out_of_fold(self) -> Iterator[None]:
@@ -130,11 +134,14 @@ class Log:
     def __init__(self, path: Path, progress: Progress) -> None:
         self._path, self._progress = path, progress
 
-    def start(self, task: str, total: int | None, seconds: float | None = None) -> None:
-        self._progress.start(task, total, seconds)
+    def start(self, task: str, total: int | None, seconds: float | None = None, unit: str = "step") -> None:
+        self._progress.start(task, total, seconds, unit)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._progress.advance(steps, note)
+
+    def within(self, done: int, total: int, unit: str = "window") -> None:
+        self._progress.within(done, total, unit)
 
     def say(self, text: str) -> None:
         # A full disk stops the training where it would lose something, and not here.

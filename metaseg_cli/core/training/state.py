@@ -47,7 +47,7 @@ class TrainingState:
 
     def to_json(self, budget: Budget) -> str:
         """Return it as the checkpoint keeps it, with the times of *budget*."""
-        times = {"seconds": budget.elapsed(), "reserved": budget.validation_reserve}
+        times = {"seconds": budget.elapsed(), "reserved": budget.reserve()}
         return json.dumps({**asdict(self), **times})
 
     @classmethod
@@ -57,7 +57,7 @@ class TrainingState:
         history = [EpochRecord(**_numbers(row)) for row in values.pop("history")]
         seconds, reserved = float(values.pop("seconds")), float(values.pop("reserved"))
         state = cls(**_numbers(values), history=history)
-        budget.previous_sessions, budget.validation_reserve = seconds, reserved
+        budget.resume(seconds, reserved)
         return state
 
 
@@ -75,4 +75,5 @@ class FitResult:
     selected: SelectedPostprocessing
     milliseconds_per_step: dict[str, float]
     compute: ComputeFormat
+    validation_cases: int  # on which it was chosen: fewer than there are where time was short
     stopped: str

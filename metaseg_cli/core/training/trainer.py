@@ -8,47 +8,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from metaseg_cli.core.model_file import Pruned, save_model
-from metaseg_cli.core.models.network import Network, Prunable
+from metaseg_cli.core.counts import counted
+from metaseg_cli.core.model_file import save_model
+from metaseg_cli.core.models.network import Network
 from metaseg_cli.core.run_folder import MODEL_FILE
 from metaseg_cli.core.sampling import Batch, PatchSampler, ReadAhead
 from metaseg_cli.core.training.batch_augmentation import BatchAugmentation
 from metaseg_cli.core.training.checkpoint import load_checkpoint, save_checkpoint
-from metaseg_cli.core.training.detections import CaseDetections, ValidationScore
 from metaseg_cli.core.training.ema import EmaModel
 from metaseg_cli.core.training.experiment import Experiment, Session
-from metaseg_cli.core.training.full_volume import CasePredictor, PreviewSlice
+from metaseg_cli.core.training.full_volume import CasePredictor
 from metaseg_cli.core.training.hard_negatives import HardNegatives
 from metaseg_cli.core.training.lr_schedule import learning_rate_factor
 from metaseg_cli.core.training.optimizer import base_learning_rate
 from metaseg_cli.core.training.precision import ComputeFormat
 from metaseg_cli.core.training.run_writer import RunWriter
-from metaseg_cli.core.training.select_postprocessing import (
-    SelectedPostprocessing,
-    best_threshold_score,
-    select_postprocessing,
-    validation_of,
-)
+from metaseg_cli.core.training.select_postprocessing import validation_of
 from metaseg_cli.core.training.state import EpochRecord, FitResult, TrainingState
 from metaseg_cli.core.training.step import TrainStep
+from metaseg_cli.core.training.validation import Validation, Validator
 from metaseg_cli.errors import InputError, Interrupted
 
 # In half precision a gradient overflows now and then and the scale is halved; ten halvings are a factor of a thousand,
 # after which the cause is another one.
 _MAX_BAD_STEPS = 10
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """Score (None without validation cases) and slices of one epoch."""
-
-    score: ValidationScore | None
-    previews: list[PreviewSlice]
 
 
 class Trainer:
@@ -78,6 +65,7 @@ class Trainer:
         self.predictor = CasePredictor(
             data.prepared, card, device=session.device, precision=compute.precision, group=self.group
         )
+        self.validator = Validator(experiment, session, self.predictor)
         self.hard_negatives = HardNegatives(len(data.training), len(data.validation))
         self.best: dict[str, Tensor] = {}
         self.state = TrainingState()
@@ -114,15 +102,17 @@ class Trainer:
         try:
             while not (reason := self._reason_to_stop()):
                 seconds, patches = self._train_epoch()
-                began = self.session.budget.clock()
                 validation = self._validate()
+                began = self.session.budget.clock()
                 better = self._record(validation, seconds, patches)
                 if better:
                     self._keep_best(validation)
-                self._mine_hard_negatives()
+                mining = self._mine_hard_negatives()
                 self._save_checkpoint()
                 self._report(better=better)
-                self._reserve_time_for_validation(self.session.budget.clock() - began)
+                # The end takes as long, and a thorough search.
+                kept = self.session.budget.clock() - began - mining
+                self.session.budget.bookkeeping = kept + self.validator.selection_seconds
             return self._finish(reason)
         finally:
             self.batches.close()
@@ -139,11 +129,11 @@ class Trainer:
         """Return what ends the training, or an empty text; asked before each epoch, as a run is resumed anywhere."""
         state, config = self.state, self.config
         if self._time_is_up:
-            return f"{config.max_minutes:g} minutes"
+            return counted(self.session.budget.minutes, "minute")
         if config.patience and state.epoch - state.best_epoch >= config.patience:
-            return f"no better score for {config.patience} epochs"
+            return f"no better score for {counted(config.patience, 'epoch')}"
         if state.step >= self.experiment.steps and not self._validation_is_due():
-            return f"{config.epochs} epochs"
+            return counted(config.epochs, "epoch")
         return ""
 
     def _validation_is_due(self) -> bool:
@@ -164,17 +154,23 @@ class Trainer:
             step_began = self.session.budget.clock()
             self._step()
             patches += self.plan.batch_size
-            if not self.state.history and not self.session.budget.validation_reserve:
-                self._reserve_time_by_step(self.session.budget.clock() - step_began)
+            self._measure(self.session.budget.clock() - step_began)
             self._check_time_and_stop()
             if self._time_is_up:
                 break
         return self.session.budget.clock() - began, patches
 
+    def _measure(self, seconds: float) -> None:
+        """Take note of what a step took; after the first one, measure what validation will take at the end."""
+        budget = self.session.budget
+        budget.step_took(seconds)
+        if budget.limited and self.data.validation and not budget.seconds_per_voxel:
+            self.validator.measure(self.eval_model)
+
     def _check_time_and_stop(self) -> None:
         """Decide alike in all processes whether the time is up. Raises Interrupted when any was asked to stop."""
         budget, stop = self.session.budget, self.session.stop
-        elapsed, stopped = self.group.all_reduce_max([budget.elapsed(), float(stop.requested)])
+        ends, stopped = self.group.all_reduce_max([budget.elapsed() + budget.reserve(), float(stop.requested)])
         if stopped:
             self._save_checkpoint()
             raise Interrupted(
@@ -182,7 +178,7 @@ class Trainer:
                 where=self.files.folder,
                 remedy=f"resume with: metaseg train --resume {self.files.folder}",
             )
-        self._time_is_up = budget.is_spent(elapsed)
+        self._time_is_up = ends >= budget.limit
 
     def _step(self) -> None:
         """Take one step with the next batch."""
@@ -235,16 +231,12 @@ class Trainer:
         # The score that decides is the one that is shown as the best: Dice alone may be higher elsewhere.
         return f"loss {loss:.3f}  Dice {last.dice:.3f}  best score {best.score:.3f} (epoch {best.epoch})"
 
-    def _validate(self) -> _Validation:
-        """Predict all validation cases and score them with the threshold that suits this epoch best."""
-        previews: list[PreviewSlice] = []
-        cases = self.predictor.detections(self.eval_model, self.data.validation, previews=previews)
-        if not cases:
-            return _Validation(None, previews)
-        # What a filter removes in the end must not choose the epoch.
-        return _Validation(best_threshold_score(cases), previews)
+    def _validate(self) -> Validation:
+        validation, best = self.validator.score_epoch(self.eval_model, self.state.best_score)
+        self.state.best_score = best
+        return validation
 
-    def _record(self, validation: _Validation, seconds: float, patches: int) -> bool:
+    def _record(self, validation: Validation, seconds: float, patches: int) -> bool:
         """Add the epoch to the history; return whether it is the best so far."""
         state, score = self.state, validation.score
         loss_sum, loss_count = self.group.all_reduce_sum([state.loss_sum, state.loss_count])
@@ -266,37 +258,49 @@ class Trainer:
                 small_lesion_recall=score.small_lesion_recall if score else nan,
             )
         )
-        return score is None or score.score > state.best_score
+        if score is None:
+            return not self.data.validation
+        return score.score > state.best_score
 
-    def _keep_best(self, validation: _Validation) -> None:
+    def _keep_best(self, validation: Validation) -> None:
         self.state.best_score = validation.score.score if validation.score else -1.0
         self.state.best_epoch = self.state.epoch
+        self.validator.best_cases = validation.cases
         self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.eval_model.state_dict().items()}
         if self.group.is_main:
             save_model(self.files.folder / MODEL_FILE, self.eval_model, self.card)
             if validation.previews:
                 self.files.previews(validation.previews)
 
-    def _mine_hard_negatives(self) -> None:
-        """Predict a few training cases, a different few after each epoch, and feed their false positives back."""
+    def _mine_hard_negatives(self) -> float:
+        """Predict a few training cases, a different few after each epoch, and feed their false positives back.
+
+        Return the seconds that it took.
+        """
+        began = self.session.budget.clock()
         last = self._time_is_up or self.state.step >= self.experiment.steps
         if last or not self.config.hard_share or not self.data.validation:
-            return
+            return 0.0
         searched = self.hard_negatives.cases_to_search()
         cases = [(number, self.data.training[number]) for number in searched]
+        if not self.validator.is_time_to_mine(case for _, case in cases):
+            return 0.0
         self.hard_negatives.update(searched, self.predictor.false_positives(self.eval_model, cases))
         self.sampler.hard_negatives = self.hard_negatives.centres
         self.batches.restart(self.state.step)
+        return self.session.budget.clock() - began
 
     def _report(self, *, better: bool) -> None:
         if self.group.is_main:
             self.files.history(self.state.history)
         record = self.state.history[-1]
-        validated = bool(self.data.validation)
+        validated = not math.isnan(record.score)
         scores = (
             f"Dice {record.dice:.3f}  lesion F1 {record.lesion_f1:.3f}  small-lesion recall "
             f"{record.small_lesion_recall:.3f}  score {record.score:.3f}"
             if validated
+            else "not validated: no time is left"
+            if self.data.validation
             else "not validated"
         )
         self.progress.say(
@@ -304,26 +308,16 @@ class Trainer:
             + ("  best score so far" if better and validated else "")
         )
 
-    def _reserve_time_by_step(self, seconds: float) -> None:
-        """Reserve time for the last validations after the first step: a step takes about three forward passes."""
-        voxels = sum(math.prod(case.shape) for case in self.data.validation) / self.group.size
-        of_step = self.plan.batch_size / self.group.size * math.prod(self.plan.patch)
-        self._reserve_time_for_validation(seconds / 3 * voxels / of_step)
-
-    def _reserve_time_for_validation(self, seconds: float) -> None:
-        self.session.reserve_for_validation(self.experiment.final_validations * seconds)
-
     def _finish(self, stopped: str) -> FitResult:
         """Choose post-processing and temperature for the best weights and write the final model file."""
         model = self.eval_model
         model.load_state_dict(self.best)
-        cases = self.predictor.detections(model, self.data.validation, keep=self.files.out_of_fold)
-        selected = self._select_postprocessing(cases)
+        selected, cases = self.validator.select(model, self.files.out_of_fold)
         card = dataclasses.replace(
             self.card,
             postprocessing=selected.postprocessing,
             temperature=selected.temperature,
-            depths=self._score_depths(model) if cases else {},
+            depths=self.validator.score_depths(model) if cases else {},
             operating_point=selected.default,
             operating_points=selected.operating_points,
             froc=selected.froc,
@@ -336,29 +330,9 @@ class Trainer:
             selected=selected,
             milliseconds_per_step=self.train_step.timer.milliseconds_per_step(),
             compute=self.compute,
+            validation_cases=cases,
             stopped=stopped,
         )
-
-    def _score_depths(self, model: Network) -> dict[int, Pruned]:
-        """Score a prunable network at each depth below its full one."""
-        if not isinstance(model, Prunable) or not model.deep_supervision:
-            return {}
-        scored = {}
-        for depth in range(1, model.depth):
-            cases = self.predictor.detections(model.pruned(depth), self.data.validation)
-            selected = self._select_postprocessing(cases)
-            assert selected.score is not None
-            scored[depth] = Pruned(
-                score=selected.score.score,
-                temperature=selected.temperature,
-                postprocessing=selected.postprocessing,
-                operating_points=selected.operating_points,
-            )
-        return scored
-
-    def _select_postprocessing(self, cases: list[CaseDetections]) -> SelectedPostprocessing:
-        smallest = self.data.prepared.smallest_lesions(self.data.training)
-        return select_postprocessing(cases, smallest, tuple(self.card.regions), self.config.operating_point)
 
     def _save_checkpoint(self) -> None:
         if self.group.is_main:
@@ -376,6 +350,8 @@ class Trainer:
             "setting": json.dumps({**dataclasses.asdict(self.compute), "pieces": step.micro_batches}),
             "mistakes": self.hard_negatives.to_json(),
             "state": self.state.to_json(self.session.budget),
+            # Only where validation was reduced: otherwise a checkpoint is as it always was.
+            **({"validated": json.dumps(self.validator.to_json())} if self.validator.is_reduced else {}),
         }
 
     def _load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -391,6 +367,7 @@ class Trainer:
         self.train_step.optimizer.load_state_dict(saved["optimizer"])
         self.train_step.scaler.load_state_dict(saved["scaler"])
         self.best = saved["best"]
+        self.validator.load_json(json.loads(saved.get("validated", "null")))
         self.hard_negatives.load_json(saved["mistakes"])
         self.sampler.hard_negatives = self.hard_negatives.centres
         self.batches.restart(state.step)

@@ -12,6 +12,7 @@ import streamlit as st
 
 from metaseg_cli.commands.predict import PredictResult, predict
 from metaseg_cli.config import PredictConfig
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.images import write_mask
 from metaseg_cli.core.inference.lesion_rows import lesion_rows
 from metaseg_cli.core.inference.pipeline import at_threshold
@@ -120,9 +121,7 @@ def _show_result(name: str, result: PredictResult, model: Model, threshold: floa
     left.image(picture, caption="Scan", width="stretch")
     mine = [lesion for lesion in lesions if lesion.region == prediction.index_region]
     of_region = f" of {plain(prediction.index_region)}" if len(prediction.lesions) > 1 else ""
-    found = f"{len(mine)} lesion{'s' if len(mine) != 1 else ''}{of_region}" + (
-        f" at threshold {threshold:.2f}" if threshold else ""
-    )
+    found = counted(len(mine), "lesion") + of_region + (f" at threshold {threshold:.2f}" if threshold else "")
     right.image(blended(picture, mask[z] > 0, opacity), caption=found, width="stretch")
     for note in scan.result.notes:
         (st.warning if note.startswith(UNLIKE_TRAINING) else st.caption)(plain(note))

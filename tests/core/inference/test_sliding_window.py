@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metaseg_cli.core.inference import sliding_window
 from metaseg_cli.core.inference.sliding_window import InferenceSettings, predict_probabilities
 from metaseg_cli.core.inference.tta import TestTimeAugmentation
 from metaseg_cli.core.inference.windows import LARGEST, Tiling, largest_window, tile
@@ -218,3 +219,19 @@ def test_a_pointwise_network_gives_the_same_through_any_windows(
     whole = torch.sigmoid(pointwise(image[None])[0]).detach()
     shown = found > 0  # a window that varies less than 2 % of the range is background
     torch.testing.assert_close(found[shown], whole[shown])
+
+
+@pytest.mark.parametrize(("dims", "patch", "expected"), [(3, (8, 16, 16), None), (2, (16, 16), 2)])
+def test_every_window_is_reported_also_those_of_background(
+    dims: int, patch: tuple[int, ...], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sliding_window, "_SLICE_BATCH", 5 * 30 * 30)
+    conv = (torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d)(1, 1, 1)
+    image = torch.zeros(1, 9, 30, 30)
+    image[:, :4] = torch.randn(1, 4, 30, 30)
+    heard: list[tuple[int, int]] = []
+    predict_probabilities(
+        conv, image, InferenceSettings(dims=dims, patch=patch, regions=1), None, lambda *each: heard.append(each)
+    )
+    total = expected or tile((9, 30, 30), patch).windows
+    assert heard == [(number, total) for number in range(1, total + 1)]
