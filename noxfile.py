@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import nox
 
+PARALLEL = ("-n", "auto", "--dist", "loadfile")  # a process for each processor; the tests of a file stay together
+
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["check", "test"]
 
@@ -19,13 +21,13 @@ def check(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """The quick tests: a few minutes."""
-    session.run("pytest", "-q", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, "-m", "not slow", *session.posargs)
 
 
 @nox.session(name="test-all")
 def test_all(session: nox.Session) -> None:
     """Every test, with the coverage of core."""
-    session.run("pytest", "-q", "--cov=metaseg_cli.core", "--cov-fail-under=90", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, "--cov=metaseg_cli.core", "--cov-fail-under=90", *session.posargs)
 
 
 @nox.session

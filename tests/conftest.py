@@ -6,6 +6,10 @@ import os
 import signal
 from pathlib import Path
 
+# Several processes that each keep all processors busy would wait for one another: torch reads this when it is loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
