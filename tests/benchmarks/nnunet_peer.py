@@ -1,7 +1,8 @@
 """nnU-Net v2's part of ``equal_budget.py``, run by the Python of an environment that has nnunetv2.
 
 Its own planning, preprocessing, network, data loader, augmentation, loss and optimiser; the poly learning rate follows
-the clock instead of the epochs. The last weights predict with mirroring, as nnU-Net does by default.
+the clock instead of the epochs. The last weights predict with mirroring, as nnU-Net does by default. Mask and
+probability of each test patient go into a ``.npz``.
 """
 
 from __future__ import annotations
@@ -144,25 +145,35 @@ def predict(trainer: object, arguments: argparse.Namespace) -> None:
         trainer.inference_allowed_mirroring_axes,
     )
     predictor.list_of_parameters = [trainer.network.state_dict()]
-    if arguments.kind == "slices":
-        for file in sorted((arguments.work / "raw" / "test").rglob("*.png")):
-            if file.stem.endswith("_mask"):
-                continue
-            channels = np.moveaxis(np.asarray(Image.open(file)), -1, 0)[:, None].astype(np.float32)
-            mask = predictor.predict_single_npy_array(channels, {"spacing": (999, 1, 1)})
-            folder = arguments.out / file.parent.name
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask.reshape(channels.shape[2:]).astype(np.uint8) * 255).save(
-                folder / f"{file.stem}_mask.png"
-            )
-        return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for line in (arguments.work / "raw" / "cases.csv").read_text().splitlines()[1:]:
-        case, _, _, image, part = line.split(",")
-        if part == "test":
-            volume, properties = SimpleITKIO().read_images([image])
-            mask = predictor.predict_single_npy_array(volume, properties)
-            SimpleITKIO().write_seg(mask, str(arguments.out / f"{case}_mask.nii.gz"), properties)
+    for case, images in test_images(arguments.kind, arguments.work / "raw").items():
+        masks, probabilities = [], []
+        for image in images:
+            if arguments.kind == "slices":
+                volume = np.moveaxis(np.asarray(Image.open(image)), -1, 0)[:, None].astype(np.float32)
+                properties = {"spacing": (999, 1, 1)}
+            else:
+                volume, properties = SimpleITKIO().read_images([str(image)])
+            mask, probability = predictor.predict_single_npy_array(
+                volume, properties, save_or_return_probabilities=True
+            )
+            masks.append(np.asarray(mask).reshape(volume.shape[1:]) > 0)
+            probabilities.append(np.asarray(probability)[1].reshape(volume.shape[1:]).astype(np.float16))
+        np.savez_compressed(
+            arguments.out / f"{case}.npz", nnunet=np.concatenate(masks), probability=np.concatenate(probabilities)
+        )
+
+
+def test_images(kind: str, raw: Path) -> dict[str, list[Path]]:
+    """The images of each test patient, slices in their order."""
+    if kind == "volumes":
+        rows = [line.split(",") for line in (raw / "cases.csv").read_text().splitlines()[1:]]
+        return {row[0]: [Path(row[3])] for row in rows if row[4] == "test"}
+    found = {}
+    for patient in sorted((raw / "test").iterdir()):
+        files = [file for file in patient.glob("*.png") if not file.stem.endswith("_mask")]
+        found[patient.name] = sorted(files, key=lambda f: int(f.stem.rpartition("_")[2]))
+    return found
 
 
 if __name__ == "__main__":
