@@ -194,8 +194,8 @@ def _froc_table(curve: Sequence[FrocPoint], region: str, result: TrainResult) ->
     """Recall against false lesions per case, by size: what any threshold could give."""
     sizes = _size_names(curve[0].by_size)
     names = [f">{escape(size)} {result.unit}" for size in sizes]
-    title = f"Lesion recall at a number of false lesions per case{_of(region, result)}"
-    table = new_table(title, "false", ">all", *names)
+    title = f"Recall by false lesions per case{_of(region, result)}"
+    table = new_table(title, "false per case", ">all", *names)
     for point in curve:
         recalls = [_recall(size) for size in point.by_size]
         table.add_row(f"{point.false_per_case:g}", number_text(point.lesion_recall), *recalls)

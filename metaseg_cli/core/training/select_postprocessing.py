@@ -170,11 +170,12 @@ def _best(candidates: Sequence[_Candidate], rule: OperatingRule, cases: int) -> 
     Two can be told apart where the 95 % interval of their difference, patients resampled, leaves out zero.
     """
     allowed = _allowed(candidates, rule, cases)
+    dice = [each.dice for each in allowed]
     if rule.most_false is None:
-        goals = [[each.lesion_f1 for each in allowed]]
-        resampled = [_resampled_f1(allowed)]
+        goals = [[each.lesion_f1 for each in allowed], dice]
+        resampled = [_resampled_f1(allowed), _resampled_dice(allowed)]
     else:
-        goals = [[each.lesion_recall for each in allowed], [each.dice for each in allowed]]
+        goals = [[each.lesion_recall for each in allowed], dice]
         resampled = [_resampled_recall(allowed), _resampled_dice(allowed)]
     best = max(range(len(allowed)), key=lambda i: (*(round(goal[i], 9) for goal in goals), -i))
     for i in range(best):
