@@ -188,8 +188,8 @@ class OperatingRule:
     """What an operating point asks of post-processing on the validation cases.
 
     The highest lesion recall at no more than *most_false* false lesions per case (per patient, where the cases are
-    slices); None: the best lesion F1. Then the best Dice. *as_good_as_plain*: neither Dice nor lesion F1 may be below those of
-    the threshold 0.5 without a filter.
+    slices); None: the best lesion F1. Then the best Dice. *as_good_as_plain*: neither Dice nor lesion F1 may be below
+    those of the threshold 0.5 without a filter.
     """
 
     most_false: float | None
