@@ -424,11 +424,13 @@ def test_every_spelling_of_a_type_is_known(kind: str, size: int | None) -> None:
 
 
 @pytest.mark.slow
-def test_a_decoder_that_dies_costs_its_file_alone(tmp_path: Path) -> None:
+def test_a_decoder_that_dies_costs_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = tmp_path / "bad.mha", with_itk(tmp_path / "good.mha")
-    bad.write_bytes(META.format(**{**GOOD_META, "dims": "-1"}).encode() + bytes(60))  # SIGSEGV in ITK 5.4
+    # ITK 5.4 dies of it, or does not end.
+    bad.write_bytes(META.format(**{**GOOD_META, "dims": "-1"}).encode() + bytes(60))
     itk_decoder.decode(good)
-    with pytest.raises(InputError, match=r"decoder crashed|cannot be read"):
+    with monkeypatch.context() as impatient, pytest.raises(InputError, match=r"decoder crashed|cannot be read"):
+        impatient.setattr(itk_decoder, "_SECONDS", 3.0)
         itk_decoder.decode(bad)
     np.testing.assert_array_equal(itk_decoder.decode(good).array, numbers())
 
