@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metaseg_cli.config import TrainConfig
 from metaseg_cli.core.choices import network_name
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Progress, Silent
 from metaseg_cli.core.training.cross_validation import cross_validate
 from metaseg_cli.core.training.distributed import process_group
@@ -16,6 +17,7 @@ from metaseg_cli.core.training.full_volume import PreviewSlice
 from metaseg_cli.core.training.plan import Plan
 from metaseg_cli.core.training.result import TrainResult
 from metaseg_cli.reports import figures
+from metaseg_cli.reports.region_colours import region_colours
 
 
 def train(
@@ -48,5 +50,6 @@ class _Charts:
     def curves(self, path: Path, history: dict[str, list[float]]) -> None:
         figures.save_curves(path, history)
 
-    def previews(self, path: Path, slices: list[PreviewSlice]) -> None:
-        figures.save_worst_cases(path, [(each.case, each.image, each.reference, each.predicted) for each in slices])
+    def previews(self, path: Path, slices: list[PreviewSlice], card: ModelCard) -> None:
+        rows = [(each.case, each.image, each.reference, each.predicted) for each in slices]
+        figures.save_worst_cases(path, rows, region_colours(list(card.regions), card.index_region))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
+import numpy as np
+
 from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, WorstCase, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
@@ -13,6 +15,7 @@ from metaseg_cli.core.typed_json import as_json
 from metaseg_cli.reports import charts, figures
 from metaseg_cli.reports.evaluation_summary import missed_small_lesions
 from metaseg_cli.reports.pages import interval, number, template
+from metaseg_cli.reports.region_colours import region_colours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ def write_evaluation_page(system: EvaluatedSystem) -> None:
     """Write ``report.html`` and ``worst_cases.png`` into the folder of *system*."""
     evaluation = system.evaluation
     picture = system.out / "worst_cases.png"
-    figures.save_worst_cases(picture, [_worst_case(case) for case in system.worst])
+    colours = region_colours(list(evaluation.summary), system.index_region)
+    figures.save_worst_cases(picture, [_worst_case(case) for case in system.worst], colours)
     text = template("evaluation.html.j2").render(
         title=system.what,
         headline=_headline(evaluation),
@@ -53,8 +57,9 @@ def write_evaluation_page(system: EvaluatedSystem) -> None:
 
 def _worst_case(case: WorstCase) -> figures.WorstCasePicture:
     picture = case.picture
-    image = picture.image if picture.image is not None else picture.reference
-    return f"{case.case} · Dice {case.dice:.2f}", image, picture.reference, picture.prediction
+    image = picture.image if picture.image is not None else np.asarray(picture.reference.any(axis=0))
+    dice = "Dice" if len(picture.reference) == 1 else "mean Dice of the regions"
+    return f"{case.case} · {dice} {case.dice:.2f}", image, picture.reference, picture.prediction
 
 
 def _headline(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -17,11 +17,12 @@ from metaseg_cli.core.intensity import DISPLAY_PERCENTILES
 from metaseg_cli.reports.region_colours import LESION, REFERENCE, Colour
 
 Rgb = NDArray[np.uint8]
-# Title, image ``(Y, X)`` or ``(C, Y, X)``, reference and prediction ``(Y, X)``.
+# Title, image ``(Y, X)`` or ``(C, Y, X)``, reference and prediction ``(R, Y, X)``.
 WorstCasePicture = tuple[str, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]
 
 BACKGROUND: Colour = (16, 18, 22)
 TEXT: Colour = (214, 218, 224)
+_MIN_TITLE = 120  # pixels: a title above a narrower tile would be a column of letters
 
 
 def contrast(image: NDArray[Any]) -> tuple[float, float]:
@@ -91,26 +92,41 @@ def save_contact_sheet(
     tiles = []
     for title, image, masks in items:
         rgb, _, factor = enlarged(to_rgb(image), np.zeros(image.shape[-2:], bool), 200)
-        wide_first = sorted(zip(masks, colours.values(), strict=True), key=lambda pair: -int(pair[0].sum()))
-        for mask, colour in wide_first:
-            rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2)
-        tiles.append(titled(_fitted(rgb, 220), title))
-    sheet = grid(tiles, columns=min(columns, max(1, len(tiles))))
+        tiles.append((title, _fitted(_outlined(rgb, masks, list(colours.values()), factor), 220)))
+    sheet = grid(titled_alike(tiles), columns=min(columns, max(1, len(tiles))))
     save_rgb(path, np.concatenate([sheet, legend_strip(list(colours.items()), "", sheet.shape[1])]))
 
 
-def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture]) -> None:
-    """Write each case twice, side by side: the scan alone, then with both outlines."""
-    tiles = []
+def _outlined(rgb: Rgb, masks: Sequence[NDArray[np.bool_]], colours: Sequence[Colour], factor: int) -> Rgb:
+    """Draw the rims of *masks*, enlarged by *factor* like *rgb*; the widest first, so that none covers a narrower."""
+    for mask, colour in sorted(zip(masks, colours, strict=True), key=lambda pair: -int(pair[0].sum())):
+        rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2)
+    return rgb
+
+
+def save_worst_cases(path: Path, rows: Sequence[WorstCasePicture], colours: Mapping[str, Colour]) -> None:
+    """Write the scan of each case, and beside it reference and prediction; *colours* name the regions in their order.
+
+    One region: both outlines in one picture. Several: reference and prediction apart, each region in its colour, so
+    that regions which are mixed up are seen; a legend says which is which.
+    """
+    from metaseg_cli.reports.overlays import legend_strip  # which draws with this module
+
+    tiles, several = [], len(colours) > 1
     for title, image, reference, prediction in rows:
-        rgb, r, _ = enlarged(to_rgb(image), reference, 360)
-        _, p, _ = enlarged(to_rgb(image), prediction, 360)
-        both = outline(outline(rgb, r, REFERENCE, 2), p, LESION, 1)
-        tiles += [
-            titled(_fitted(rgb, 380), title),
-            titled(_fitted(both, 380), "green: reference   orange: prediction"),
-        ]
-    save_rgb(path, grid(tiles, columns=4 if len(tiles) > 2 else 2))
+        rgb, _, factor = enlarged(to_rgb(image), np.zeros(image.shape[-2:], bool), 360)
+        tiles.append((title, _fitted(rgb, 380)))
+        if several:
+            for name, masks in (("reference", reference), ("prediction", prediction)):
+                tiles.append((name, _fitted(_outlined(rgb, list(masks), list(colours.values()), factor), 380)))
+        else:
+            r, p = (mask[0].repeat(factor, axis=0).repeat(factor, axis=1) for mask in (reference, prediction))
+            both = outline(outline(rgb, r, REFERENCE, 2), p, LESION, 1)
+            tiles.append(("green: reference   orange: prediction", _fitted(both, 380)))
+    sheet = grid(titled_alike(tiles), columns=3 if several else 4 if len(tiles) > 2 else 2)
+    if several:
+        sheet = np.concatenate([sheet, legend_strip(list(colours.items()), "", sheet.shape[1])])
+    save_rgb(path, sheet)
 
 
 def save_curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
@@ -163,14 +179,39 @@ def _fitted(rgb: Rgb, size: int) -> Rgb:
     return np.asarray(Image.fromarray(rgb).resize(shape, Image.Resampling.LANCZOS))
 
 
-def titled(tile: Rgb, title: str) -> Rgb:
-    """Return *tile* below a line with *title*, shortened in its middle to fit."""
-    small = font(12)
-    while title and small.getlength(title) > tile.shape[1] - 4:
-        title = title[: len(title) // 2 - 2] + "…" + title[len(title) // 2 + 2 :] if len(title) > 8 else title[:-1]
-    bar = Image.new("RGB", (tile.shape[1], 20), BACKGROUND)
-    ImageDraw.Draw(bar).text((2, 3), title, fill=TEXT, font=small)
+def titled(tile: Rgb, title: str, lines: int = 1) -> Rgb:
+    """Return *tile* below *title*, in as many lines as it takes, and at least *lines*."""
+    if tile.shape[1] < _MIN_TITLE:
+        margin = np.full((tile.shape[0], _MIN_TITLE - tile.shape[1], 3), BACKGROUND, np.uint8)
+        tile = np.concatenate([tile, margin], axis=1)
+    text = _folded(title, tile.shape[1] - 4)
+    bar = Image.new("RGB", (tile.shape[1], 4 + 16 * max(lines, len(text))), BACKGROUND)
+    for i, line in enumerate(text):
+        ImageDraw.Draw(bar).text((2, 3 + 16 * i), line, fill=TEXT, font=font(12))
     return np.concatenate([np.asarray(bar), tile])
+
+
+def titled_alike(tiles: Sequence[tuple[str, Rgb]]) -> list[Rgb]:
+    """Return each tile below its title; room for the longest title above all of them keeps the pictures in line."""
+    lines = max((len(_folded(title, max(_MIN_TITLE, tile.shape[1]) - 4)) for title, tile in tiles), default=1)
+    return [titled(tile, title, lines) for title, tile in tiles]
+
+
+def _folded(title: str, width: float) -> list[str]:
+    """Return *title* in lines up to *width* pixels, broken at spaces where there are any, and anywhere else."""
+    lines = [""]
+    for word in title.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if font(12).getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font(12).getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 @lru_cache

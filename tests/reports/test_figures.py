@@ -13,7 +13,7 @@ from metaseg_cli.core.detection import find_lesions
 from metaseg_cli.errors import Problem
 from metaseg_cli.reports import figures, overlays
 from metaseg_cli.reports.prepare_page import render_prepare_page
-from metaseg_cli.reports.region_colours import LESION, region_colours
+from metaseg_cli.reports.region_colours import LESION, REFERENCE, region_colours
 
 DISC = np.hypot(*np.mgrid[-32:32, -32:32]) < 8
 
@@ -52,6 +52,43 @@ def test_regions_keep_their_colours_and_the_index_region_is_orange(tmp_path: Pat
         orange = np.argwhere((abs(pixels.astype(int) - LESION) < 60).all(axis=-1))
         width = np.ptp(orange[:, 1])
         assert (width < 60) == (masks[0] is outer)
+
+
+def test_worst_cases_show_each_region_apart_in_reference_and_prediction(tmp_path: Path) -> None:
+    colours = region_colours(["WT", "ET"], "ET")
+    inner, outer = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    inner[28:36, 28:36] = outer[16:48, 16:48] = True
+    swapped = ("a", np.zeros((1, 64, 64)), np.stack([outer, inner]), np.stack([inner, outer]))
+    figures.save_worst_cases(tmp_path / "w.png", [swapped], colours)
+    with Image.open(tmp_path / "w.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)[:-24]  # without the legend
+    widths = []
+    for panel in np.array_split(pixels, 3, axis=1):
+        orange = np.flatnonzero((abs(panel - LESION) < 60).all(axis=-1).any(axis=0))
+        widths.append(np.ptp(orange) if len(orange) else 0)
+    assert widths[0] == 0  # the scan alone
+    assert 0 < widths[1] < 100 < widths[2]
+
+
+def test_one_region_is_outlined_twice_in_one_picture(tmp_path: Path) -> None:
+    row = ("a", np.zeros((1, 64, 64)), DISC[None], np.roll(DISC, 20, axis=1)[None])
+    figures.save_worst_cases(tmp_path / "w.png", [row], region_colours(["metastasis"], "metastasis"))
+    with Image.open(tmp_path / "w.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    left, right = np.array_split(pixels, 2, axis=1)
+    for colour in (REFERENCE, LESION):
+        assert not (abs(left - colour) < 60).all(axis=-1).any()
+        assert (abs(right - colour) < 60).all(axis=-1).any()
+
+
+def test_no_title_is_cut_and_pictures_stay_in_line() -> None:
+    tile = np.full((50, 200, 3), 255, np.uint8)
+    long, short = figures.titled_alike([("sub-0001_" * 20 + "end of a name", tile), ("b", tile)])
+    assert long.shape == short.shape
+    assert (long[-50:] == 255).all()
+    assert (short[-50:] == 255).all()
+    assert len(long) > 4 + 16 * 5 + 50  # 193 letters of at least 5 pixels take five lines and more
+    assert figures.titled(tile, "b").shape == (70, 200, 3)
 
 
 def test_an_outline_leaves_the_lesion_visible() -> None:

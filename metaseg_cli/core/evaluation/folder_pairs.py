@@ -34,6 +34,7 @@ from metaseg_cli.core.images.region_layers import flatten, split_regions
 from metaseg_cli.core.metrics.cases import MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
+from metaseg_cli.core.regions import index_region
 from metaseg_cli.core.results import FolderSettings, Regions
 from metaseg_cli.errors import InputError, Problem, attempt, problem_of
 
@@ -63,7 +64,11 @@ def evaluate_folder(predictions: Path, out: Path, config: EvaluateConfig, progre
     """
     assert config.references is not None
     log = EvaluationLog()
-    evaluation, worst = collect(_score_folder(predictions, config.references, out, config, log, progress), config, log)
+    folders = (predictions, config.references)
+    if config.cluster is not None:  # another computer has another working folder
+        folders = (predictions.resolve(), config.references.resolve())
+    pairs = _find_pairs(*folders, out, config, log)
+    evaluation, worst = collect(_score_pairs(pairs, out, config, log, progress), config, log)
     return EvaluatedSystem(
         out=out,
         name=predictions.name,
@@ -71,17 +76,15 @@ def evaluate_folder(predictions: Path, out: Path, config: EvaluateConfig, progre
         settings=FolderSettings(predictions=predictions, references=config.references),
         evaluation=evaluation,
         worst=worst,
+        index_region=index_region(pairs[0].regions),
         notes=tuple(log.notes),
         problems=tuple(log.problems),
     )
 
 
-def _score_folder(
-    predictions: Path, references: Path, out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
+def _score_pairs(
+    pairs: Sequence[_Pair], out: Path, config: EvaluateConfig, log: EvaluationLog, progress: Progress
 ) -> Iterator[ScoredCase]:
-    if config.cluster is not None:  # another computer has another working folder
-        predictions, references = predictions.resolve(), references.resolve()
-    pairs = _find_pairs(predictions, references, out, config, log)
     progress.start("evaluating", len(pairs), unit="case")
     results = map_cases(
         _score_pair,

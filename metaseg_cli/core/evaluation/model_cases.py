@@ -154,6 +154,7 @@ def evaluate_model(
         ),
         evaluation=evaluation,
         worst=worst,
+        index_region=read_card(path).index_region,
         folds=_of_folds(evaluation, fold_of) if folds else {},
         notes=tuple(log.notes),
         problems=tuple(log.problems),

@@ -39,7 +39,10 @@ class WorstCase:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedSystem:
-    """The scores of a system: ``name`` is short, ``what`` says what was scored, results go into the folder ``out``."""
+    """The scores of a system: ``name`` is short, ``what`` says what was scored, results go into the folder ``out``.
+
+    ``index_region`` is the region that lesions are counted in elsewhere; pictures show it in the colour of lesions.
+    """
 
     out: Path
     name: str
@@ -47,6 +50,7 @@ class EvaluatedSystem:
     settings: ModelSettings | FolderSettings
     evaluation: Evaluation
     worst: tuple[WorstCase, ...]
+    index_region: str
     folds: dict[str, Summary] = field(default_factory=dict)  # of a cross-validation, its folds apart
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()

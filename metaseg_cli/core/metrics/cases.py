@@ -56,7 +56,10 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class CaseSlice:
-    """The slice in which the masks of a case differ most; ``image (C, Y, X)`` is None without a scan."""
+    """The slice in which the masks of a case differ most; ``image (C, Y, X)`` is None without a scan.
+
+    ``reference`` and ``prediction (R, Y, X)`` are a mask per region, in the order of the score's regions.
+    """
 
     image: NDArray[Any] | None
     reference: NDArray[np.bool_]
@@ -123,9 +126,10 @@ def score_case(
 def _slice(
     pairs: Sequence[MaskPair], image: NDArray[Any] | None, view: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> CaseSlice:
-    reference = view(np.any([pair.reference for pair in pairs], axis=0))
-    prediction = view(np.any([pair.prediction for pair in pairs], axis=0))
-    wrong = (reference ^ prediction).reshape(len(reference), -1).sum(axis=1)
-    z = int(wrong.argmax()) if wrong.any() else int(reference.reshape(len(reference), -1).sum(axis=1).argmax())
+    # Region by region: regions that are mixed up differ, though they cover the same voxels together.
+    reference = view(np.stack([pair.reference for pair in pairs]))
+    prediction = view(np.stack([pair.prediction for pair in pairs]))
+    wrong = (reference ^ prediction).sum(axis=(0, 2, 3))
+    z = int(wrong.argmax()) if wrong.any() else int(reference.sum(axis=(0, 2, 3)).argmax())
     shown = None if image is None else view(image)[:, z].copy()
-    return CaseSlice(shown, reference[z].copy(), prediction[z].copy())
+    return CaseSlice(shown, reference[:, z].copy(), prediction[:, z].copy())

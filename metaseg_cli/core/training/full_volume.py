@@ -48,7 +48,7 @@ class CasePart:
 
 @dataclass(frozen=True)
 class PreviewSlice:
-    """A slice of a case to look at: ``image (C, Y, X)``, ``reference`` and ``predicted (Y, X)``."""
+    """A slice of a case to look at: ``image (C, Y, X)``; ``reference`` and ``predicted (R, Y, X)``, one per region."""
 
     case: str
     image: NDArray[np.float16]
@@ -165,5 +165,6 @@ class CasePredictor:
         z = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(truth) // 2
         where = slice(part.first + z, part.first + z + 1)
         image = self.prepared.image(part.record, (where, slice(None), slice(None)))[:, 0]
-        predicted = np.asarray((probabilities[:, z] >= DEFAULT_THRESHOLD).any(axis=0))
-        return PreviewSlice(part.record.case, self.prepared.shown(part.record, image), truth[z], predicted)
+        predicted = probabilities[:, z] >= DEFAULT_THRESHOLD
+        shown = self.prepared.shown(part.record, image)
+        return PreviewSlice(part.record.case, shown, reference[:, z].copy(), predicted)

@@ -23,6 +23,7 @@ from metaseg_cli.config import TrainConfig
 from metaseg_cli.config_file import dump_yaml
 from metaseg_cli.core.atomic import atomic_write_text, check_room
 from metaseg_cli.core.csv_text import csv_text
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.run_folder import (
     CONFIG_FILE,
@@ -48,8 +49,8 @@ class TrainingCharts(Protocol):
         """Draw loss and validation scores, one list per column of ``EpochRecord``."""
         ...
 
-    def previews(self, path: Path, slices: list[PreviewSlice]) -> None:
-        """Draw slices with the outlines of reference and prediction."""
+    def previews(self, path: Path, slices: list[PreviewSlice], card: ModelCard) -> None:
+        """Draw slices with reference and prediction of the regions of *card*."""
         ...
 
 
@@ -92,10 +93,10 @@ class RunWriter:
                 self._events.add_scalar(name, getattr(history[-1], name), history[-1].epoch)
             self._events.flush()
 
-    def previews(self, slices: list[PreviewSlice]) -> None:
+    def previews(self, slices: list[PreviewSlice], card: ModelCard) -> None:
         """Draw validation slices of the best model so far."""
         if self._active:
-            self._charts.previews(self.folder / PREVIEW_FILE, slices)
+            self._charts.previews(self.folder / PREVIEW_FILE, slices, card)
 
     def out_of_fold(self, part: CasePart, probabilities: NDArray[np.float16]) -> None:
         """Keep the probabilities ``(R, Z, Y, X)`` of a validation case, or of some of its slices.

@@ -270,7 +270,7 @@ class Trainer:
         if self.group.is_main:
             save_model(self.files.folder / MODEL_FILE, self.eval_model, self.card)
             if validation.previews:
-                self.files.previews(validation.previews)
+                self.files.previews(validation.previews, self.experiment.card)
 
     def _mine_hard_negatives(self) -> float:
         """Predict a few training cases, a different few after each epoch, and feed their false positives back.
