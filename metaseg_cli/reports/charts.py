@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -146,9 +147,8 @@ def rank_stability(ranks: RankFrequencies) -> bytes:
                 left += share
         axes.set(xlim=(0, 1), title=metric)
         axes.title.set_fontsize(9)
-        axes.set_yticks(
-            range(len(systems)), list(systems) if axes in first_of_line else [""] * len(systems), fontsize=8
-        )
+        names = [textwrap.fill(name, 24) if axes in first_of_line else "" for name in systems]
+        axes.set_yticks(range(len(systems)), names, fontsize=8)
         axes.invert_yaxis()
     return _png(figure)
 
@@ -192,7 +192,7 @@ def diameters_over_visits(follow_up: FollowUp) -> bytes:
         together.text(1, limits[-1], "+20 % of smallest", color=_DOTS, fontsize=7, ha="right", va="bottom",
                       transform=together.get_yaxis_transform())  # fmt: skip
     together.set(title="Sum of the targets' diameters (mm), RANO-BM by imaging only", ylim=(0, 1.3 * max([*sums, 1.0])))
-    names = [visit.date or (visit.visit if len(visit.visit) <= 16 else f"…{visit.visit[-15:]}") for visit in visits]
+    names = [visit.date or textwrap.fill(visit.visit, 16) for visit in visits]
     margin = 0.4 * (at[-1] - at[0]) / max(1, len(at) - 1)
     for axes in (each, together):
         axes.title.set_fontsize(9)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg_cli.core.atomic import atomic_write_text
+from metaseg_cli.core.counts import counted
 from metaseg_cli.core.results import SystemComparison
 from metaseg_cli.core.results.scores import PairedDifference
 from metaseg_cli.reports import charts
+from metaseg_cli.reports.criteria import criteria
 from metaseg_cli.reports.pages import interval, number, p_value, template
 
 
@@ -28,7 +30,8 @@ def write_comparison_page(path: Path, comparison: SystemComparison) -> None:
     text = template("comparison.html.j2").render(
         names=[system.name for system in comparison.systems],
         sources={system.name: system.what for system in comparison.systems},
-        patients=comparison.patients,
+        patients=counted(comparison.patients, "patient"),
+        criteria=criteria(comparison.protocol),
         notes=comparison.notes,
         regions=[_region(comparison, region) for region in comparison.ranks],
     )

@@ -11,11 +11,13 @@ from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.evaluation.system import FOLD_METRICS, EvaluatedSystem, WorstCase, fold_rows
 from metaseg_cli.core.metrics.evaluation import Evaluation
 from metaseg_cli.core.metrics.table import meaning_of_empty, policy
-from metaseg_cli.core.typed_json import as_json
+from metaseg_cli.core.results import FolderSettings
 from metaseg_cli.reports import charts, figures
+from metaseg_cli.reports.criteria import criteria
 from metaseg_cli.reports.evaluation_summary import missed_small_lesions
 from metaseg_cli.reports.pages import interval, number, template
 from metaseg_cli.reports.region_colours import region_colours
+from metaseg_cli.reports.training_summary import postprocessing_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +121,18 @@ def _patients(evaluation: Evaluation) -> list[tuple[str | float, ...]]:
     ]
 
 
-def _facts(system: EvaluatedSystem) -> list[tuple[str, object]]:
-    settings, protocol = as_json(system.settings), as_json(system.evaluation.protocol)
-    assert isinstance(settings, dict)
-    assert isinstance(protocol, dict)
-    return [
-        *((name, str(value)) for name, value in settings.items()),
-        *((f"protocol: {name}", value) for name, value in protocol.items()),
-    ]
+def _facts(system: EvaluatedSystem) -> list[tuple[str, str]]:
+    """Return what was scored, and by which rules."""
+    settings = system.settings
+    if isinstance(settings, FolderSettings):
+        facts = [("predictions", str(settings.predictions)), ("references", str(settings.references))]
+    else:
+        facts = [("model", str(settings.model)), ("data", str(settings.data)), ("cases", settings.split)]
+        for region, chosen in settings.postprocessing.items():
+            unit = "px" if chosen.per_slice else _unit(system.evaluation)
+            facts.append((f"threshold of {region}", postprocessing_text(chosen, unit)))
+    return [*facts, ("grid", settings.grid), *criteria(system.evaluation.protocol)]
+
+
+def _unit(evaluation: Evaluation) -> str:
+    return next(iter(evaluation.cases[0].comparisons.values())).unit

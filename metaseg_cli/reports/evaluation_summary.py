@@ -17,7 +17,10 @@ from metaseg_cli.core.metrics.table import metric_of
 from metaseg_cli.core.results import SystemComparison
 from metaseg_cli.core.results.scores import ConfidenceReport, FrocCurve
 from metaseg_cli.errors import Problem
+from metaseg_cli.reports.criteria import criteria_line
+from metaseg_cli.reports.pages import p_value
 from metaseg_cli.reports.terminal import (
+    MANY,
     SHOWN,
     escape,
     interval_text,
@@ -25,6 +28,7 @@ from metaseg_cli.reports.terminal import (
     note_lines,
     number_text,
     problem_tables,
+    rest_lines,
 )
 
 
@@ -34,21 +38,21 @@ def evaluate_summary(system: EvaluatedSystem) -> list[RenderableType]:
     for region in system.evaluation.summary:
         parts += _region_summary(system, region)
     where = f"All numbers: {escape(system.out)}; look at report.html there"
+    rules = note_lines([criteria_line(system.evaluation.protocol)])
     if system.folds:
         parts += [_fold_table(system), ""]
-    return [*parts, *note_lines(system.notes), *problem_tables(system.problems), where]
+    return [*parts, *rules, *note_lines(system.notes), *problem_tables(system.problems), where]
 
 
 def _region_summary(system: EvaluatedSystem, region: str) -> list[RenderableType]:
     evaluation = system.evaluation
-    by = "" if evaluation.protocol.name == "default" else f", by {evaluation.protocol.name}"
-    table = new_table("", "metric", ">mean", ">95 % interval", ">n")
+    table = new_table("Means over cases", "metric", ">mean", ">95 % interval", ">cases")
     for name, row in evaluation.summary[region].items():
         if metric_of(name).printed:
             interval = interval_text(*row.ci95) if row.n else "no case"
             table.add_row(name, number_text(row.mean), interval, str(row.n))
     return [
-        f"[bold]{escape(region)}[/bold], {escape(system.what)}{escape(by)}",
+        f"[bold]{escape(region)}[/bold], {escape(system.what)}",
         _size_table(evaluation.by_size[region]),
         *(f"[yellow]{escape(text)}[/yellow]" for text in missed_small_lesions(evaluation, region)),
         *_confidence(evaluation.confidence.get(region)),
@@ -117,7 +121,8 @@ def _patients(evaluation: Evaluation, region: str) -> list[RenderableType]:
         counts = (str(scores[name]) for name in ("lesion_tp", "lesion_fn", "lesion_fp"))
         table.add_row(escape(patient), *shares, *counts)
     mean = sum(scores["dice"] for _, scores in rows) / max(1, len(rows))
-    return [table, f"[bold]Dice per patient {mean:.3f}[/bold] over {counted(len(rows), 'patient')}"]
+    rest = rest_lines(len(rows), SHOWN, "report.html")
+    return [table, *rest, f"[bold]Dice per patient {mean:.3f}[/bold] over {counted(len(rows), 'patient')}"]
 
 
 def compare_summary(comparison: SystemComparison, out: Path, problems: Sequence[Problem]) -> list[RenderableType]:
@@ -126,7 +131,8 @@ def compare_summary(comparison: SystemComparison, out: Path, problems: Sequence[
     for region in comparison.ranks:
         parts += _compared_region(comparison, region)
     where = f"All numbers: {escape(out)}; look at comparison.html there"
-    return [*parts, *note_lines(comparison.notes), *problem_tables(problems), where]
+    notes = [criteria_line(comparison.protocol), *comparison.notes]
+    return [*parts, *note_lines(notes), *problem_tables(problems), where]
 
 
 def _compared_region(comparison: SystemComparison, region: str) -> list[RenderableType]:
@@ -139,17 +145,18 @@ def _compared_region(comparison: SystemComparison, region: str) -> list[Renderab
         "First minus second; p by Wilcoxon with Holm's correction",
         *("metric", "first", "second", ">difference", ">95 % interval", ">p", ">win/tie/loss"),
     )
-    for row in comparison.differences:
-        if row.region == region:
-            sides = (escape(row.first), escape(row.second), f"{row.mean:+.3f}")
-            counts = f"{row.wins}/{row.ties}/{row.losses}"
-            table.add_row(row.metric, *sides, interval_text(row.ci95_low, row.ci95_high), f"{row.p_holm:.3f}", counts)
+    rows = [row for row in comparison.differences if row.region == region]
+    for row in rows[:MANY]:
+        sides = (escape(row.first), escape(row.second), f"{row.mean:+.3f}")
+        counts = f"{row.wins}/{row.ties}/{row.losses}"
+        table.add_row(row.metric, *sides, interval_text(row.ci95_low, row.ci95_high), p_value(row.p_holm), counts)
     shown = ", ".join(f"{escape(name)} {frequencies[0]:.0%}" for name, frequencies in ranks["dice"].items())
     return [
         f"[bold]{escape(region)}[/bold], {counted(comparison.patients, 'patient')}",
         means,
         "",
         table,
+        *rest_lines(len(rows), MANY, "comparison.html"),
         f"Best Dice when patients are resampled: {shown}",
         "",
     ]

@@ -98,9 +98,14 @@ def save_contact_sheet(
 
 
 def _outlined(rgb: Rgb, masks: Sequence[NDArray[np.bool_]], colours: Sequence[Colour], factor: int) -> Rgb:
-    """Draw the rims of *masks*, enlarged by *factor* like *rgb*; the widest first, so that none covers a narrower."""
-    for mask, colour in sorted(zip(masks, colours, strict=True), key=lambda pair: -int(pair[0].sum())):
-        rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2)
+    """Draw the rims of *masks*, enlarged by *factor* like *rgb*; the widest region first, so that it covers none.
+
+    Its rim is the broadest, too: of regions that have the same voxels, each is seen.
+    """
+    pairs = reversed(list(zip(masks, colours, strict=True)))
+    wide_first = sorted(pairs, key=lambda pair: -int(pair[0].sum()))
+    for broader, (mask, colour) in zip(reversed(range(len(wide_first))), wide_first, strict=True):
+        rgb = outline(rgb, mask.repeat(factor, axis=0).repeat(factor, axis=1), colour, 2 + broader)
     return rgb
 
 

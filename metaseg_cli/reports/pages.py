@@ -36,6 +36,13 @@ def interval(ends: Sequence[float]) -> str:
     return f"{ends[0]:.3f} – {ends[1]:.3f}" if all(map(math.isfinite, ends)) else "–"
 
 
+def and_more(total: int, shown: int, where: str = "") -> str:
+    """Return how many of *total* rows are not *shown*, and the file *where* they are; nothing when all are."""
+    if total <= shown:
+        return ""
+    return f"… and {total - shown} more" + (f": {where} lists all" if where else "")
+
+
 def p_value(p: float) -> str:
     """Return *p* as papers print it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

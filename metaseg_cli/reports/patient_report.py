@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from metaseg_cli.core.results import FollowUp, LesionVisitRow, VisitRow
 from metaseg_cli.reports import charts
 from metaseg_cli.reports.lesion_colours import lesion_colour_code
-from metaseg_cli.reports.pages import template
+from metaseg_cli.reports.pages import and_more, template
 
 MOST_LESIONS = 10  # rows with pictures; two pages hold no more
 _MOST_NOTES = 8
@@ -84,7 +84,7 @@ def follow_up_page(follow_up: FollowUp, pictures: Mapping[tuple[int, int], bytes
         visit_names=names,
         lesions=tuple(_lesion(number, follow_up, pictures) for number in shown),
         lesion_count=len(numbers),
-        more=f"… and {len(numbers) - len(shown)} more: follow_up.csv lists all." if len(numbers) > len(shown) else "",
+        more=and_more(len(numbers), len(shown), "follow_up.csv"),
         chart=base64_text(charts.diameters_over_visits(follow_up)),
         hand=_HAND,
         notes=_shortened(follow_up.notes),
@@ -134,7 +134,7 @@ def _lesion(number: int, follow_up: FollowUp, pictures: Mapping[tuple[int, int],
         lines=(
             "target" if first.target else "non-target",
             f"x {first.x_mm:.0f}, y {first.y_mm:.0f},",
-            f"z {first.z_mm:.0f} mm",
+            f"z {first.z_mm:.0f} mm (LPS)",
         ),
         cells=tuple(cells),
     )

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from metaseg_cli.core.counts import counted
 from metaseg_cli.core.results import (
+    PREDICTIONS_FILE,
     UNLIKE_TRAINING,
     FollowUp,
     LesionRow,
@@ -27,13 +28,15 @@ from metaseg_cli.reports.terminal import (
     note_lines,
     number_text,
     problem_tables,
+    rest_lines,
 )
 
 
 def lesion_table(rows: Sequence[LesionRow]) -> Table:
     """Lesions of one scan."""
-    unit = "px" if rows[0].diameter_mm is None else "mm"
-    table = new_table("", ">lesion", "region", f">diameter ({unit})", ">voxels", ">x", ">y", ">z", ">confidence")
+    unit, place = ("px", "px") if rows[0].diameter_mm is None else ("mm", "voxel")
+    centre = (f">{axis} ({place})" for axis in "xyz")
+    table = new_table("", ">lesion", "region", f">diameter ({unit})", ">voxels", *centre, ">confidence")
     for row in rows[:SHOWN]:
         table.add_row(
             str(row.lesion),
@@ -70,7 +73,7 @@ def predict_summary(predictions: Predictions, problems: Sequence[Problem]) -> li
             voxels = sum(lesion.voxels for lesion in mine)
             table.add_row(escape(scan.scan), str(len(mine)), str(voxels), escape(scan.mask))
         warned = [(scan, note) for scan in scans for note in scan.notes if note.startswith(UNLIKE_TRAINING)]
-        parts += [table, *([f"… and {len(scans) - MANY} more"] if len(scans) > MANY else [])]
+        parts += [table, *rest_lines(len(scans), MANY, PREDICTIONS_FILE)]
         parts += [f"[yellow]! {escape(scan.scan)}: {escape(note)}[/yellow]" for scan, note in warned[:MANY]]
         parts += [f"… and {len(warned) - MANY} more"] if len(warned) > MANY else []
         parts += ["", f"All results: {escape(predictions.out)}"]
@@ -94,7 +97,7 @@ def _scan_summary(scan: ScanResult, predictions: Predictions) -> list[Renderable
     return [
         f"[bold]{escape(scan.scan)}[/bold]: {found} ({predictions.operating_point}, threshold {threshold:.2f})",
         *([lesion_table(rows)] if rows else []),
-        *([f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []),
+        *rest_lines(len(rows), SHOWN, "lesions.csv"),
         *regions,
         *(_note_line(note) for note in scan.notes),
         "",
@@ -107,7 +110,8 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
     """What ``metaseg follow-up`` prints: each lesion's diameter at each visit, then each visit."""
     names = [visit.visit for visit in follow_up.visits]
     lengths = new_table("Longest axial diameter (mm)", "lesion", *(f">{escape(name)}" for name in names))
-    for number in dict.fromkeys(row.lesion for row in follow_up.lesions):
+    numbers = list(dict.fromkeys(row.lesion for row in follow_up.lesions))
+    for number in numbers[:MANY]:
         mine = {row.visit: row for row in follow_up.lesions if row.lesion == number}
         target = any(row.target for row in mine.values())
         cells = (_at_visit(mine[name]) if name in mine else "" for name in names)
@@ -121,6 +125,7 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
     remarks += [f"[dim]· {escape(visit.visit)}: {visit.remarks}[/dim]" for visit in follow_up.visits if visit.remarks]
     return [
         lengths if follow_up.lesions else "no lesion at any visit",
+        *rest_lines(len(numbers), MANY, "follow_up.csv"),
         "",
         _visit_table(follow_up.visits),
         *remarks,
@@ -132,7 +137,13 @@ def follow_up_summary(follow_up: FollowUp) -> list[RenderableType]:
 
 def _visit_table(visits: Sequence[VisitRow]) -> Table:
     table = new_table(
-        "RANO-BM, imaging only", "visit", ">lesions", ">sum (mm)", ">baseline", ">smallest", "category", "why"
+        "RANO-BM, imaging only",
+        "visit",
+        ">lesions",
+        ">sum (mm)",
+        ">from baseline",
+        ">from smallest",
+        *("category", "why"),
     )
     for visit in visits:
         changes = ("" if v is None else f"{v:+.0f} %" for v in (visit.from_baseline_percent, visit.from_nadir_percent))

@@ -15,6 +15,7 @@ from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.results import PROGRAM
 from metaseg_cli.reports import lesion_pictures
 from metaseg_cli.reports.lesion_colours import lesion_colour_code
+from metaseg_cli.reports.pages import and_more
 from metaseg_cli.reports.patient_report import MOST_LESIONS, LesionCell, LesionLine, PatientReport, base64_text, page
 
 _COLUMNS = ("Region", "Lesions", "Volume (ml)", "Measurable by RANO-BM", "Sum of targets (mm)")
@@ -50,7 +51,6 @@ def _report(prediction: Prediction, card: ModelCard, found: VisitLesions) -> Pat
         for lesion in lesions[:MOST_LESIONS]
         for at in lesion.at_visits
     ]
-    hidden = len(lesions) - len(lines)
     return PatientReport(
         title="Brain metastases: one visit",
         facts=(
@@ -65,7 +65,7 @@ def _report(prediction: Prediction, card: ModelCard, found: VisitLesions) -> Pat
         visit_names=("Picture", "Longest axial × perpendicular", "Volume", "RANO-BM", "Centre"),
         lesions=tuple(lines),
         lesion_count=len(lesions),
-        more=f"… and {hidden} more: lesions.csv lists all." if hidden else "",
+        more=and_more(len(lesions), len(lines), "lesions.csv"),
         notes=(*prediction.notes, _DISCLAIMER),
     )
 

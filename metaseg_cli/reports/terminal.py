@@ -11,6 +11,7 @@ from rich.table import Table
 
 from metaseg_cli.core.counts import counted
 from metaseg_cli.errors import Problem, printable
+from metaseg_cli.reports.pages import and_more
 
 SHOWN = 12  # rows of a table that is followed by others
 MANY = 40  # rows of a table that is alone
@@ -34,7 +35,7 @@ def new_table(title: str, *columns: str) -> Table:
 def facts_table(title: str, rows: Sequence[tuple[str, object]]) -> Table:
     """Return a table of names and values."""
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
+    table.add_column(style="dim", overflow="fold")
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, escape(value))
@@ -51,6 +52,11 @@ def number_text(value: float | None, digits: int = 3) -> str:
 def interval_text(low: float, high: float) -> str:
     """Return both ends, or why there is no interval."""
     return f"{low:.3f} – {high:.3f}" if math.isfinite(low) else "one patient"
+
+
+def rest_lines(total: int, shown: int, where: str = "") -> list[RenderableType]:
+    """Return the line below a table that shows *shown* of *total* rows; none when it shows all."""
+    return [text] if (text := and_more(total, shown, where)) else []
 
 
 def note_lines(notes: Sequence[str]) -> list[RenderableType]:
@@ -74,5 +80,4 @@ def _problem_table(problems: Sequence[Problem], title: str) -> list[RenderableTy
     table = new_table(title, "file", "reason", "what to do")
     for problem in problems[:SHOWN]:
         table.add_row(escape(problem.file), escape(problem.reason), escape(problem.remedy))
-    rest = len(problems) - SHOWN
-    return ["", table, *([f"… and {rest} more"] if rest > 0 else [])]
+    return ["", table, *rest_lines(len(problems), SHOWN)]

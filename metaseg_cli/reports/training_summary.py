@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaseg_cli.core.counts import counted
+from metaseg_cli.core.counts import counted, sizes_with_axes
 from metaseg_cli.core.detection import SizeRange
+from metaseg_cli.core.images import spacing_text
 from metaseg_cli.core.regions import lesion_definition
+from metaseg_cli.reports.pages import and_more
 from metaseg_cli.reports.terminal import (
     MANY,
     escape,
@@ -57,8 +59,7 @@ def _dry_run_table(result: PrepareResult) -> Table:
             escape(mask if len(source.masks) < 2 else f"{mask} …"),
             escape(source.first_file),
         )
-    if len(result.found) > MANY:
-        table.caption = f"… and {len(result.found) - MANY} more"
+    table.caption = and_more(len(result.found), MANY, "--dry-run --json") or None
     return table
 
 
@@ -96,14 +97,14 @@ def _prepared_facts(result: PrepareResult) -> list[tuple[str, str]]:
         ("layout", f"{result.layout} ({result.why})"),
     ]
     if result.spacing_mm:
-        facts.append(("voxel size", "×".join(f"{s:.2f}" for s in reversed(result.spacing_mm)) + " mm (x × y × z)"))
+        facts.append(("voxel size", f"{spacing_text(result.spacing_mm)} mm (x × y × z)"))
     return facts
 
 
 def plan_summary(plan: Plan) -> list[RenderableType]:
     """What ``metaseg train --plan-only`` prints."""
     lines = [escape(reason) for reason in plan.reasons]
-    strides = ", ".join("×".join(map(str, stride)) for stride in plan.strides)
+    strides = ", ".join(map(sizes_with_axes, plan.strides))
     return [
         "[bold]The plan[/bold]",
         *(f"  {line}" for line in lines),
@@ -147,7 +148,7 @@ def _validation_facts(result: TrainResult) -> list[tuple[str, str]]:
         ("lesion F1", number_text(result.scores["lesion_f1"])),
         ("Dice per patient", number_text(result.scores["dice"])),
         *(
-            (f"threshold of {region}" if several else "threshold", _in_words(each, result.unit))
+            (f"threshold of {region}" if several else "threshold", postprocessing_text(each, result.unit))
             for region, each in result.postprocessing.items()
         ),
     ]
@@ -206,7 +207,7 @@ def _of(region: str, result: TrainResult) -> str:
     return f", {escape(region)}" if len(result.postprocessing) > 1 else ""
 
 
-def _in_words(chosen: Postprocessing, unit: str) -> str:
+def postprocessing_text(chosen: Postprocessing, unit: str) -> str:
     """Return the post-processing of one region in words."""
     text = f"{chosen.threshold:.2f}"
     if chosen.high_threshold > chosen.threshold:

@@ -70,6 +70,16 @@ def test_worst_cases_show_each_region_apart_in_reference_and_prediction(tmp_path
     assert 0 < widths[1] < 100 < widths[2]
 
 
+def test_regions_of_the_same_voxels_are_both_seen(tmp_path: Path) -> None:
+    colours = region_colours(["ET", "TC", "WT"], "ET")
+    row = ("a", np.zeros((1, 64, 64)), np.stack([DISC] * 3), np.stack([DISC] * 3))
+    figures.save_worst_cases(tmp_path / "w.png", [row], colours)
+    with Image.open(tmp_path / "w.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)[:-24]
+    for colour in colours.values():
+        assert (abs(pixels - colour) < 60).all(axis=-1).sum() > 50
+
+
 def test_one_region_is_outlined_twice_in_one_picture(tmp_path: Path) -> None:
     row = ("a", np.zeros((1, 64, 64)), DISC[None], np.roll(DISC, 20, axis=1)[None])
     figures.save_worst_cases(tmp_path / "w.png", [row], region_colours(["metastasis"], "metastasis"))

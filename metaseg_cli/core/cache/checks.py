@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from metaseg_cli.core.cache.records import CaseRecord
+from metaseg_cli.core.images import spacing_text
 from metaseg_cli.errors import Problem
 
 _OUTLIER = 2.0  # a spacing above this many times the median, or below its inverse
@@ -113,8 +114,8 @@ def _spacing_outliers(records: Sequence[CaseRecord]) -> list[Problem]:
     return [
         _warning(
             r,
-            f"its spacing, {'×'.join(f'{s:.2f}' for s in sorted(r.source_spacing_mm or ()))} mm, is far from the "
-            f"others' ({middle} mm)",
+            f"its spacing, {spacing_text(r.source_spacing_mm or ())} mm (x × y × z), is far from the others' "
+            f"({middle} mm, the finest axis first)",
             "check the header; it is resampled with the rest",
         )
         for r, outlier in zip(spaced, far, strict=True)

@@ -19,8 +19,11 @@ def compare_systems(systems: Sequence[EvaluatedSystem], notes: Sequence[str]) ->
     patients = sorted(set.intersection(*({case.patient for case in s.evaluation.cases} for s in systems)))
     differences: list[PairedDifference] = []
     ranks: dict[str, RankFrequencies] = {}
+    missing: list[str] = []
     for region in systems[0].evaluation.summary:
-        metrics = _metrics(systems, region)
+        metrics, others = _metrics(systems, region)
+        if others:
+            missing.append(f"{region}: not compared, because not every case has a value: {', '.join(others)}")
         values = {
             system.name: {
                 metric: [_of_patient(system.evaluation.cases, patient, region, metric) for patient in patients]
@@ -42,20 +45,21 @@ def compare_systems(systems: Sequence[EvaluatedSystem], notes: Sequence[str]) ->
         patients=len(patients),
         differences=tuple(differences),
         ranks=ranks,
-        notes=tuple(notes),
+        notes=(*notes, *missing),
     )
 
 
-def _metrics(systems: Sequence[EvaluatedSystem], region: str) -> list[str]:
-    """Return the metrics that every case of every system has as a number."""
+def _metrics(systems: Sequence[EvaluatedSystem], region: str) -> tuple[list[str], list[str]]:
+    """Return the metrics that every case of every system has as a number, and the others."""
     cases = [case for system in systems for case in system.evaluation.cases]
     unit = cases[0].comparisons[region].unit
     scores = [case.regions[region] for case in cases]
-    return [
-        metric
-        for metric in (name.format(unit=unit) for name in COMPARED)
-        if all(metric in row and not np.isnan(row[metric]) for row in scores)
-    ]
+    metrics: list[str] = []
+    others: list[str] = []
+    for metric in (name.format(unit=unit) for name in COMPARED):
+        defined = all(metric in row and not np.isnan(row[metric]) for row in scores)
+        (metrics if defined else others).append(metric)
+    return metrics, others
 
 
 def _of_patient(cases: Sequence[CaseScore], patient: str, region: str, metric: str) -> float:

@@ -69,11 +69,12 @@ def evaluate_folder(predictions: Path, out: Path, config: EvaluateConfig, progre
         folders = (predictions.resolve(), config.references.resolve())
     pairs = _find_pairs(*folders, out, config, log)
     evaluation, worst = collect(_score_pairs(pairs, out, config, log, progress), config, log)
+    settings = FolderSettings(predictions=predictions, references=config.references)
     return EvaluatedSystem(
         out=out,
         name=predictions.name,
-        what=f"{predictions} against {config.references}",
-        settings=FolderSettings(predictions=predictions, references=config.references),
+        what=f"{predictions} against {config.references}, on the grid {settings.grid}",
+        settings=settings,
         evaluation=evaluation,
         worst=worst,
         index_region=index_region(pairs[0].regions),

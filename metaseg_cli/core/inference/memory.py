@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch import nn
 
 from metaseg_cli.core.choices import NETWORKS
+from metaseg_cli.core.counts import sizes_with_axes
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.errors import ConfigError
 
@@ -40,7 +39,7 @@ def fitting_windows(
     if np.prod(patch) > voxels:
         needed = np.prod(patch) * bytes_per_voxel(card, precision, n_passes) + _SPARE - left
         raise ConfigError(
-            f"--max-memory is too small: windows of {_times(patch)} voxels need {needed / 1e9:.1f} GB more",
+            f"--max-memory is too small: windows of {sizes_with_axes(patch)} voxels need {needed / 1e9:.1f} GB more",
             remedy="allow more, or close other programs",
         )
     return tuple(patch), None if largest is None else min(largest, voxels)
@@ -49,7 +48,3 @@ def fitting_windows(
 def weight_bytes(network: nn.Module) -> int:
     """Return the bytes of the weights of *network*."""
     return sum(each.numel() * each.element_size() for each in network.parameters())
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))

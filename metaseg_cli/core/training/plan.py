@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metaseg_cli.core.cache import CaseRecord, Prepared
 from metaseg_cli.core.choices import DEFAULT_WIDTHS, NETWORKS, network_name
-from metaseg_cli.core.counts import counted
+from metaseg_cli.core.counts import counted, sizes_with_axes
 from metaseg_cli.core.preprocessing import is_anisotropic
 from metaseg_cli.core.typed_json import stored_as
 from metaseg_cli.errors import ConfigError
@@ -189,7 +189,9 @@ def _patch(case: _TypicalCase, dims: int, scale: _Scale, overrides: PlanOverride
         full = tuple(given) * dims if len(given) == 1 else tuple(given)
         if len(full) != dims:
             raise ConfigError(f"a {dims}D patch has {dims} sizes, got {tuple(given)}")
-        return ((1, full[0], full[1]) if dims == 2 else (full[0], full[1], full[2])), f"patch {_times(full)}: as asked"
+        return (
+            (1, full[0], full[1]) if dims == 2 else (full[0], full[1], full[2])
+        ), f"patch {sizes_with_axes(full)}: as asked"
     poolings = len(scale.widths) - 1
 
     def fitted(length: float) -> int:
@@ -199,7 +201,7 @@ def _patch(case: _TypicalCase, dims: int, scale: _Scale, overrides: PlanOverride
 
     z, y, x = (fitted(n) for n in case.shape)
     patch = (1 if dims == 2 else z, y, x)
-    return patch, f"patch {_times(patch[-dims:])}: median case {_times(case.shape)}"
+    return patch, f"patch {sizes_with_axes(patch[-dims:])}: median case {sizes_with_axes(case.shape)}"
 
 
 def _levels(
@@ -211,11 +213,12 @@ def _levels(
     widths = scale.widths[: len(strides) + 1]
     if overrides.widths and len(widths) < len(scale.widths):
         raise ConfigError(
-            f"{len(scale.widths)} widths are too many for a patch of {_times(patch)}", remedy="name fewer widths"
+            f"{len(scale.widths)} widths are too many for a patch of {sizes_with_axes(patch)}",
+            remedy="name fewer widths",
         )
-    coarsest = np.array(patch[-dims:]) // np.prod(strides, axis=0)
+    coarsest = sizes_with_axes(np.array(patch[-dims:]) // np.prod(strides, axis=0))
     alike = len({stride for step in strides for stride in step}) == 1
-    reason = f"{counted(len(widths), 'level')} of {', '.join(map(str, widths))} channels: down to {_times(coarsest)}"
+    reason = f"{counted(len(widths), 'level')} of {', '.join(map(str, widths))} channels: down to {coarsest}"
     return widths, strides, reason if alike else f"{reason}, the coarse axis pooled last"
 
 
@@ -237,7 +240,7 @@ def _strides(patch: Sequence[int], spacing: Sequence[float] | None, poolings: in
         size = [n // s for n, s in zip(size, step, strict=True)]
         now = [n * s for n, s in zip(now, step, strict=True)]
     if not strides:
-        raise ConfigError(f"a patch of {_times(patch)} is too small for a U-Net", remedy="use larger images")
+        raise ConfigError(f"a patch of {sizes_with_axes(patch)} is too small for a U-Net", remedy="use larger images")
     return tuple(strides)
 
 
@@ -311,7 +314,3 @@ def _foreground_share(cases: Sequence[CaseRecord]) -> float:
     voxels = sum(int(np.prod(case.shape)) for case in cases)
     foreground = sum(sum(case.lesion_voxels) for case in cases) / max(1, voxels)
     return float(np.clip(foreground, *_PRIOR_LIMITS)) if foreground else _DEFAULT_PRIOR
-
-
-def _times(sizes: Iterable[float]) -> str:
-    return "×".join(str(int(size)) for size in sizes)
