@@ -193,11 +193,12 @@ def diameters_over_visits(follow_up: FollowUp) -> bytes:
                       transform=together.get_yaxis_transform())  # fmt: skip
     together.set(title="Sum of the targets' diameters (mm), RANO-BM by imaging only", ylim=(0, 1.3 * max([*sums, 1.0])))
     names = [visit.date or textwrap.fill(visit.visit, 16) for visit in visits]
+    crowded = len(visits) > 3 or all(visit.date for visit in visits)  # by their dates, they may lie near one another
     margin = 0.4 * (at[-1] - at[0]) / max(1, len(at) - 1)
     for axes in (each, together):
         axes.title.set_fontsize(9)
         axes.set_xlim(at[0] - margin, at[-1] + margin)
-        axes.set_xticks(at, names, rotation=25 if len(visits) > 3 or max(map(len, names)) > 9 else 0, fontsize=8)
+        axes.set_xticks(at, names, rotation=25 if crowded else 0, fontsize=8)
     return _png(figure)
 
 
