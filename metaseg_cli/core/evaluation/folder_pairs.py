@@ -24,13 +24,13 @@ from metaseg_cli.core.images import (
     inverted_mask,
     is_dicom,
     on_grid_of,
+    on_one_grid,
     orient_like_image,
     padding_value,
     read_mask,
-    same_grid,
 )
 from metaseg_cli.core.images.dicom_masks import modality_of
-from metaseg_cli.core.images.region_layers import flatten, split_regions
+from metaseg_cli.core.images.region_layers import RegionLayers, flatten, split_regions
 from metaseg_cli.core.metrics.cases import MaskPair, ScoredCase, ScoringRules, score_case
 from metaseg_cli.core.paths import odd_name_below, unusable_below
 from metaseg_cli.core.progress import Progress
@@ -204,13 +204,14 @@ def _read(
     first, *others = (_read_one(path, structures, regions, image) for path in masks)
     if not others:
         return first, []
-    for other in others:
-        if not same_grid(other, first):
-            raise InputError(
-                f"it does not lie on the grid of {first.source.name}, another mask of the same case",
-                where=other.source,
-                remedy="bring the masks of a case onto one grid",
-            )
+    together = _together([*others, first])
+    if together is None:
+        raise InputError(
+            f"it does not lie on the grid of {others[0].source.name}, another mask of the same case",
+            where=first.source,
+            remedy="bring the masks of a case onto one grid",
+        )
+    *others, first = together
     doubt = Problem(
         file=masks[0],
         reason=f"{len(masks)} masks of one case, united: {', '.join(path.name for path in masks)}",
@@ -223,7 +224,7 @@ def _read(
 
 def _read_one(path: Path, structures: Sequence[str], regions: Regions, image: Volume | None) -> Volume:
     """Read one mask; what a DICOM label map calls padding becomes background."""
-    mask = read_mask(path, image, structures, list(regions))
+    mask = read_mask(path, image, structures, list(regions), whole=True)
     padding = padding_value(path) if is_dicom(path) else 0
     if not padding:
         return mask
@@ -256,24 +257,25 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
         return _ScoredPair(None, [read])
     reference, problems = read
     masks = [("reference", reference)]
-    truth = split_regions(reference, pair.regions)
-    found = np.zeros_like(truth.masks)
-    others: tuple[str, ...] = ()
+    split: RegionLayers | None = None
     try:
         if not pair.predictions:
             raise InputError("no prediction of this name", where=reference.source, remedy="predict it")
         predicted, doubts = _read(pair.predictions, pair.structures, pair.regions, reference)
         problems += doubts
         masks.append(("prediction", predicted))
-        placed, doubts = _on_reference_grid(predicted, reference)
+        placed, doubts = _on_common_grid(predicted, reference)
         problems += doubts
-        split = split_regions(placed, pair.regions)
-        found, others = split.masks, split.others
+        split = split_regions(placed[0], pair.regions)
+        masks = [("reference", placed[1]), ("prediction", placed[0])]
+        reference = placed[1]
     except Exception as error:
         # A broken prediction must not be cheaper than a missing one: both count as entirely missed.
         problem = problem_of(error, (pair.predictions or pair.references)[0], pair.log_folder)
         remedy = f"{problem.remedy}; the case was counted as wholly missed"
         problems.append(dataclasses.replace(problem, remedy=remedy))
+    truth = split_regions(reference, pair.regions)
+    found, others = (np.zeros_like(truth.masks), ()) if split is None else (split.masks, split.others)
     scored = score_case(
         pair.name,
         pair.patient,
@@ -296,21 +298,37 @@ def _score_pair(pair: _Pair) -> _ScoredPair:
     )
 
 
-def _on_reference_grid(predicted: Volume, reference: Volume) -> tuple[Volume, list[Problem]]:
-    """Return the prediction on the grid of its reference, and doubts. Raises InputError when it does not fit."""
+def _on_common_grid(predicted: Volume, reference: Volume) -> tuple[tuple[Volume, Volume], list[Problem]]:
+    """Return prediction and reference on one grid that holds all of both, and doubts. Raises InputError without one."""
     doubts = []
     upright, doubt = orient_like_image(predicted, reference)
     if doubt is not None:
         doubts.append(Problem(file=predicted.source, reason=doubt, remedy="save both masks upright", left_out=False))
-    placed = on_grid_of(upright, reference)
+    placed = _together([upright, reference])
     if placed is not None:
-        return placed, doubts
+        return (placed[0], placed[1]), doubts
     difference = describe_difference(upright, reference)
     if upright.shape != reference.shape:
         raise InputError(difference, where=predicted.source, remedy="resample it")
     # The same voxels under another header are scored as they lie in the files.
     reason = f"{difference}: scored voxel by voxel all the same"
-    return upright, [*doubts, Problem(file=predicted.source, reason=reason, remedy="fix its header", left_out=False)]
+    doubt_of_header = Problem(file=predicted.source, reason=reason, remedy="fix its header", left_out=False)
+    return (upright, reference), [*doubts, doubt_of_header]
+
+
+def _together(masks: Sequence[Volume]) -> list[Volume] | None:
+    """Return the masks on the smallest grid that holds them all, that of the last one or larger; None without one."""
+    *others, whole = masks
+    for mask in others:
+        both = on_one_grid(mask, whole)
+        if both is None:  # a single slice does not say the others' distance: the lattice is that of the larger mask
+            swapped = on_one_grid(whole, mask)
+            both = None if swapped is None else (swapped[1], swapped[0])
+        if both is None:
+            return None
+        whole = both[1]
+    placed = [on_grid_of(mask, whole) for mask in masks]
+    return [mask for mask in placed if mask is not None] if None not in placed else None
 
 
 def _inverted(mask: Volume) -> list[Problem]:

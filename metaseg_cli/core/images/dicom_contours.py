@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.images.geometry import extended
 from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
 
@@ -53,6 +54,19 @@ def read_structure(item: Any, name: str, image: Volume, path: Path) -> Structure
             raise InputError(f"the contours of {name} lie outside the image", where=path, remedy=_NAME_SERIES)
         contours[np.unique(points.round(3), axis=0).tobytes()] = index
     return Structure(name, tuple(contours.values()), excluded)
+
+
+def extended_to(items: Sequence[Any], image: Volume, path: Path) -> Volume:
+    """Return *image* with voxels of 0 around it so far as the contours of *items* reach. Raises InputError."""
+    points = [_points(c, "a structure", path) for item in items for c in item.get("ContourSequence") or []]
+    every = np.concatenate([np.empty((0, 3)), *points])
+    if not len(every):
+        return image
+    index = (np.linalg.inv(image.affine) @ np.column_stack([every, np.ones(len(every))]).T)[2::-1].T  # z y x
+    before = np.maximum(np.ceil(-index.min(axis=0) - 0.5), 0).astype(np.int64)
+    after = np.maximum(np.ceil(index.max(axis=0) + 0.5 - image.shape), 0).astype(np.int64)
+    larger = extended(image, before, after)
+    return image if larger is None else larger
 
 
 def _points(contour: Any, name: str, path: Path) -> NDArray[np.float64]:

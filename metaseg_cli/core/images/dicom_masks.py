@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaseg_cli.core.dicom import quiet, read_data_set, read_header, text_of
-from metaseg_cli.core.images.dicom_contours import fill_contours, read_structure
+from metaseg_cli.core.images.dicom_contours import extended_to, fill_contours, read_structure
 from metaseg_cli.core.images.dicom_pixels import stored_frames
 from metaseg_cli.core.images.dicom_planes import frame_groups, frame_planes, frame_value
 from metaseg_cli.core.images.structure_names import Structure, choose
@@ -189,12 +189,15 @@ def _layered(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -
 # -- RTSTRUCT --------------------------------------------------------------------------------------------------------
 
 
-def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = (), regions: Sequence[str] = ()) -> Volume:
+def read_rtstruct(
+    path: Path, image: Volume, wanted: Sequence[str] = (), regions: Sequence[str] = (), *, whole: bool = False
+) -> Volume:
     """Return the contours of an RTSTRUCT filled on *image*'s grid: ``(L, Z, Y, X)`` uint8, labels 1, 2 … in ROI order.
 
     A voxel belongs to a structure when its centre lies inside the contour; a contour inside another one cuts a hole.
     Lesions are taken, by their names and types, and what belongs to *regions*, or the structures that *wanted* names.
-    Raises InputError.
+    Contours outside the image are refused, unless the grid is to be extended to hold the *whole* of them. Raises
+    InputError.
     """
     data = read_data_set(path)
     if image.spacing_mm is None:
@@ -216,6 +219,8 @@ def read_rtstruct(path: Path, image: Volume, wanted: Sequence[str] = (), regions
         _check_frames(data, taken, image, path)
         if len(taken) > 255:
             raise InputError(f"it holds {len(taken)} structures", where=path, remedy="export at most 255 targets")
+        if whole:
+            image = extended_to([drawn[n] for n in taken], image, path)
         contours = [read_structure(drawn[n], names.get(n) or str(n), image, path) for n in taken]
         if not any(structure.contours for structure in contours):
             kinds_found = ", ".join(sorted({kind for structure in contours for kind in structure.excluded}))

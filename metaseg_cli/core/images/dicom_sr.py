@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.dicom import quiet, read_data_set
 from metaseg_cli.core.images.dicom_seg import concept_of, source_images
@@ -50,7 +50,7 @@ def _report(lesions: Sequence[LesionMeasurement], seg: Any, sources: Sequence[An
     from pydicom.sr.coding import Code
 
     device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=hd.UID(), name="metaseg", manufacturer_name="metaseg", model_name=f"metaseg {metaseg_cli.__version__}"
+        uid=hd.UID(), name="metaseg", manufacturer_name="metaseg", model_name=PROGRAM
     )
     observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     content = hd.sr.MeasurementReport(

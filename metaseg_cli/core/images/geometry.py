@@ -15,6 +15,7 @@ from metaseg_cli.core.images.volume import Volume
 from metaseg_cli.errors import InputError
 
 _SAME_PLACE = 0.1  # of a voxel: headers round positions, and a mask may not move visibly
+_MOST_VOXELS = 2**29  # of a grid that is extended: a misplaced mask must not fill the memory
 _COVERAGE_POINTS = 32  # per axis, which gives the covered share to about 3 %
 
 
@@ -107,9 +108,69 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     """
     if same_grid(mask, image):
         return mask
+    placed = _on_lattice_of(mask, image)
+    if placed is None:
+        return None
+    array, start = placed
+    stop = start + array.shape[1:]
+    if (stop <= 0).any() or (start >= np.array(image.shape)).any():
+        return None
+    inside = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(start, stop, image.shape, strict=True))
+    taken = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, start, strict=True))
+    whole = np.zeros((array.shape[0], *image.shape), array.dtype)
+    whole[(slice(None), *inside)] = array[(slice(None), *taken)]
+    if np.count_nonzero(whole) < np.count_nonzero(array):
+        return None  # some of it lies outside the image
+    return _as_mask_on(image, whole, mask)
+
+
+def on_one_grid(mask: Volume, other: Volume) -> tuple[Volume, Volume] | None:
+    """Return both masks on the smallest grid that holds both, in *other*'s orientation; None without a common lattice.
+
+    A mask may hold only the slices, or the box, of its lesions: what it does not reach is background, and nothing of
+    either is cut off.
+    """
+    if same_grid(mask, other):
+        return mask, other
+    placed = _on_lattice_of(mask, other)
+    if placed is None:
+        return None
+    array, start = placed
+    before = np.maximum(-start, 0)
+    whole = extended(other, before, np.maximum(start + array.shape[1:] - other.shape, 0))
+    if whole is None:
+        return None
+    values = np.zeros((array.shape[0], *whole.shape), array.dtype)
+    inside = tuple(slice(a, a + n) for a, n in zip(start + before, array.shape[1:], strict=True))
+    values[(slice(None), *inside)] = array
+    return _as_mask_on(whole, values, mask), whole
+
+
+def extended(volume: Volume, before: NDArray[np.int64], after: NDArray[np.int64]) -> Volume | None:
+    """Return *volume* with so many voxels (z, y, x) of 0 around it, each where it was; None where it becomes huge."""
+    if not before.any() and not after.any():
+        return volume
+    shape = np.array(volume.shape, dtype=float) + before + after
+    if shape.prod() > max(_MOST_VOXELS, np.prod(volume.shape)):
+        return None
+    sides = [(0, 0), *((int(a), int(b)) for a, b in zip(before, after, strict=True))]
+    corner = volume.affine @ np.array([*(-before[::-1]), 1.0])
+    return dataclasses.replace(
+        volume,
+        array=np.pad(volume.array, sides),
+        origin_mm=(float(corner[0]), float(corner[1]), float(corner[2])),
+        nifti_header=None,
+    )
+
+
+def _on_lattice_of(mask: Volume, image: Volume) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """Return *mask*'s voxels in *image*'s orientation, and the index (z, y, x) of the first; None between voxels."""
     if mask.spacing_mm is None or image.spacing_mm is None:
         return None
     to = np.linalg.inv(image.affine) @ mask.affine  # mask index → image index
+    for k, size in enumerate(reversed(mask.shape)):
+        if size == 1:
+            to[:3, k] /= np.abs(to[:3, k]).max()  # how thick a single slice is does not matter
     steps = np.round(to[:3, :3])
     if not (np.abs(steps).sum(axis=0) == 1).all() or not (np.abs(steps).sum(axis=1) == 1).all():
         return None
@@ -120,19 +181,13 @@ def on_grid_of(mask: Volume, image: Volume) -> Volume | None:
     axes = tuple(2 - source[2 - a] for a in range(3))
     flipped = tuple(a for a in range(3) if steps[2 - a, source[2 - a]] < 0)
     array = Reorientation(axes=(axes[0], axes[1], axes[2]), flipped=flipped).apply(mask.array)
-    start = np.round(mine.min(axis=0)).astype(int)[::-1]  # z y x in the image
-    stop = start + array.shape[1:]
-    if (stop <= 0).any() or (start >= np.array(image.shape)).any():
-        return None
-    inside = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(start, stop, image.shape, strict=True))
-    taken = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, start, strict=True))
-    whole = np.zeros((array.shape[0], *image.shape), array.dtype)
-    whole[(slice(None), *inside)] = array[(slice(None), *taken)]
-    if np.count_nonzero(whole) < np.count_nonzero(array):
-        return None  # some of it lies outside the image
+    return array, np.round(mine.min(axis=0)).astype(np.int64)[::-1]
+
+
+def _as_mask_on(grid: Volume, array: NDArray[Any], mask: Volume) -> Volume:
     return dataclasses.replace(
-        image,
-        array=whole,
+        grid,
+        array=array,
         source=mask.source,
         notes=mask.notes,
         exif_orientation=mask.exif_orientation,

@@ -31,15 +31,20 @@ _NOISE = 32  # grey levels: compression noise of a black JPEG stays well below t
 
 
 def read_mask(
-    path: Path, image: Volume | None = None, structures: Sequence[str] = (), regions: Sequence[str] = ()
+    path: Path,
+    image: Volume | None = None,
+    structures: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    *,
+    whole: bool = False,
 ) -> Volume:
     """Return a mask as a label map ``(1, Z, Y, X)`` uint8; ``notes`` say what its numbers were taken to mean.
 
     0/1, 0/255, small label values, palette, colour and JPEG-compressed masks are understood, those in an alpha channel
     whose colour is constant, and DICOM SEG, RTSTRUCT and Slicer's ``.seg.nrrd``, whose overlapping segments make
     several layers ``(L, Z, Y, X)``. Of these the lesions are taken, by their names, with what belongs to the *regions*
-    that are named, or only the *structures* that are named. An RTSTRUCT is drawn on *image*'s grid. Raises
-    InputError.
+    that are named, or only the *structures* that are named. An RTSTRUCT is drawn on *image*'s grid,
+    which is extended to hold the *whole* of it where that is asked for. Raises InputError.
     """
     check_openable(path)
     notes: list[str] = []
@@ -50,7 +55,7 @@ def read_mask(
                 raise InputError(
                     "contours, which need the image they were drawn on", where=path, remedy="convert them to a mask"
                 )
-            return read_rtstruct(path, image, structures, regions)
+            return read_rtstruct(path, image, structures, regions, whole=whole)
         if kind == "SEG":
             return read_seg(path, structures, regions)
     if is_picture(path) and path.is_file() and path.stat().st_size:
