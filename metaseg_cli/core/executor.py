@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +17,15 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
-from metaseg_cli.errors import InputError, Problem, attempt, first_line, install_hint
+from metaseg_cli.errors import InputError, Problem, attempt, decoding, first_line, install_hint
 
 Item = TypeVar("Item")
 First = TypeVar("First")
 Second = TypeVar("Second")
 Result = TypeVar("Result")
+
+_CLUSTER_SECONDS = 10  # in which a scheduler has to answer
+_ADDRESS = re.compile(r"^([a-z]+://)?[^/\s]+:\d+/?$", re.IGNORECASE)
 
 
 def default_workers() -> int:
@@ -168,13 +173,11 @@ def _on_cluster(calls: Sequence[Callable[[], Result]], cluster: str) -> Iterator
         raise InputError(
             "--cluster requires dask.distributed", remedy=f"install it: {install_hint('cluster')}"
         ) from None
-    if "://" not in cluster and not Path(cluster).is_file() and Path(cluster).suffix == ".json":
-        raise InputError(
-            "no such scheduler file", where=cluster, remedy="name the file that dask scheduler --scheduler-file writes"
-        )
+    address = _scheduler_address(cluster)
     try:
-        where = {"scheduler_file": cluster} if Path(cluster).is_file() else {"address": cluster}
-        client = Client(**where, timeout="10s", set_as_default=False)
+        # Without a closed handshake the library would wait for ever, and without a client nothing is left to close.
+        _say_hello(address)
+        client = Client(address, timeout=f"{_CLUSTER_SECONDS}s", set_as_default=False)
     except Exception as error:
         raise InputError(
             f"no Dask scheduler answers ({first_line(error)})",
@@ -192,6 +195,39 @@ def _on_cluster(calls: Sequence[Callable[[], Result]], cluster: str) -> Iterator
                     yield None
         finally:
             client.cancel(futures)
+
+
+def _scheduler_address(cluster: str) -> str:
+    """Return the address that *cluster* is, or that the scheduler file of this name holds. Raises InputError."""
+    path = Path(cluster)
+    remedy = "name the file that dask scheduler --scheduler-file writes, or an address as in tcp://10.0.0.1:8786"
+    if path.is_file():
+        with decoding(path, "not a scheduler file", remedy=remedy):
+            address = json.loads(path.read_bytes())["address"]
+        if not isinstance(address, str):
+            raise InputError("not a scheduler file: its address is not a text", where=path, remedy=remedy)
+        return address
+    if not _ADDRESS.match(cluster):
+        if path.suffix == ".json":
+            raise InputError("no such scheduler file", where=cluster, remedy=remedy)
+        raise InputError(f"{cluster!r} is neither a scheduler file nor an address with a port", remedy=remedy)
+    return cluster
+
+
+def _say_hello(address: str) -> None:
+    """Connect to the scheduler and ask for its identity. Raises what the connection raises, within seconds."""
+    import asyncio
+
+    from distributed import rpc
+
+    async def ask() -> None:
+        async with rpc(address, timeout=_CLUSTER_SECONDS) as scheduler:
+            await scheduler.identity()
+
+    async def within_the_time() -> None:
+        await asyncio.wait_for(ask(), _CLUSTER_SECONDS)
+
+    asyncio.run(within_the_time())
 
 
 def _call(call: Callable[[], Result]) -> Result:
