@@ -64,14 +64,41 @@ def mask_of(probability: np.ndarray, settings: dict) -> np.ndarray:
     return kept
 
 
+def description_of(model: Path) -> dict:
+    """What ``metaseg export`` wrote beside *model*; the program ends where it is not that of a 2D model."""
+    beside = model.with_suffix(".json")
+    if not model.is_file():
+        sys.exit(f"{model}: no such file; name a model that metaseg export wrote")
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+        dims, colours = about["dims"], len(about["sequences"])
+    except (OSError, ValueError, KeyError, TypeError):
+        sys.exit(f"{beside}: not the description of an exported model; metaseg export writes it beside the model")
+    if dims != 2:
+        sys.exit(f"{model}: a {dims}D model; this client segments pictures with 2D models")
+    if colours not in (1, 3):
+        sys.exit(f"{model}: it takes {', '.join(about['sequences'])}; this client has pictures in grey or colour")
+    return about
+
+
+def picture_of(path: Path, colours: int) -> np.ndarray:
+    """The picture as ``(C, Y, X)``; the program ends where the file is not a picture."""
+    try:
+        with Image.open(path) as opened:
+            if getattr(opened, "n_frames", 1) > 1:
+                sys.exit(f"{path}: it holds {opened.n_frames} pictures; name a file of one")
+            pixels = np.asarray(opened.convert("L" if colours == 1 else "RGB"), np.float32)
+    except FileNotFoundError:
+        sys.exit(f"{path}: no such file")
+    except (OSError, ValueError, SyntaxError):
+        sys.exit(f"{path}: not a picture that Pillow reads; save a slice of a volume as PNG, or use metaseg predict")
+    return pixels[None] if colours == 1 else pixels.transpose(2, 0, 1)
+
+
 def segment(model: Path, picture: Path) -> np.ndarray:
     """The mask ``(Y, X)`` of the first region."""
-    about = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
-    if about["dims"] != 2:
-        sys.exit(f"{model}: a {about['dims']}D model; this client segments pictures with 2D models")
-    colours = len(about["sequences"])
-    pixels = np.asarray(Image.open(picture).convert("L" if colours == 1 else "RGB"), np.float32)
-    image = pixels[None] if colours == 1 else pixels.transpose(2, 0, 1)
+    about = description_of(model)
+    image = picture_of(picture, len(about["sequences"]))
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {about["input"]["name"]: normalised(image)[None]})
     probability = 1 / (1 + np.exp(-logits[0, 0] / about["temperature"]))
@@ -108,5 +135,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         mask = segment(Path(sys.argv[1]), Path(sys.argv[2]))
         Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[3])
+    elif len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
+        sys.exit(__doc__)
     else:
         example(Path(sys.argv[1]) / "onnx" if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="metaseg-")))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from metaseg_cli.core.inference.export import export_onnx, greatest_difference
 from metaseg_cli.core.inference.predictor import Model
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.errors import InputError
-from tests.common import small_card
+from tests.common import ROOT, small_card
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -85,3 +87,30 @@ def test_the_model_still_predicts_after_its_export(trained: Path, raw: Path, tmp
     before = model.predict(scan).probabilities
     export_onnx(model, tmp_path / "m.onnx")
     np.testing.assert_allclose(model.predict(scan).probabilities, before, atol=0.02)
+
+
+def client(*arguments: object) -> str:
+    """Return what the example says, which must be one line, in place of a mask."""
+    command = [sys.executable, str(ROOT / "examples" / "onnx_client.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_the_client_says_what_it_cannot_segment(raw: Path, tmp_path: Path) -> None:
+    picture, model = next(raw.rglob("*_02.png")), tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    about: dict[str, object] = {"dims": 2, "sequences": ["grey"]}
+    mask, described = tmp_path / "mask.png", model.with_suffix(".json")
+    assert client(model, picture, mask) == (
+        f"{described}: not the description of an exported model; metaseg export writes it beside the model"
+    )
+    described.write_text(json.dumps(about | {"dims": 3}))
+    assert client(model, picture, mask).startswith(f"{model}: a 3D model; this client segments pictures with 2D")
+    described.write_text(json.dumps(about))
+    volume = tmp_path / "scan.nii.gz"
+    volume.write_bytes(b"\x1f\x8b")
+    assert client(model, volume, mask).startswith(f"{volume}: not a picture that Pillow reads")
+    assert client(model, tmp_path / "no.png", mask) == f"{tmp_path / 'no.png'}: no such file"
+    assert not mask.exists()
