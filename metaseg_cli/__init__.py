@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 
 __version__ = "0.1.0"
+PROGRAM = f"metaseg {__version__}"  # as results, model files and DICOM objects name it
 __all__ = ["Model", "Prediction", "__version__", "load_model"]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console, RenderableType
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli import config as settings
 from metaseg_cli.config_file import merge_config, read_yaml
 from metaseg_cli.errors import Interrupted, MetasegError, Problem, disk_error
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"metaseg {metaseg_cli.__version__}")
+        print(PROGRAM)
         raise typer.Exit
 
 
@@ -243,7 +243,7 @@ def main() -> int:
     # Large maps in huge pages: a 3D training step takes an eighth less time. Torch looks when it is first imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        app()
+        app(prog_name="metaseg")  # also of python -m: what --install-completion writes is named after it
     except BrokenPipeError:  # as of ``metaseg … | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

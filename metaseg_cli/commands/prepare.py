@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli.config import PrepareConfig
 from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.cache import (
@@ -144,7 +144,7 @@ def _check(built: BuiltCases, chosen: ChosenSettings, names: ShownNames, config:
 def _commit(contents: _Contents, found: FoundCases, settings: CacheSettings, config: PrepareConfig) -> None:
     identity = settings.secret + str(config.raw.resolve())
     description = {
-        "program": f"metaseg {metaseg_cli.__version__}",
+        "program": PROGRAM,
         "id": hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16],
         "layout": found.layout,
         "kind": settings.kind,

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli.core.atomic import atomic_write
 from metaseg_cli.core.choices import DEFAULT_OPERATING_POINT, NETWORKS
 from metaseg_cli.core.input_statistics import InputStatistics
@@ -84,7 +84,7 @@ class ModelCard:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     inputs: InputStatistics | None = None  # what the training cases looked like; None in older files
     index_region: str = ""  # that lesions are counted in; not given: by the names of the regions
-    program: str = f"metaseg {metaseg_cli.__version__}"
+    program: str = PROGRAM
 
     def __post_init__(self) -> None:
         if not self.index_region and self.regions:

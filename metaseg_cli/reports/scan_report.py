@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from metaseg_cli import PROGRAM
 from metaseg_cli.core.atomic import atomic_write_text
 from metaseg_cli.core.follow_up import follow
 from metaseg_cli.core.inference.predictor import Prediction
 from metaseg_cli.core.inference.visit_lesions import VisitLesions, lesions_of
 from metaseg_cli.core.model_file import ModelCard
-from metaseg_cli.core.results import PROGRAM
 from metaseg_cli.reports import lesion_pictures
 from metaseg_cli.reports.lesion_colours import lesion_colour_code
 from metaseg_cli.reports.pages import and_more

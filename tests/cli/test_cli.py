@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,65 @@ def test_every_setting_of_predict_is_known_to_change_results_or_not() -> None:
     fields = {field.name for field in dataclasses.fields(config)}
     assert set(config.of_results()) | others == fields
     assert not set(config.of_results()) & others
+
+
+# -- the shell -------------------------------------------------------------------------------------------------------
+
+
+def test_completion_is_installed_into_an_empty_home_and_completes(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    install = f"{sys.executable} -m metaseg_cli --install-completion bash; exit $?"
+    done = subprocess.run(["bash", "-c", install], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = tmp_path / ".bash_completions" / "metaseg.sh"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    assert "complete -o default -F _metaseg_completion metaseg" in script.read_text()
+    for words, word, answer in (
+        ("metaseg pre", 1, {"prepare", "predict"}),
+        ("metaseg predict --thr", 2, {"--threshold"}),
+    ):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(word), "_METASEG_COMPLETE": "complete_bash"}
+        done = subprocess.run(
+            [sys.executable, "-m", "metaseg_cli"], env=environment | asked, capture_output=True, text=True, check=False
+        )
+        assert set(done.stdout.split()) == answer
+
+
+_STOPPED_AT = """
+import signal, sys
+wanted = sys.argv.pop(1)
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+from metaseg_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("prepare", "metaseg_cli.cli"),
+        ("predict", "typer"),
+        ("evaluate", "rich.console"),
+        ("train", "numpy"),
+        ("serve-ui", "metaseg_cli.commands.serve_ui"),
+        ("predict", "torch.nn"),
+        ("evaluate", "torch._C"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_one_line(command: str, module: str, tmp_path: Path) -> None:
+    arguments = [
+        sys.executable,
+        "-c",
+        _STOPPED_AT,
+        module,
+        command,
+        *(["x"] if command in ("prepare", "predict") else []),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+    assert done.returncode == 130
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("metaseg: interrupted")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli.core.atomic import atomic_write, atomic_write_text
 from metaseg_cli.core.inference.onnx_file import INPUT, OUTPUT, write_onnx
 from metaseg_cli.core.inference.predictor import Model
@@ -50,7 +50,7 @@ def description(card: ModelCard) -> dict[str, Any]:
     low, high = STATISTICS_PERCENTILES
     return {
         "schema": 1,
-        "program": f"metaseg {metaseg_cli.__version__}",
+        "program": PROGRAM,
         "input": {"name": INPUT, "layout": "batch, channel, " + ", ".join("zyx"[-card.dims :]), "channels": channels},
         "output": {"name": OUTPUT, "channels": list(card.regions), "value": "logit: sigmoid gives the probability"},
         **{name: as_json(getattr(card, name)) for name in _KEPT},

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import metaseg_cli
+from metaseg_cli import PROGRAM
 from metaseg_cli.core.choices import Protocol
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.results.scores import (
@@ -23,7 +23,7 @@ from metaseg_cli.core.typed_json import OMIT_NONE
 from metaseg_cli.errors import Problem
 
 SCHEMA = 1  # of every document; raised when a key changes its meaning or goes
-PROGRAM = f"metaseg {metaseg_cli.__version__}"
+
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
