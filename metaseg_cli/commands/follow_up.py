@@ -18,7 +18,7 @@ from metaseg_cli.core.inference.visit_checks import check_alignment, check_patie
 from metaseg_cli.core.inference.visit_lesions import VisitLesions, lesions_of
 from metaseg_cli.core.inference.visit_masks import choose_region
 from metaseg_cli.core.inference.visit_reports import ReportFiles, reportable, write_measurements
-from metaseg_cli.core.inference.visits import Visit, VisitReader, visit_names
+from metaseg_cli.core.inference.visits import Visit, VisitReader
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.rano_bm import Rules
@@ -75,7 +75,7 @@ def follow_up(config: FollowUpConfig, progress: Progress) -> FollowUpReport:
 
 def _read(reader: VisitReader, config: FollowUpConfig, progress: Progress) -> tuple[list[Visit], list[str]]:
     """Return the visits in order of time, and notes. Raises InputError for the first that cannot be used."""
-    names = visit_names(config.visits)
+    names = reader.names()
     progress.start("reading", len(names), unit="visit")
     visits: list[Visit] = []
     for name, text in zip(names, config.visits, strict=True):

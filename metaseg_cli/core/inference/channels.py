@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metaseg_cli.core.datasets import KNOWN
 from metaseg_cli.core.images import Volume, as_grey, channels_are_equal, is_constant, read_scan, resample_to
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.preprocessing import Preprocessing
-from metaseg_cli.errors import InputError
+from metaseg_cli.errors import ConfigError, InputError
 
 # One file or folder, the files of a DICOM series, or what was read of them already.
 Files = Path | str | Sequence[Path] | Volume
@@ -67,6 +68,7 @@ def _without_constant(
 
 def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume, NDArray[np.bool_]]:
     wanted = card.sequences
+    check_known(scans, wanted)
     unknown = [name for name in scans if name not in wanted]
     missing = [name for name in wanted if name not in scans]
     if unknown or len(missing) == len(wanted) or (missing and not card.presence):
@@ -89,6 +91,16 @@ def _from_sequences(card: ModelCard, scans: Mapping[str, Files]) -> tuple[Volume
         first, array=np.concatenate([volume.array for volume in placed]), notes=notes, sequences=tuple(volumes)
     )
     return merged, np.array([name in volumes for name in wanted])
+
+
+def check_known(sequences: Iterable[str], takes: Sequence[str], typed: str = "") -> None:
+    """Raise ConfigError for a name that is neither a sequence of the model, which *takes* some, nor another known one.
+
+    *typed* is how the user spelled it.
+    """
+    for name in sequences:
+        if takes and name not in takes and name not in KNOWN:
+            raise ConfigError(f"unknown sequence {typed or name}", remedy=f"this model takes {', '.join(takes)}")
 
 
 def _in_order(card: ModelCard, volume: Volume) -> Volume:

@@ -13,6 +13,7 @@ from metaseg_cli.core.datasets import KNOWN, CaseSource, FoundCases, scan_of, sc
 from metaseg_cli.core.datasets.naming import distinct_names
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, stem_of, suffix_of
 from metaseg_cli.core.images import is_dicom, unpacked
+from metaseg_cli.core.inference.channels import check_known
 from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name, odd_name_below, path_exists, unusable
 from metaseg_cli.core.words import nfc
@@ -41,14 +42,14 @@ def sources_of(
     *takes*; folders mean the scans under them. Raises ConfigError for the name of a sequence that does not exist.
     """
     found = _Found()
-    named: dict[str, tuple[Path, ...]] = {}
+    named: list[tuple[str, Path]] = []
     for text in inputs:
         sequence, path = _named(str(text))
         problem = unusable(path)
         if problem is not None:
             found.problems.append(problem)
         elif sequence:
-            named[_known(sequence, takes)] = (path,)
+            named.append((sequence, path))
         elif path.is_dir() or (path.is_file() and suffix_of(path) in ARCHIVES):
             _add_several(path, found, log_folder)
         else:
@@ -59,8 +60,7 @@ def sources_of(
         if count > 1
     ]
     if named:
-        first = next((files for name, files in named.items() if name in takes), next(iter(named.values())))[0]
-        found.sources.append(CaseSource(case=stem_of(first), patient=stem_of(first), sequences=named))
+        found.sources.append(case_of_named(named, takes))
     unique: dict[tuple[str, ...], CaseSource] = {}
     for source in found.sources:
         unique.setdefault(_identity(source), source)
@@ -75,12 +75,32 @@ def _named(text: str) -> tuple[str, Path]:
     return "", Path(text)
 
 
-def _known(sequence: str, takes: Sequence[str]) -> str:
-    """Return the sequence's own name. Raises ConfigError when neither it nor the model, which *takes* some, has it."""
-    name = sequence_name(sequence)
-    if takes and name not in takes and name not in KNOWN:
-        raise ConfigError(f"unknown sequence {sequence}", remedy=f"this model takes {', '.join(takes)}")
-    return name
+def case_of_named(named: Sequence[tuple[str, Path]], takes: Sequence[str]) -> CaseSource:
+    """Return the case of files that are *named* by their sequences, called after the first one that the model *takes*.
+
+    Raises ConfigError for a sequence that is unknown, or named twice.
+    """
+    sequences: dict[str, tuple[Path, ...]] = {}
+    for typed, path in named:
+        name = sequence_name(typed)
+        check_known([name], takes, typed)
+        if name in sequences:
+            raise ConfigError(
+                f"{name} is named twice: {sequences[name][0]} and {path}", remedy="name one file or folder for it"
+            )
+        sequences[name] = (path,)
+    case = name_of(first_taken(sequences, takes))
+    return CaseSource(case=case, patient=case, sequences=sequences)
+
+
+def first_taken(sequences: Mapping[str, tuple[Path, ...]], takes: Sequence[str]) -> Path:
+    """Return the first file of a sequence that the model *takes*; the first of all where it takes none."""
+    return next((files for name, files in sequences.items() if name in takes), next(iter(sequences.values())))[0]
+
+
+def name_of(path: Path) -> str:
+    """Return what a case of this file or folder is called."""
+    return path.resolve().name if path.is_dir() else stem_of(path)
 
 
 def _add_several(path: Path, found: _Found, log_folder: Path | None) -> None:

@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaseg_cli.config import FollowUpConfig
-from metaseg_cli.core.datasets import CaseSource, sequence_name
+from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.datasets.naming import image_files, is_bare_mask_name, is_predicted, mask_key, stem
 from metaseg_cli.core.dicom import dicom_files, is_dicom, read_header, text_of
 from metaseg_cli.core.formats import ARCHIVES, is_image_file, is_picture, stem_of, suffix_of
 from metaseg_cli.core.images import Volume, on_grid_of, read_mask, read_scan, unpacked
 from metaseg_cli.core.images.dicom_masks import modality_of
-from metaseg_cli.core.inference.inputs import ScanFiles, scan_for, sources_of
+from metaseg_cli.core.inference.inputs import (
+    ScanFiles,
+    case_of_named,
+    first_taken,
+    name_of,
+    scan_for,
+    sources_of,
+    unused_notes,
+)
 from metaseg_cli.core.inference.visit_masks import LabelledMask, names_of_labels
 from metaseg_cli.core.paths import path_exists, unusable
 from metaseg_cli.core.run_folder import find_model
@@ -55,26 +63,25 @@ class Visit:
         return self.mask.volume.notes
 
 
-def visit_names(texts: Sequence[str]) -> list[str]:
+def _distinct(paths: Sequence[Path]) -> list[str]:
     """Return distinct names: the files' stems, else with their folders, else numbers."""
-    paths = [next(iter(_parts_of(text).values())) for text in texts]
-    stems = [stem_of(p).removesuffix("_mask") if not p.is_dir() else p.resolve().name for p in paths]
+    stems = [name_of(p) if p.is_dir() else stem_of(p).removesuffix("_mask") for p in paths]
     if len(set(stems)) == len(stems):
         return stems
     longer = [f"{p.resolve().parent.name}/{stem}" for p, stem in zip(paths, stems, strict=True)]
     return longer if len(set(longer)) == len(longer) else [f"visit {i}" for i in range(1, len(paths) + 1)]
 
 
-def _parts_of(text: str) -> Mapping[str, Path]:
+def _parts_of(text: str) -> list[tuple[str, Path]]:
     """Split ``t1c=a.nii.gz,t2f=b.nii.gz`` into sequences and files; a path alone has the empty name."""
     if path_exists(text) or "=" not in text:
-        return {"": Path(text)}
+        return [("", Path(text))]
     pairs = [part.partition("=") for part in text.split(",")]
     if any(not sign or not path or not name.strip().isidentifier() for name, sign, path in pairs):
         raise InputError(
             f"--visit {text!r} does not name a file for each sequence", remedy="write --visit t1c=a.nii.gz,t2f=b.nii.gz"
         )
-    return {sequence_name(name.strip()): Path(path.strip()) for name, _, path in pairs}
+    return [(name.strip(), Path(path.strip())) for name, _, path in pairs]
 
 
 class VisitReader:
@@ -95,25 +102,34 @@ class VisitReader:
         """The model if a visit needed it, or if the user named it."""
         return self.model if "model" in self.__dict__ or self.config.model is not None else None
 
+    def names(self) -> list[str]:
+        """Return a name for each visit: its file's, its folder's, or that of the sequence that the model uses."""
+        paths = []
+        for text in self.config.visits:
+            parts = _parts_of(text)
+            sequence, path = parts[0]
+            if sequence:
+                takes = self.model.card.sequences
+                path = first_taken(case_of_named(parts, takes).sequences, takes)
+            paths.append(path)
+        return _distinct(paths)
+
     def read(self, name: str, text: str) -> Visit:
         """Read the visit that *text* means: a mask, a scan, a folder, a ZIP, or files of sequences.
 
         Raises InputError, also for what has no size in mm.
         """
         parts = _parts_of(text)
-        for path in parts.values():
+        for _, path in parts:
             problem = unusable(path)
             if problem is not None:
                 raise InputError(problem.reason, where=path, remedy=problem.remedy)
             if is_picture(path):
                 raise InputError("a picture has no lengths in mm", where=path, remedy="follow up volumes")
-        if "" not in parts:
-            files: dict[str, tuple[Path, ...]] = {sequence: (path,) for sequence, path in parts.items()}
-            first = next(iter(parts.values()))
-            source = CaseSource(case=stem_of(first), patient=stem_of(first), sequences=files)
-            return self._checked(self._predicted(name, source))
+        (sequence, path), *_ = parts
+        if sequence:
+            return self._checked(self._predicted(name, case_of_named(parts, self.model.card.sequences)))
         with ExitStack() as stack:
-            path = parts[""]
             if path.is_file() and suffix_of(path) in ARCHIVES:
                 path = stack.enter_context(unpacked(path))
             return self._checked(self._in_folder(name, path) if path.is_dir() else self._of_file(name, path))
@@ -210,7 +226,9 @@ class VisitReader:
         regions = self.model.card.regions
         region = list(regions).index(self.model.card.index_region)
         volume = prediction.source
-        label_map = dataclasses.replace(volume, array=prediction.mask[None], notes=prediction.notes)
+        label_map = dataclasses.replace(
+            volume, array=prediction.mask[None], notes=(*prediction.notes, *unused_notes(scan, source))
+        )
         if not self.config.labels and not self.config.region:
             # The region's own layer: a label map cannot hold regions that overlap against their order.
             array = prediction.masks[region][None].astype("uint8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,12 +16,17 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from metaseg_cli import load_model
 from metaseg_cli.commands.follow_up import FollowUpReport, follow_up
-from metaseg_cli.config import FollowUpConfig
+from metaseg_cli.commands.predict import predict
+from metaseg_cli.config import FollowUpConfig, PredictConfig
 from metaseg_cli.core.images import align, read_image
+from metaseg_cli.core.inference.visits import VisitReader
+from metaseg_cli.core.model_file import save_model
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.synthesis.phantom import PhantomSettings, make_phantom, write_phantom_volumes
 from metaseg_cli.errors import ConfigError, InputError
+from tests.common import small_card
 from tests.dicom_files import SHAPE, make_seg, numbers, write_series
 
 
@@ -269,3 +275,54 @@ def test_strict_refuses_a_visit_that_is_unlike_the_training_data(trained: Path, 
     scan = f"grey={case / 'p1_t1c.nii.gz'}"  # a volume, for a model of pictures
     with pytest.raises(InputError, match="unlike the training data: it is a volume"):
         follow(tmp_path, scan, scan, model=str(trained), strict=True)
+
+
+def takes_t1c(path: Path) -> Path:
+    """A random network of one sequence, t1c."""
+    card = dataclasses.replace(
+        small_card(),
+        in_channels=1,
+        out_channels=1,
+        sequences=("t1c",),
+        regions={"metastasis": ()},
+        index_region="metastasis",
+        postprocessing={},
+        preprocessing={"normalisation": "case", "oriented": True, "spacing_mm": None},
+    )
+    save_model(path, card.build(), card)
+    return path
+
+
+def test_a_visit_is_called_after_the_sequence_that_is_used_and_the_others_are_named(case: Path, tmp_path: Path) -> None:
+    model = takes_t1c(tmp_path / "model.safetensors")
+    for name in ("jan", "jan_flair", "apr", "apr_flair"):
+        shutil.copy(case / "p1_t1c.nii.gz", tmp_path / f"{name}.nii.gz")
+    visits = tuple(f"t2f={tmp_path}/{name}_flair.nii.gz,t1c={tmp_path}/{name}.nii.gz" for name in ("jan", "apr"))
+    reader = VisitReader(FollowUpConfig(visits=visits, model=str(model)))
+    assert reader.names() == ["jan", "apr"]
+    assert "not used, the model does not take it: t2f (jan_flair.nii.gz)" in reader.read("jan", visits[0]).notes
+
+
+def test_a_sequence_that_is_unknown_or_named_twice_is_refused(case: Path, tmp_path: Path) -> None:
+    model, scan = takes_t1c(tmp_path / "model.safetensors"), case / "p1_t1c.nii.gz"
+    with pytest.raises(ConfigError, match="unknown sequence t1x; this model takes t1c"):
+        follow(tmp_path, f"t1x={scan}", f"t1c={scan}", model=str(model))
+    with pytest.raises(ConfigError, match="t1c is named twice"):
+        follow(tmp_path, f"t1c={scan},t1ce={scan}", f"t1c={scan}", model=str(model))
+    with pytest.raises(ConfigError, match="unknown sequence t1x; this model takes t1c"):
+        load_model(model).predict({"t1x": scan})
+
+
+def test_a_folder_per_case_gives_the_case_its_name_and_the_unused_are_named(case: Path, tmp_path: Path) -> None:
+    model = takes_t1c(tmp_path / "model.safetensors")
+    for patient in ("anna", "bert"):
+        (tmp_path / "raw" / patient).mkdir(parents=True)
+        for sequence in ("t1c", "flair"):
+            shutil.copy(case / "p1_t1c.nii.gz", tmp_path / "raw" / patient / f"{sequence}.nii.gz")
+    done = predict(PredictConfig(inputs=(str(tmp_path / "raw"),), model=str(model), out=tmp_path / "mine"), Silent())
+    assert [scan.name for scan in done.document.scans] == ["anna", "bert"]
+    for scan in done.document.scans:
+        assert "not used, the model does not take it: t2f (flair.nii.gz)" in scan.notes
+    report = follow(tmp_path, tmp_path / "raw" / "anna", tmp_path / "raw" / "bert", model=str(model))
+    assert [visit.visit for visit in report.document.visits] == ["anna", "bert"]
+    assert "anna: not used, the model does not take it: t2f (flair.nii.gz)" in report.document.notes
