@@ -15,8 +15,9 @@ from metaseg_cli.core.datasets import CaseSource
 from metaseg_cli.core.executor import map_cases, map_stages
 from metaseg_cli.core.inference.finished_scans import FinishedScans
 from metaseg_cli.core.inference.inputs import absolute, output_names, sources_of
-from metaseg_cli.core.inference.pipeline import PredictedScan, ScanJob, infer, load, model_of, predict_scan, save
+from metaseg_cli.core.inference.pipeline import infer, load, model_of, predict_scan, save
 from metaseg_cli.core.inference.predictor import resolve_postprocessing
+from metaseg_cli.core.inference.scan_job import PredictedScan, ScanJob
 from metaseg_cli.core.model_file import ModelCard, read_card
 from metaseg_cli.core.progress import Progress
 from metaseg_cli.core.results import Predictions, problem_rows

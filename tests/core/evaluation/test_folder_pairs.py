@@ -67,7 +67,9 @@ def test_a_seg_of_one_slice_is_scored(folders: Path) -> None:
     found, problems = score(folders)
     assert problems == []
     assert found["dice"] == pytest.approx(expected(mine, truth))
-    assert found["volume_ml_prediction"] == pytest.approx(mine.sum() * np.prod(read_scan(files).spacing_mm) / 1000)
+    assert found["volume_ml_prediction"] == pytest.approx(
+        mine.sum() * np.prod(read_scan(files).spacing_mm or ()) / 1000
+    )
 
 
 def boxed(path: Path, mask: np.ndarray, box: tuple[slice, slice, slice], shift: float = 0.0) -> None:
