@@ -219,9 +219,11 @@ def _say_hello(address: str) -> None:
     import asyncio
 
     from distributed import rpc
+    from distributed.security import Security
 
     async def ask() -> None:
-        async with rpc(address, timeout=_CLUSTER_SECONDS) as scheduler:
+        secrets = Security().get_connection_args("client")  # of Dask's own configuration, as its client takes them
+        async with rpc(address, timeout=_CLUSTER_SECONDS, connection_args=secrets) as scheduler:
             await scheduler.identity()
 
     async def within_the_time() -> None:
