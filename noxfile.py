@@ -27,7 +27,7 @@ def test(session: nox.Session) -> None:
 @nox.session(name="test-all")
 def test_all(session: nox.Session) -> None:
     """Every test, with the coverage of core."""
-    session.run("pytest", "-q", *PARALLEL, "--cov=metaseg_cli.core", "--cov-fail-under=90", *session.posargs)
+    session.run("pytest", "-q", "--cov=metaseg_cli.core", "--cov-fail-under=90", *session.posargs)
 
 
 @nox.session
