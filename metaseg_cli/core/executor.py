@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,6 +25,8 @@ First = TypeVar("First")
 Second = TypeVar("Second")
 Result = TypeVar("Result")
 
+# The path of a socket has at most 104 bytes (macOS; Linux: 108), of which multiprocessing's own names take 33.
+_LONGEST_TEMPORARY_FOLDER = 70
 _CLUSTER_SECONDS = 10  # in which a scheduler has to answer
 _ADDRESS = re.compile(r"^([a-z]+://)?[^/\s]+:\d+/?$", re.IGNORECASE)
 
@@ -114,9 +117,19 @@ def _alone(call: Callable[[], Result]) -> Result | None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Not fork: an HDF5 or ITK handle, or a thread of the progress display, must not be copied into a worker.
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_depend_on_the_parent)
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context(_start_method()), initializer=_depend_on_the_parent
+    )
+
+
+def _start_method() -> str:
+    """Return how workers start.
+
+    Not by fork: an HDF5 or ITK handle, or a thread of the progress display, must not be copied into a worker. The
+    server that forks them instead listens at a socket under the temporary folder, whose path may be too long for one.
+    """
+    short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER
+    return "forkserver" if os.name == "posix" and short else "spawn"
 
 
 def _depend_on_the_parent() -> None:

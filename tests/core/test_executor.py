@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,3 +53,17 @@ def test_where_nobody_answers_the_wait_ends(tmp_path: Path, monkeypatch: pytest.
             assert said.startswith(f"{cluster}: no Dask scheduler answers")
             assert "leave out --cluster" in said
             assert time.monotonic() - start < 30
+
+
+def _doubled(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.slow
+def test_workers_start_with_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiprocessing's server listens at a socket in it, and the path of a socket is short."""
+    long = tmp_path / ("a-long-name-" * 8)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    found = executor.map_cases(_doubled, [1, 2, 3], 2, file_of=lambda _: tmp_path, log_folder=None)
+    assert [result for _, result in found] == [2, 4, 6]
