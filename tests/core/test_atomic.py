@@ -175,7 +175,7 @@ from pathlib import Path
 from metaseg_cli.core.executor import map_cases
 
 def sleep(n):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # a line at once: another process writes to the same pipe
     time.sleep(60)
 
 def file_of(n):
