@@ -6,8 +6,8 @@
 *LGG* holds a folder of slices and masks for each patient; they are resized to 128 × 128. Of 32 patients, each fold
 tests six or seven, four others choose the model and the rest train. *HIPPOCAMPUS* is a Decathlon folder: 33 volumes
 train (4 of them choose the model), 11 test. VENV has nnunetv2; its part is in ``nnunet_peer.py``. Runs follow one
-another: leave the machine alone meanwhile. Finished runs under ``--work`` are not repeated, so an interrupted series
-can be gone on with.
+another: leave the machine alone meanwhile. Finished runs under ``--work`` are not repeated: the same command continues
+an interrupted series.
 
 Everybody's probabilities are scored alike, so that no filter decides who is ahead: of all thresholds and confidences,
 the most lesions that are found at a number of false lesions per patient, of all lesions and of their smaller half.
@@ -150,14 +150,8 @@ def free_response(cases: list[CaseDetections]) -> dict[str, list[float]]:
     best = {"all": [0.0] * len(FALSE_PER_PATIENT), "smaller half": [0.0] * len(FALSE_PER_PATIENT)}
     for threshold in THRESHOLDS:
         table = DetectionTable(cases, 0, threshold)
-        false = np.ones(len(table.hits), bool)
-        false[table.overlaps[:, 0]] = False
-        order = np.argsort(-table.confidence, kind="stable")
-        so_far = np.cumsum(false[order])
         for i, limit in enumerate(FALSE_PER_PATIENT):
-            kept = np.zeros(len(order), bool)
-            kept[order[: int(np.searchsorted(so_far, limit * table.patients, side="right"))]] = True
-            hit = table.found(kept)
+            hit = table.found(table.most_confident(limit * table.patients))
             best["all"][i] = max(best["all"][i], float(hit.mean()))
             best["smaller half"][i] = max(best["smaller half"][i], float(hit[table.smaller_half].mean()))
     return best

@@ -147,7 +147,7 @@ def on_one_grid(mask: Volume, other: Volume) -> tuple[Volume, Volume] | None:
 
 
 def extended(volume: Volume, before: NDArray[np.int64], after: NDArray[np.int64]) -> Volume | None:
-    """Return *volume* with so many voxels (z, y, x) of 0 around it, each where it was; None where it becomes huge."""
+    """Return *volume* padded with zeros by *before* and *after* voxels (z, y, x); None where it would be too large."""
     if not before.any() and not after.any():
         return volume
     shape = np.array(volume.shape, dtype=float) + before + after

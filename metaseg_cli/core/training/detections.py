@@ -176,6 +176,8 @@ class DetectionTable:
         self.patient = np.repeat(owner, np.diff(first))
         shifts = np.column_stack([first, first_lesion])
         self.overlaps = _concatenated([each.overlaps + shift for each, shift in zip(at, shifts, strict=False)])
+        self.false = np.ones(len(self.hits), bool)  # components that lie on no lesion
+        self.false[self.overlaps[:, 0]] = False
         self.lesions = int(first_lesion[-1])
         self.lesion_patient = np.repeat(owner, np.diff(first_lesion))
         self.lesion_size = _concatenated(
@@ -197,6 +199,13 @@ class DetectionTable:
         """Return which components *settings* keep."""
         return settings.keep_mask(self.size, self.peak, self.confidence)
 
+    def most_confident(self, most_false: float) -> NDArray[np.bool_]:
+        """Return the components that are kept when they are accepted by confidence until *most_false* are false."""
+        order = np.argsort(-self.confidence, kind="stable")
+        kept = np.zeros(len(order), bool)
+        kept[order[: int(np.searchsorted(np.cumsum(self.false[order]), most_false + 1e-9, side="right"))]] = True
+        return kept
+
     def found(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which reference lesions the *kept* components touch."""
         found = np.zeros(self.lesions, bool)
@@ -207,8 +216,7 @@ class DetectionTable:
         """Return what the *kept* components give each patient."""
         hits = self._per_patient(self.patient, self.hits * kept)
         both = self._per_patient(self.patient, self.voxels * kept) + self.reference
-        false = kept.copy()
-        false[self.overlaps[:, 0]] = False
+        false = kept & self.false
         found = self.found(kept)
         return PatientCounts(
             dice=np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0),

@@ -37,8 +37,8 @@ from metaseg_cli.core.training.state import FitResult
 from metaseg_cli.core.training.trainer import Trainer
 from metaseg_cli.errors import ConfigError, InputError
 
-_MEASURING_SHARE = 0.05  # of the time, at most, to find out what is faster …
-_WORTH_MEASURING = 180.0  # … in a training of so many seconds: a shorter one gains less than that takes
+_MEASURING_SHARE = 0.05  # at most this share of the time is spent to find out what is faster
+_WORTH_MEASURING = 180.0  # seconds of training below which the measurement costs more than it gains
 _RECENT_EPOCHS = 5  # whose mean is the speed that is reported: the first ones warm up
 
 

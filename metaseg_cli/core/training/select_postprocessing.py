@@ -32,7 +32,7 @@ _TEMPERATURES = (0.25, 4.0)  # beyond these the validation cases are too few to 
 _RESAMPLES = 1000  # of patients, for intervals
 _TIE = 1e-9
 # False lesions per case for which the card says how many lesions are found.
-FROC_AT = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+_FALSE_PER_CASE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,20 +252,15 @@ def _interval(values: NDArray[np.float64], patients: int) -> tuple[float, float]
 
 
 def _froc(cases: Sequence[CaseDetections], region: int) -> tuple[FrocPoint, ...]:
-    """Return what is found at each of ``FROC_AT`` when components are accepted by falling confidence.
+    """Return what is found at each of ``_FALSE_PER_CASE`` when components are accepted by falling confidence.
 
     Of all thresholds the one that finds the most lesions; a component that lies on a lesion is never a false one.
     """
     best: dict[float, FrocPoint] = {}
     for threshold in _thresholds():
         table = DetectionTable(cases, region, threshold)
-        false = np.ones(len(table.hits), bool)
-        false[table.overlaps[:, 0]] = False
-        order = np.argsort(-table.confidence, kind="stable")
-        so_far = np.cumsum(false[order]) / len(cases)
-        for limit in FROC_AT:
-            kept = np.zeros(len(order), bool)
-            kept[order[: int(np.searchsorted(so_far, limit + _TIE, side="right"))]] = True
+        for limit in _FALSE_PER_CASE:
+            kept = table.most_confident(limit * len(cases))
             recall = float(table.found(kept).sum() / max(1, table.lesions))
             if limit not in best or recall > best[limit].lesion_recall + _TIE:
                 best[limit] = FrocPoint(false_per_case=limit, lesion_recall=recall, by_size=table.by_size(kept))

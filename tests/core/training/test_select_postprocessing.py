@@ -18,7 +18,7 @@ Masks = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def _scene(seed: int, *, slices: int, false: int, sure: float = 0.9) -> Masks:
-    """Probabilities and reference ``(1, Z, Y, X)``: three lesions that are seen, *false* specks that are none."""
+    """Probabilities and reference ``(1, Z, Y, X)``: three lesions that are found, and *false* false-positive voxels."""
     rng = np.random.default_rng(seed)
     probability = np.zeros((1, slices, 48, 48), np.float32)
     reference = np.zeros(probability.shape, bool)
