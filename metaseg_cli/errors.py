@@ -107,8 +107,10 @@ def printable(text: object) -> str:
 
     A file name may hold any byte; an escape sequence in one must not reach the terminal.
     """
-    escaped = (c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-    return "".join(escaped)
+    shown = str(text)
+    if shown.isprintable():  # nearly always: a page of numbers is not looked at letter by letter
+        return shown
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
 
 
 def first_line(error: BaseException, most: int = 120) -> str:

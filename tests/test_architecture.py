@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from metaseg_cli.core.run_folder import find_model
 from tests.common import PACKAGE
 
 ROOT = "metaseg_cli"
@@ -192,3 +193,12 @@ def test_packages_that_workers_load_stay_free_of_torch(name: str) -> None:
 
 def test_importing_the_package_is_light() -> None:
     assert loaded_by(f"import {ROOT}") & {"torch", "numpy"} == set()
+
+
+def test_reading_a_model_does_not_load_the_compiler_of_torch(trained: Path) -> None:
+    # It takes two seconds, which every prediction would pay.
+    path = str(find_model(trained))
+    read = (
+        f"from pathlib import Path\nfrom {ROOT}.core.model_file import load_model_file\nload_model_file(Path({path!r}))"
+    )
+    assert loaded_by(read) & {"torch._dynamo", "sympy"} == set()

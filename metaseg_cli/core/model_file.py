@@ -142,8 +142,8 @@ class ModelCard:
             froc={},
         )
 
-    def build(self) -> Network:
-        """Build the network with random weights."""
+    def build(self, *, initialised: bool = True) -> Network:
+        """Build the network with fresh weights, or with whatever its layers begin with."""
         return build_model(
             self.name,
             in_channels=self.in_channels,
@@ -155,6 +155,7 @@ class ModelCard:
             activation=self.activation,
             deep_supervision=self.deep_supervision,
             foreground_prior=self.foreground_prior,
+            initialised=initialised,
         )
 
 
@@ -315,23 +316,32 @@ def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.
     """Return the network in eval mode with its weights, and its card. Raises ModelFileError."""
     card = read_card(path)
     with _reading(path, "its weights do not fit"), safe_open(str(path), framework="pt") as file:
-        _check_shapes(card, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        model = _without_weights(card)
+        _check_shapes(model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest = (file.metadata() or {}).get(_WEIGHTS_DIGEST)
         if digest is not None and digest != _digest_of_weights(weights):
             raise ModelFileError("its weights are damaged (checksum)", where=path, remedy=_AGAIN)
-        members = [card.build() for _ in range(card.members)]
-        model: nn.Module = members[0] if card.members == 1 else Ensemble(members)
-        model.load_state_dict(weights)
+        # Copies: the file's own tensors are pages of a file that may be changed while they are in use.
+        kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        copies = {name: tensor.to(kinds[name], copy=True) for name, tensor in weights.items()}
+        model.load_state_dict(copies, assign=True)
     return model.to(device).eval(), card
 
 
-def _check_shapes(card: ModelCard, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise ValueError where the file's weights are not those of *card*, before a network takes memory for them."""
+def _without_weights(card: ModelCard) -> nn.Module:
+    """Build the network that *card* describes without memory for its weights.
+
+    Nor are they initialised: on the device "meta" that alone would load torch's compiler, which takes two seconds.
+    """
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in card.build().state_dict().items()}
-    if card.members > 1:
-        expected = {f"members.{i}.{name}": shape for i in range(card.members) for name, shape in expected.items()}
+        members = [card.build(initialised=False) for _ in range(card.members)]
+    return members[0] if card.members == 1 else Ensemble(members)
+
+
+def _check_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where the file's weights are not those of *model*, before it takes memory for them."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
     if wrong:
         raise ValueError(f"{len(wrong)} of {len(expected)} differ in size, such as {printable(wrong[0])[:60]}")

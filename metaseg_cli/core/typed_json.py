@@ -7,6 +7,7 @@ A damaged document is refused as a whole. A field is a key of its name, unless i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -113,7 +114,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
 def _dataclass(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(name, value, "a table")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = {_key_of(f): f for f in dataclasses.fields(kind) if f.init}
     missing = [
         key
@@ -129,6 +130,11 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
             if key in known
         }
     )
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)  # compiles each annotation anew: a millisecond, for every case of a folder
 
 
 def _key(kind: Any, key: str, name: str) -> Any:
