@@ -48,7 +48,12 @@ def cells(row: object) -> dict[str, Cell]:
 
 def write_table(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write *rows* as CSV with the fields of *kind* as columns, also when there is no row."""
-    atomic_write_text(path, csv_text([cells(row) for row in rows], columns(kind)))
+    atomic_write_text(path, table_text(kind, rows))
+
+
+def table_text(kind: type[Row], rows: Sequence[Row]) -> str:
+    """Return the CSV that ``write_table`` writes."""
+    return csv_text([cells(row) for row in rows], columns(kind))
 
 
 def _cell(value: object) -> Cell:

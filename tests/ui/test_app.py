@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import shutil
 import socket
@@ -12,22 +14,17 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
 
-from metaseg_cli.ui.pictures import blended, enlarged, grey_or_colour
-from tests.common import APP
-
-
-def test_small_pictures_are_enlarged_by_a_whole_factor() -> None:
-    picture = grey_or_colour(np.random.default_rng(0).normal(size=(1, 3, 60, 100)), 1)
-    large = enlarged(picture)
-    assert large.shape == (360, 600, 3)
-    mask = np.zeros((60, 100), bool)
-    mask[20:30, 40:50] = True
-    assert (blended(large, mask, 0.5) != large).any()
-    np.testing.assert_array_equal(blended(large, mask & False, 0.5), large)
+from metaseg_cli import load_model
+from metaseg_cli.core.model_file import load_model_file, save_model
+from metaseg_cli.core.postprocessing import Postprocessing
+from metaseg_cli.core.run_folder import find_model
+from tests.common import APP, metaseg
 
 
 def app(trained: Path) -> object:
@@ -46,7 +43,7 @@ def test_an_uploaded_scan_is_segmented_and_measured(trained: Path, raw: Path) ->
     scan = (raw / "train" / "patient001" / "patient001_02.png").read_bytes()
     page.file_uploader[0].set_value(("scan.png", scan, "image/png")).run()
     assert not page.exception
-    page.sidebar.slider[0].set_value(0.05).run()
+    page.slider[0].set_value(0.05).run()
     assert not page.exception
     assert page.get("download_button")
 
@@ -78,10 +75,25 @@ def _free_port() -> int:
 
 
 @pytest.fixture
-def served(trained: Path) -> Iterator[str]:
+def finder(trained: Path, raw: Path, tmp_path: Path) -> Path:
+    """A model that marks a twentieth of a scan at 0.5, however little it has learnt."""
+    network, card = load_model_file(find_model(trained))
+    values = load_model(find_model(trained)).predict(raw / "train" / "patient001" / "patient001_02.png").probabilities
+    cut = float(np.quantile(values, 0.95))
+    head = network.heads[0]  # attention-unet: the finest
+    head.bias.data += -card.temperature * math.log(cut / (1 - cut))
+    plain = {"metastasis": Postprocessing(threshold=0.5, per_slice=True)}
+    path = tmp_path / "finder" / "model.safetensors"
+    path.parent.mkdir()
+    save_model(path, network, dataclasses.replace(card, postprocessing=plain, operating_points={}))
+    return path
+
+
+@pytest.fixture
+def served(finder: Path) -> Iterator[str]:
     port = _free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "metaseg_cli", "serve-ui", "--runs", str(trained.parent), "--port", str(port)],
+        [sys.executable, "-m", "metaseg_cli", "serve-ui", "--model", str(finder), "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -102,44 +114,108 @@ def served(trained: Path) -> Iterator[str]:
         process.wait(20)
 
 
-@pytest.mark.slow
-@pytest.mark.browser
-@pytest.mark.filterwarnings("ignore")
-def test_a_person_uploads_looks_and_downloads(served: str, raw: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def traffic() -> list[str]:
+    """What the page of the test has asked for, and ``frame`` for every message to the app and back."""
+    return []
+
+
+@pytest.fixture
+def page(served: str, traffic: list[str]) -> Iterator[Page]:
+    """The app in a browser; at the end nobody else was asked for anything."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         if os.environ.get("METASEG_BROWSER") == "required":
             pytest.fail("METASEG_BROWSER=required, but there is no Chromium")
         pytest.skip("no Chromium here")
-    from playwright.sync_api import expect, sync_playwright
-
-    scan = raw / "train" / "patient001" / "patient001_02.png"
+    own = (served, served.replace("http", "ws"), "data:", "blob:")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1200})
-        foreign: list[str] = []
-        page.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith((served, served.replace("http", "ws"), "data:", "blob:"))
-                else foreign.append(r.url)
-            ),
-        )
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.on("request", lambda request: traffic.append(request.url))
+        page.on("websocket", lambda socket: socket.on("framesent", lambda _: traffic.append("frame")))
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda _: traffic.append("frame")))
         page.goto(served)
         expect(page.get_by_role("heading", name="metaseg", exact=True)).to_be_visible(timeout=60_000)
-        page.locator("input[type=file]").set_input_files(scan)
-        expect(page.get_by_text("Download mask")).to_be_visible(timeout=60_000)
-        expect(page.locator("[data-testid=stImage] img").nth(1)).to_be_visible()
-        page.screenshot(path=tmp_path / "ui.png")
-        with page.expect_download() as download:
-            page.get_by_text("Download mask").click()
-        download.value.save_as(tmp_path / "mask.png")
-        assert download.value.suggested_filename == "patient001_02_mask.png"
+        yield page
         browser.close()
-    with Image.open(tmp_path / "mask.png") as mask:
-        assert mask.size == (64, 64)
+    assert [url for url in traffic if not url.startswith((*own, "frame"))] == []
+
+
+def final(page: Page) -> dict[str, str]:
+    """Wait until the viewer shows what the downloaded mask holds; return what it says of itself."""
+    expect(page.get_by_test_id("viewer")).to_have_attribute("data-state", "final", timeout=60_000)
+    return told(page)
+
+
+def told(page: Page) -> dict[str, str]:
+    values: dict[str, str] = page.get_by_test_id("viewer").evaluate("element => ({...element.dataset})")
+    return values
+
+
+def downloaded(page: Page, to: Path) -> Path:
+    with page.expect_download() as download:
+        page.locator(".st-key-download_mask button").click()
+    path = to / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore")
+def test_a_picture_is_seen_as_the_downloaded_mask_has_it(page: Page, finder: Path, raw: Path, tmp_path: Path) -> None:
+    scan = raw / "train" / "patient001" / "patient001_02.png"
+    page.locator("input[type=file]").set_input_files(scan)
+    assert {"slices": "1", "plane": "axial"}.items() <= final(page).items()
+    page.locator(".st-key-threshold input[type=range], .st-key-threshold [role=slider]").first.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_test_id("viewer")).to_have_attribute("data-threshold", "0.49")
+    shown = final(page)
+    mask = downloaded(page, tmp_path)
+    assert mask.name == "patient001_02_mask.png"
+    typed = ("--model", finder, "--threshold", shown["threshold"], "--out", tmp_path / "terminal")
+    assert metaseg("predict", scan, *typed).returncode == 0
+    assert mask.read_bytes() == (tmp_path / "terminal" / mask.name).read_bytes()
+    with Image.open(mask) as picture:
+        assert np.count_nonzero(np.asarray(picture)) == int(shown["voxels"]) > 0
     keep = os.environ.get("METASEG_SCREENSHOTS")
     if keep:
-        shutil.copy(tmp_path / "ui.png", keep)
-    assert foreign == []
+        page.screenshot(path=keep)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore")
+def test_looking_through_a_volume_asks_nobody(page: Page, traffic: list[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.normal(100, 20, (40, 36, 12)).astype(np.float32)  # x, y, z
+    scan = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(volume, np.diag([1.0, 1.0, 5.0, 1.0])), scan)
+    page.locator("input[type=file]").set_input_files(scan)
+    assert final(page)["slices"] == "12"
+    page.wait_for_load_state("networkidle")  # parts of Streamlit load late
+    page.wait_for_timeout(1000)
+    assert "frame" in traffic
+    traffic.clear()
+    canvas = page.get_by_test_id("viewer").locator("canvas").first
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    begun = int(told(page)["slice"])
+    for delta in (-100, -100, 100, -100):
+        page.mouse.wheel(0, delta)
+        page.wait_for_timeout(50)
+    assert int(told(page)["slice"]) == max(1, begun - 2)
+    page.keyboard.press("End")  # not one of its keys
+    page.get_by_test_id("viewer").focus()
+    for key in ("n", "p", "h", "m", "a", "+", "0", "PageDown", "?", "?"):
+        page.keyboard.press(key)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 20, box["y"] + 20, steps=3)
+    page.mouse.up(button="right")
+    canvas.dblclick()
+    assert traffic == []
+    viewer = page.get_by_test_id("viewer").bounding_box()
+    assert viewer is not None
+    assert viewer["y"] + viewer["height"] < 720
