@@ -25,6 +25,7 @@ from metaseg_cli.core.model_file import load_model_file, save_model
 from metaseg_cli.core.postprocessing import Postprocessing
 from metaseg_cli.core.run_folder import find_model
 from tests.common import APP, metaseg
+from tests.dicom_files import SHAPE, write_series
 
 
 def app(trained: Path) -> object:
@@ -46,6 +47,34 @@ def test_an_uploaded_scan_is_segmented_and_measured(trained: Path, raw: Path) ->
     page.slider[0].set_value(0.05).run()
     assert not page.exception
     assert page.get("download_button")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_files_of_a_series_are_one_scan_with_a_seg(trained: Path, tmp_path: Path) -> None:
+    files = write_series(tmp_path, np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.uint16))
+    page = app(trained)
+    page.file_uploader[0].set_value([(file.name, file.read_bytes(), "") for file in files]).run()
+    assert not page.exception
+    assert [button.proto.label for button in page.get("download_button")] == ["Mask", "DICOM SEG", "Table"]
+    assert [box.key for box in page.selectbox if box.key == "case"] == []
+    page.slider[0].set_value(0.9).run()  # the SEG is that of the model's own threshold
+    assert [button.proto.label for button in page.get("download_button")] == ["Mask", "Table"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bad_file_among_uploads_is_named_and_the_others_are_shown(trained: Path, raw: Path) -> None:
+    page = app(trained)
+    scans = [raw / "train" / "patient001" / f"patient001_0{i}.png" for i in (1, 2)]
+    given = [(scan.name, scan.read_bytes(), "image/png") for scan in scans]
+    page.file_uploader[0].set_value([*given, ("broken_*x*.png", b"hello", "image/png")]).run()
+    assert not page.exception
+    assert len(page.selectbox(key="case").options) == 2
+    (message,) = [error.value for error in page.error]
+    assert "broken" in message
+    assert "/" not in message.replace("\\", "")
+    page.selectbox(key="case").select_index(1).run()
+    assert not page.exception
+    assert page.get("download_button")[0].proto.label == "Mask"
 
 
 @pytest.mark.filterwarnings("ignore")

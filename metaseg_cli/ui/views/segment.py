@@ -6,31 +6,43 @@ import hashlib
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import streamlit as st
 
-from metaseg_cli.commands.predict import PredictResult, predict
+from metaseg_cli.commands.predict import predict
 from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.counts import counted
 from metaseg_cli.core.images import write_mask
 from metaseg_cli.core.inference.lesion_rows import lesion_rows
 from metaseg_cli.core.inference.pipeline import at_threshold
 from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
+from metaseg_cli.core.inference.scan_job import PredictedScan
+from metaseg_cli.core.inference.unlike_training import reasons_in
 from metaseg_cli.core.paths import file_name
 from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.results import UNLIKE_TRAINING, LesionRow
 from metaseg_cli.core.run_folder import MODEL_FILE, finished_runs
-from metaseg_cli.errors import MetasegError
+from metaseg_cli.errors import MetasegError, Problem
 from metaseg_cli.outputs.documents import Cell, cells, table_text
 from metaseg_cli.ui.text import plain
 from metaseg_cli.ui.viewer.component import ViewerArrays, show_viewer, viewer_arrays
 
 _LONGEST_NAME = 120
 _ROW_PX, _ROWS_SHOWN = 35, 3  # of the list of lesions: the rest is scrolled to
-_FORMATS = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp", "gif", "nii", "gz", "nrrd", "mha"]
+
+
+class Upload(Protocol):
+    """What Streamlit knows of an uploaded file."""
+
+    name: str
+
+    def getvalue(self) -> bytes:
+        """Return its content."""
 
 
 def _models() -> dict[str, Path]:
@@ -52,41 +64,67 @@ def _loaded(path: str, changed: float) -> Model:
     return load_model(path)
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """The terminal's scans, the bytes of the DICOM SEG of each that has one, and what is wrong with other uploads."""
+
+    scans: tuple[PredictedScan, ...]
+    segmentations: dict[str, tuple[str, bytes]]
+    problems: tuple[str, ...]
+
+
 @st.cache_resource(max_entries=4, show_spinner="Looking for lesions …")
-def _predicted(name: str, digest: str, _content: bytes, model: str, changed: float) -> PredictResult:
-    """The terminal's own command on one uploaded file, with its results in a folder that is removed at once."""
+def _predicted(digest: str, _uploads: Sequence[Upload], model: str, changed: float, sequence: str) -> _Outcome:
+    """The terminal's own command on uploaded files, with its results in a folder that is removed at once.
+
+    One file is what ``metaseg predict FILE`` takes; several are a folder, in which it finds what belongs together. A
+    *sequence* says what they are, whatever their names say.
+    """
     del digest, changed
     with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        scan = Path(folder) / _base_name(name)
-        scan.write_bytes(_content)
-        config = PredictConfig(inputs=(str(scan),), model=model, out=Path(folder) / "out", overlay=False)
-        return predict(config, Silent(), keep=True)
+        scans = Path(folder) / "scan"
+        scans.mkdir()
+        for name, content in zip(_distinct([upload.name for upload in _uploads]), _uploads, strict=True):
+            (scans / name).write_bytes(content.getvalue())
+        given = scans if len(_uploads) > 1 else next(scans.iterdir())
+        named = f"{sequence}={given}" if sequence else str(given)
+        config = PredictConfig(inputs=(named,), model=model, out=Path(folder) / "out", overlay=False)
+        result = predict(config, Silent(), keep=True)
+        written = {scan.result.name: scan.result.segmentation for scan in result.scans}
+        return _Outcome(
+            result.scans,
+            {name: (path.name, path.read_bytes()) for name, path in written.items() if path},
+            tuple(_about_upload(problem, scans) for problem in result.problems),
+        )
+
+
+def _about_upload(problem: Problem, folder: Path) -> str:
+    """Return a message that names the upload and not the file that it was for a moment."""
+    text = f"{problem.file.name}: {problem.reason}. {problem.remedy[:1].upper()}{problem.remedy[1:]}."
+    return plain(text.replace(f"{folder}/", "").replace(str(folder), "the uploaded files"))
 
 
 @dataclass(frozen=True)
 class _Finding:
     """One scan at one threshold: the prediction, its lesions, and what the viewer takes of them."""
 
-    name: str
-    mask_name: str
+    mask: tuple[str, bytes]  # name and content of its file
     prediction: Prediction
     lesions: tuple[LesionRow, ...]
     arrays: ViewerArrays
 
 
 @st.cache_resource(max_entries=8, show_spinner="Measuring …")
-def _found(
-    name: str, digest: str, model: str, changed: float, threshold: float, usual: float, _result: PredictResult
-) -> _Finding:
+def _found(identity: str, model: str, changed: float, threshold: float, usual: float, _scan: PredictedScan) -> _Finding:
     """Post-process and measure at *threshold*; at the *usual* one, as the model file has it to all its digits."""
-    scan = _result.scans[0]
-    assert scan.prediction is not None  # it was asked for with keep
+    assert _scan.prediction is not None  # it was asked for with keep
     exact = None if threshold == usual else threshold
     loaded = _loaded(model, changed)
-    prediction = at_threshold(loaded, scan.prediction, exact)
+    prediction = at_threshold(loaded, _scan.prediction, exact)
     used = loaded.card.of_regions()[0].threshold if exact is None else exact
-    arrays = viewer_arrays(f"{digest} {model} {changed}", prediction, used, threshold)
-    return _Finding(name, scan.result.mask.name, prediction, lesion_rows(Path(name), prediction), arrays)
+    arrays = viewer_arrays(f"{identity} {model} {changed}", prediction, used, threshold)
+    lesions = lesion_rows(Path(_scan.result.scan.name), prediction)
+    return _Finding(_mask_file(_scan.result.mask.name, prediction), prediction, lesions, arrays)
 
 
 def show() -> None:
@@ -95,26 +133,55 @@ def show() -> None:
         chosen, changed = _chosen_model()
         if chosen is None:
             return
-        uploads = st.file_uploader("Scans", type=_FORMATS, accept_multiple_files=True, key="upload")
+        uploads = st.file_uploader("Scans", accept_multiple_files=True, key="upload")
     st.caption("Finds brain metastases in MRI. For research use only, not a medical device.")
     if not uploads:
         st.write(
-            "Drop a PNG, JPEG or TIFF slice, or a NIfTI, NRRD or MHA volume, of the kind the model was trained on, "
-            "into the box on the left."
+            "Drop scans of the kind the model was trained on into the box on the left: pictures, NIfTI, NRRD or MHA "
+            "volumes, the files of a DICOM series, or a ZIP of any of them. Several sequences of one patient become "
+            "one scan when their names say what they are."
         )
         return
-    names = [upload.name for upload in uploads]
-    upload = uploads[names.index(st.selectbox("Scan", names, key="case"))] if len(uploads) > 1 else uploads[0]
-    content = upload.getvalue()
-    digest = hashlib.sha256(content).hexdigest()
-    result = _predicted(upload.name, digest, content, str(chosen), changed)
-    if result.problems:
-        problem = result.problems[0]
-        st.error(plain(f"{upload.name}: {problem.reason}. {problem.remedy.capitalize()}."))
+    digest = _digest(uploads)
+    card = _loaded(str(chosen), changed).card
+    insisted = card.sequences[0] if len(card.sequences) == 1 and st.session_state.get("insist") == digest else ""
+    try:
+        outcome = _predicted(digest, uploads, str(chosen), changed, insisted)
+    except MetasegError as error:
+        st.error(plain(str(error)))
         return
-    for note in result.scans[0].result.notes:
-        (st.warning if note.startswith(UNLIKE_TRAINING) else st.caption)(plain(note))
-    _review(upload.name, digest, str(chosen), changed, result)
+    for message in outcome.problems:
+        st.error(message)
+    if outcome.problems and len(card.sequences) == 1 and not insisted and not outcome.scans:
+        label = f"It is {plain(card.sequences[0])}: read it as that"
+        st.button(label, key="insist_button", on_click=lambda: st.session_state.update(insist=digest))
+    if not outcome.scans:
+        return
+    names = [scan.result.name for scan in outcome.scans]
+    number = names.index(st.selectbox("Scan", names, key="case")) if len(names) > 1 else 0
+    scan = outcome.scans[number]
+    _say_notes(scan.result.notes)
+    _review(f"{digest} {insisted} {number}", str(chosen), changed, scan, outcome.segmentations.get(scan.result.name))
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    """Say what is doubtful in few lines: the viewer is to stay in sight."""
+    unlike = reasons_in(notes)
+    if unlike:
+        st.warning(plain(f"{UNLIKE_TRAINING}{'; '.join(unlike)}"))
+    others = [note for note in notes if not note.startswith(UNLIKE_TRAINING)]
+    if others:
+        st.caption(plain(" · ".join(others)))
+
+
+def _digest(uploads: Sequence[Upload]) -> str:
+    """Return what is equal for the same files under the same names."""
+    digest = hashlib.sha256()
+    for upload in uploads:
+        content = upload.getvalue()
+        digest.update(f"{upload.name}\n{len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _chosen_model() -> tuple[Path | None, float]:
@@ -140,15 +207,19 @@ def _chosen_model() -> tuple[Path | None, float]:
 
 
 @st.fragment
-def _review(name: str, digest: str, model: str, changed: float, result: PredictResult) -> None:
+def _review(
+    identity: str, model: str, changed: float, scan: PredictedScan, segmentation: tuple[str, bytes] | None
+) -> None:
     """Threshold, viewer, the table of lesions, and what can be taken home."""
     card = _loaded(model, changed).card
     usual = round(min(0.99, max(0.01, card.of_regions()[0].threshold)), 2)
+    if st.session_state.get("threshold_of") != model:  # another model's threshold means nothing to this one
+        st.session_state["threshold_of"], st.session_state["threshold"] = model, usual
     left, right = st.columns([3, 2])
     threshold = left.slider(
-        "Threshold", 0.01, 0.99, usual, 0.01, key="threshold", help="Probability from which a voxel counts."
+        "Threshold", 0.01, 0.99, step=0.01, key="threshold", help="Probability from which a voxel counts."
     )
-    found = _found(name, digest, model, changed, threshold, usual, result)
+    found = _found(identity, model, changed, threshold, usual, scan)
     index = found.prediction.index_region
     mine = [lesion for lesion in found.lesions if lesion.region == index]
     of_region = f" of {plain(index)}" if len(found.prediction.lesions) > 1 else ""
@@ -156,11 +227,15 @@ def _review(name: str, digest: str, model: str, changed: float, result: PredictR
     with right.container(key="found"):
         st.markdown(summary)
     with right.container(horizontal=True):
-        file_name, content = _mask_file(found)
-        st.download_button("Mask", content, file_name=file_name, on_click="ignore", key="download_mask", type="primary")
+        name, content = found.mask
+        st.download_button("Mask", content, file_name=name, on_click="ignore", key="download_mask", type="primary")
+        if segmentation and threshold == usual:  # it holds what the model's own threshold gives
+            st.download_button(
+                "DICOM SEG", segmentation[1], file_name=segmentation[0], on_click="ignore", key="download_seg"
+            )
         table = table_text(LesionRow, found.lesions)
-        stem = file_name.partition("_mask")[0]
-        st.download_button("Table", table, file_name=f"{stem}_lesions.csv", on_click="ignore", key="download_csv")
+        csv_name = f"{file_name(scan.result.name)}_lesions.csv"
+        st.download_button("Table", table, file_name=csv_name, on_click="ignore", key="download_csv")
     focus = _chosen_lesion(mine)
     show_viewer(found.arrays, focus)
     if not found.lesions:
@@ -205,14 +280,21 @@ def _readable(lesions: Sequence[LesionRow]) -> list[dict[str, Cell]]:
     return rows
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return a valid file name for each of *names*, none of them twice: files of two folders may be called alike."""
+    bases = [_base_name(name) for name in names]
+    counts = Counter(base.casefold() for base in bases)
+    return [base if counts[base.casefold()] == 1 else f"{i}_{base}" for i, base in enumerate(bases, start=1)]
+
+
 def _base_name(name: str) -> str:
     """The name of an uploaded file without any folder; it is not hidden, and not too long."""
     base = file_name(re.split(r"[/\\\\]", name)[-1].lstrip("."))
     return base if len(base) <= _LONGEST_NAME else base[-_LONGEST_NAME:]
 
 
-def _mask_file(found: _Finding) -> tuple[str, bytes]:
+def _mask_file(name: str, prediction: Prediction) -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        path = Path(folder) / found.mask_name
-        write_mask(path, found.prediction.mask, found.prediction.source)
+        path = Path(folder) / name
+        write_mask(path, prediction.mask, prediction.source)
         return path.name, path.read_bytes()
