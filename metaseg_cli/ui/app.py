@@ -13,6 +13,7 @@ _STYLE = """<style>
 .stMainBlockContainer .stVerticalBlock {gap: 0.4rem}
 .stMainBlockContainer h2 {padding: 0; font-size: 1.5rem; line-height: 1.6}
 .st-key-carriers {display: none}
+@media (max-width: 800px) {.stMainBlockContainer {padding-top: 3.75rem}}
 </style>"""
 
 
