@@ -55,10 +55,21 @@ def test_the_files_of_a_series_are_one_scan_with_a_seg(trained: Path, tmp_path: 
     page = app(trained)
     page.file_uploader[0].set_value([(file.name, file.read_bytes(), "") for file in files]).run()
     assert not page.exception
-    assert [button.proto.label for button in page.get("download_button")] == ["Mask", "DICOM SEG", "Table"]
+    assert [button.proto.label for button in page.get("download_button")] == [
+        "Mask",
+        "SEG",
+        "Table",
+        "Picture",
+        "Report",
+    ]
     assert [box.key for box in page.selectbox if box.key == "case"] == []
     page.slider[0].set_value(0.9).run()  # the SEG is that of the model's own threshold
-    assert [button.proto.label for button in page.get("download_button")] == ["Mask", "Table"]
+    assert [button.proto.label for button in page.get("download_button")] == [
+        "Mask",
+        "Table",
+        "Picture",
+        "Report",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -245,6 +256,29 @@ def test_looking_through_a_volume_asks_nobody(page: Page, traffic: list[str], tm
     page.mouse.up(button="right")
     canvas.dblclick()
     assert traffic == []
+    for key, ending in (("download_overlay", "_overlay.png"), ("download_report", "_report.html")):
+        with page.expect_download() as download:
+            page.locator(f".st-key-{key} button").click()
+        assert download.value.suggested_filename == f"scan{ending}"
+        assert download.value.path().stat().st_size > 1000
     viewer = page.get_by_test_id("viewer").bounding_box()
     assert viewer is not None
     assert viewer["y"] + viewer["height"] < 720
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore")
+def test_a_prediction_can_be_cancelled_and_begun_again(page: Page, tmp_path: Path) -> None:
+    scan = tmp_path / "large.nii.gz"
+    place = np.linspace(-1, 1, 512)
+    smooth = 900 * np.exp(-4 * (place[:, None, None] ** 2 + place[:, None] ** 2 + place[:60] ** 2))
+    nib.save(nib.Nifti1Image(smooth.astype(np.int16), np.eye(4)), scan)
+    page.locator("input[type=file]").set_input_files(scan)
+    expect(page.get_by_test_id("status")).to_be_visible(timeout=60_000)
+    page.locator(".st-key-cancel button").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_test_id("status")).to_have_count(0)
+    page.locator(".st-key-restart button").click()
+    assert final(page)["slices"] == "60"
+    expect(page.locator(".st-key-cancel")).to_have_count(0)

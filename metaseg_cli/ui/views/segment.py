@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import tempfile
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import streamlit as st
 
-from metaseg_cli.commands.predict import predict
-from metaseg_cli.config import PredictConfig
 from metaseg_cli.core.counts import counted
-from metaseg_cli.core.images import write_mask
-from metaseg_cli.core.inference.lesion_rows import lesion_rows
-from metaseg_cli.core.inference.pipeline import at_threshold
-from metaseg_cli.core.inference.predictor import Model, Prediction, load_model
 from metaseg_cli.core.inference.scan_job import PredictedScan
 from metaseg_cli.core.inference.unlike_training import reasons_in
+from metaseg_cli.core.model_file import ModelCard
 from metaseg_cli.core.paths import file_name
-from metaseg_cli.core.progress import Silent
 from metaseg_cli.core.results import UNLIKE_TRAINING, LesionRow
 from metaseg_cli.core.run_folder import MODEL_FILE, finished_runs
-from metaseg_cli.errors import MetasegError, Problem
+from metaseg_cli.errors import MetasegError
 from metaseg_cli.outputs.documents import Cell, cells, table_text
+from metaseg_cli.ui.findings import Finding, ModelChoice, Outcome, find, overlay_of, predict_uploads, report_of
+from metaseg_cli.ui.kept import kept
+from metaseg_cli.ui.page_progress import running
 from metaseg_cli.ui.text import plain
-from metaseg_cli.ui.viewer.component import ViewerArrays, show_viewer, viewer_arrays
+from metaseg_cli.ui.uploads import Upload, digest_of
+from metaseg_cli.ui.viewer.component import show_viewer
 
-_LONGEST_NAME = 120
 _ROW_PX, _ROWS_SHOWN = 35, 3  # of the list of lesions: the rest is scrolled to
+_OUTCOMES, _FINDINGS = 3, 4  # that a session keeps
+_TAKES_FUNCTIONS = (1, 52)  # the release of Streamlit since which a download may be made when it is asked for
 
 
-class Upload(Protocol):
-    """What Streamlit knows of an uploaded file."""
-
-    name: str
-
-    def getvalue(self) -> bytes:
-        """Return its content."""
+def show() -> None:
+    """Draw the page."""
+    with st.sidebar:
+        model = _chosen_model()
+        if model is None:
+            return
+        uploads = st.file_uploader("Scans", accept_multiple_files=True, key="upload")
+    st.caption("Finds brain metastases in MRI. For research use only, not a medical device.")
+    if not uploads:
+        st.write(
+            "Drop scans of the kind the model was trained on into the box on the left: pictures, NIfTI, NRRD or MHA "
+            "volumes, the files of a DICOM series, or a ZIP of any of them. Several sequences of one patient become "
+            "one scan when their names say what they are."
+        )
+        return
+    identity = digest_of(uploads)
+    only_sequence = _only_sequence(model.load().card)
+    sequence = only_sequence if st.session_state.get("insist") == identity else ""
+    outcome = _outcome(uploads, identity, model, sequence)
+    if outcome is None:
+        return
+    for message in outcome.problems:
+        st.error(message)
+    if outcome.problems and only_sequence and not sequence and not outcome.scans:
+        label = f"It is {plain(only_sequence)}: read it as that"
+        st.button(label, key="insist_button", on_click=lambda: st.session_state.update(insist=identity))
+    if not outcome.scans:
+        return
+    names = [scan.result.name for scan in outcome.scans]
+    number = names.index(st.selectbox("Scan", names, key="case")) if len(names) > 1 else 0
+    scan = outcome.scans[number]
+    _say_notes(scan.result.notes)
+    _review(f"{identity} {sequence} {number}", model, scan, outcome.segmentations.get(scan.result.name))
 
 
 def _models() -> dict[str, Path]:
@@ -57,111 +76,52 @@ def _models() -> dict[str, Path]:
     return offered
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the model …")
-def _loaded(path: str, changed: float) -> Model:
-    """The model, kept between reruns; *changed* reloads a file that was replaced."""
-    del changed
-    return load_model(path)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The terminal's scans, the bytes of the DICOM SEG of each that has one, and what is wrong with other uploads."""
-
-    scans: tuple[PredictedScan, ...]
-    segmentations: dict[str, tuple[str, bytes]]
-    problems: tuple[str, ...]
-
-
-@st.cache_resource(max_entries=4, show_spinner="Looking for lesions …")
-def _predicted(digest: str, _uploads: Sequence[Upload], model: str, changed: float, sequence: str) -> _Outcome:
-    """The terminal's own command on uploaded files, with its results in a folder that is removed at once.
-
-    One file is what ``metaseg predict FILE`` takes; several are a folder, in which it finds what belongs together. A
-    *sequence* says what they are, whatever their names say.
-    """
-    del digest, changed
-    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        scans = Path(folder) / "scan"
-        scans.mkdir()
-        for name, content in zip(_distinct([upload.name for upload in _uploads]), _uploads, strict=True):
-            (scans / name).write_bytes(content.getvalue())
-        given = scans if len(_uploads) > 1 else next(scans.iterdir())
-        named = f"{sequence}={given}" if sequence else str(given)
-        config = PredictConfig(inputs=(named,), model=model, out=Path(folder) / "out", overlay=False)
-        result = predict(config, Silent(), keep=True)
-        written = {scan.result.name: scan.result.segmentation for scan in result.scans}
-        return _Outcome(
-            result.scans,
-            {name: (path.name, path.read_bytes()) for name, path in written.items() if path},
-            tuple(_about_upload(problem, scans) for problem in result.problems),
-        )
-
-
-def _about_upload(problem: Problem, folder: Path) -> str:
-    """Return a message that names the upload and not the file that it was for a moment."""
-    text = f"{problem.file.name}: {problem.reason}. {problem.remedy[:1].upper()}{problem.remedy[1:]}."
-    return plain(text.replace(f"{folder}/", "").replace(str(folder), "the uploaded files"))
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """One scan at one threshold: the prediction, its lesions, and what the viewer takes of them."""
-
-    mask: tuple[str, bytes]  # name and content of its file
-    prediction: Prediction
-    lesions: tuple[LesionRow, ...]
-    arrays: ViewerArrays
-
-
-@st.cache_resource(max_entries=8, show_spinner="Measuring …")
-def _found(identity: str, model: str, changed: float, threshold: float, usual: float, _scan: PredictedScan) -> _Finding:
-    """Post-process and measure at *threshold*; at the *usual* one, as the model file has it to all its digits."""
-    assert _scan.prediction is not None  # it was asked for with keep
-    exact = None if threshold == usual else threshold
-    loaded = _loaded(model, changed)
-    prediction = at_threshold(loaded, _scan.prediction, exact)
-    used = loaded.card.of_regions()[0].threshold if exact is None else exact
-    arrays = viewer_arrays(f"{identity} {model} {changed}", prediction, used, threshold)
-    lesions = lesion_rows(Path(_scan.result.scan.name), prediction)
-    return _Finding(_mask_file(_scan.result.mask.name, prediction), prediction, lesions, arrays)
-
-
-def show() -> None:
-    """Draw the page."""
-    with st.sidebar:
-        chosen, changed = _chosen_model()
-        if chosen is None:
-            return
-        uploads = st.file_uploader("Scans", accept_multiple_files=True, key="upload")
-    st.caption("Finds brain metastases in MRI. For research use only, not a medical device.")
-    if not uploads:
-        st.write(
-            "Drop scans of the kind the model was trained on into the box on the left: pictures, NIfTI, NRRD or MHA "
-            "volumes, the files of a DICOM series, or a ZIP of any of them. Several sequences of one patient become "
-            "one scan when their names say what they are."
-        )
-        return
-    digest = _digest(uploads)
-    card = _loaded(str(chosen), changed).card
-    insisted = card.sequences[0] if len(card.sequences) == 1 and st.session_state.get("insist") == digest else ""
+def _chosen_model() -> ModelChoice | None:
+    """Let the visitor choose a model, and show its card; None where there is none, or it cannot be read."""
+    st.header("Model")
+    offered = _models()
+    if not offered:
+        st.info("There is no trained model yet. In a terminal, run `metaseg demo` or `metaseg train`, then reload.")
+        return None
+    path = offered[st.selectbox("Model", list(offered), label_visibility="collapsed", key="model")]
     try:
-        outcome = _predicted(digest, uploads, str(chosen), changed, insisted)
+        model = ModelChoice(path, path.stat().st_mtime)
+        card = model.load().card
+    except (MetasegError, OSError) as error:
+        st.error(plain(str(error)))
+        return None
+    st.caption(plain(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}"))
+    if card.validation:
+        st.caption(
+            f"On its validation cases: Dice {card.validation['dice']:.2f}, lesion F1 {card.validation['lesion_f1']:.2f}"
+        )
+    return model
+
+
+def _only_sequence(card: ModelCard) -> str:
+    return card.sequences[0] if len(card.sequences) == 1 else ""
+
+
+def _outcome(uploads: Sequence[Upload], identity: str, model: ModelChoice, sequence: str) -> Outcome | None:
+    """Predict *uploads*, or return what was found before; None after Cancel, or where nothing can be done at all."""
+    if st.session_state.get("cancelled") == identity:
+        st.info("Cancelled.")
+        st.button("Start again", key="restart", on_click=lambda: st.session_state.pop("cancelled"))
+        return None
+
+    def make() -> Outcome:
+        cancel = st.empty()
+        cancel.button("Cancel", key="cancel", on_click=lambda: st.session_state.update(cancelled=identity))
+        with running("Reading …") as progress:
+            found = predict_uploads(uploads, model, sequence, progress)
+        cancel.empty()
+        return found
+
+    try:
+        return kept("outcomes", (identity, model, sequence), make, _OUTCOMES)
     except MetasegError as error:
         st.error(plain(str(error)))
-        return
-    for message in outcome.problems:
-        st.error(message)
-    if outcome.problems and len(card.sequences) == 1 and not insisted and not outcome.scans:
-        label = f"It is {plain(card.sequences[0])}: read it as that"
-        st.button(label, key="insist_button", on_click=lambda: st.session_state.update(insist=digest))
-    if not outcome.scans:
-        return
-    names = [scan.result.name for scan in outcome.scans]
-    number = names.index(st.selectbox("Scan", names, key="case")) if len(names) > 1 else 0
-    scan = outcome.scans[number]
-    _say_notes(scan.result.notes)
-    _review(f"{digest} {insisted} {number}", str(chosen), changed, scan, outcome.segmentations.get(scan.result.name))
+        return None
 
 
 def _say_notes(notes: Sequence[str]) -> None:
@@ -174,70 +134,26 @@ def _say_notes(notes: Sequence[str]) -> None:
         st.caption(plain(" · ".join(others)))
 
 
-def _digest(uploads: Sequence[Upload]) -> str:
-    """Return what is equal for the same files under the same names."""
-    digest = hashlib.sha256()
-    for upload in uploads:
-        content = upload.getvalue()
-        digest.update(f"{upload.name}\n{len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _chosen_model() -> tuple[Path | None, float]:
-    """Let the visitor choose a model, and show its card; None where there is none, or it cannot be read."""
-    st.header("Model")
-    offered = _models()
-    if not offered:
-        st.info("There is no trained model yet. In a terminal, run `metaseg demo` or `metaseg train`, then reload.")
-        return None, 0.0
-    chosen = offered[st.selectbox("Model", list(offered), label_visibility="collapsed", key="model")]
-    changed = chosen.stat().st_mtime
-    try:
-        card = _loaded(str(chosen), changed).card
-    except MetasegError as error:
-        st.error(plain(str(error)))
-        return None, 0.0
-    st.caption(plain(f"{card.name}, {card.dims}D · sequences: {', '.join(card.sequences)}"))
-    if card.validation:
-        st.caption(
-            f"On its validation cases: Dice {card.validation['dice']:.2f}, lesion F1 {card.validation['lesion_f1']:.2f}"
-        )
-    return chosen, changed
-
-
 @st.fragment
-def _review(
-    identity: str, model: str, changed: float, scan: PredictedScan, segmentation: tuple[str, bytes] | None
-) -> None:
+def _review(identity: str, model: ModelChoice, scan: PredictedScan, segmentation: tuple[str, bytes] | None) -> None:
     """Threshold, viewer, the table of lesions, and what can be taken home."""
-    card = _loaded(model, changed).card
-    usual = round(min(0.99, max(0.01, card.of_regions()[0].threshold)), 2)
     if st.session_state.get("threshold_of") != model:  # another model's threshold means nothing to this one
-        st.session_state["threshold_of"], st.session_state["threshold"] = model, usual
-    left, right = st.columns([3, 2])
+        st.session_state["threshold_of"], st.session_state["threshold"] = model, model.usual_threshold
+    left, right = st.columns([2, 3])
     threshold = left.slider(
         "Threshold", 0.01, 0.99, step=0.01, key="threshold", help="Probability from which a voxel counts."
     )
-    found = _found(identity, model, changed, threshold, usual, scan)
+    found = kept("findings", (identity, model, threshold), lambda: find(scan, identity, model, threshold), _FINDINGS)
     index = found.prediction.index_region
     mine = [lesion for lesion in found.lesions if lesion.region == index]
     of_region = f" of {plain(index)}" if len(found.prediction.lesions) > 1 else ""
-    summary = f"**{counted(len(mine), 'lesion')}**{of_region} at threshold {found.arrays.data['threshold']:.2f}"
     with right.container(key="found"):
-        st.markdown(summary)
+        st.markdown(f"**{counted(len(mine), 'lesion')}**{of_region} at threshold {found.arrays.data['threshold']:.2f}")
     with right.container(horizontal=True):
-        name, content = found.mask
-        st.download_button("Mask", content, file_name=name, on_click="ignore", key="download_mask", type="primary")
-        if segmentation and threshold == usual:  # it holds what the model's own threshold gives
-            st.download_button(
-                "DICOM SEG", segmentation[1], file_name=segmentation[0], on_click="ignore", key="download_seg"
-            )
-        table = table_text(LesionRow, found.lesions)
-        csv_name = f"{file_name(scan.result.name)}_lesions.csv"
-        st.download_button("Table", table, file_name=csv_name, on_click="ignore", key="download_csv")
-    focus = _chosen_lesion(mine)
-    show_viewer(found.arrays, focus)
+        # The SEG holds what the model's own threshold gives.
+        own = segmentation if threshold == model.usual_threshold else None
+        _downloads(found, own, scan.result.name, model.load().card)
+    show_viewer(found.arrays, _chosen_lesion(mine))
     if not found.lesions:
         st.info("No lesion was found. That does not mean that there is none.")
         return
@@ -249,6 +165,29 @@ def _review(
         selection_mode="single-row",
         height=_ROW_PX * (1 + min(len(mine), _ROWS_SHOWN)) + 3,
     )
+
+
+def _downloads(found: Finding, segmentation: tuple[str, bytes] | None, name: str, card: ModelCard) -> None:
+    """Offer what ``metaseg predict`` writes; pictures and report are made when they are asked for."""
+    mask_name, mask = found.mask
+    stem, prediction = file_name(name), found.prediction
+    st.download_button("Mask", mask, file_name=mask_name, on_click="ignore", key="download_mask", type="primary")
+    if segmentation:
+        seg_name, seg = segmentation
+        st.download_button("SEG", seg, file_name=seg_name, on_click="ignore", key="download_seg", help="DICOM SEG")
+    table = table_text(LesionRow, found.lesions)
+    st.download_button("Table", table, file_name=f"{stem}_lesions.csv", on_click="ignore", key="download_csv")
+    picture = _when_asked(lambda: overlay_of(prediction))
+    st.download_button("Picture", picture, file_name=f"{stem}_overlay.png", on_click="ignore", key="download_overlay")
+    if prediction.source.spacing_mm is not None and prediction.source.shape[0] > 1:
+        report = _when_asked(lambda: report_of(prediction, card))
+        st.download_button("Report", report, file_name=f"{stem}_report.html", on_click="ignore", key="download_report")
+
+
+def _when_asked(make: Callable[[], bytes]) -> Callable[[], bytes] | bytes:
+    """Return *make* where a button takes it, and calls it when it is pressed; else what it returns."""
+    release = tuple(int(part) for part in st.__version__.split(".")[:2])
+    return make if release >= _TAKES_FUNCTIONS else make()
 
 
 def _chosen_lesion(lesions: Sequence[LesionRow]) -> int | None:
@@ -278,23 +217,3 @@ def _readable(lesions: Sequence[LesionRow]) -> list[dict[str, Cell]]:
             }
         )
     return rows
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return a valid file name for each of *names*, none of them twice: files of two folders may be called alike."""
-    bases = [_base_name(name) for name in names]
-    counts = Counter(base.casefold() for base in bases)
-    return [base if counts[base.casefold()] == 1 else f"{i}_{base}" for i, base in enumerate(bases, start=1)]
-
-
-def _base_name(name: str) -> str:
-    """The name of an uploaded file without any folder; it is not hidden, and not too long."""
-    base = file_name(re.split(r"[/\\\\]", name)[-1].lstrip("."))
-    return base if len(base) <= _LONGEST_NAME else base[-_LONGEST_NAME:]
-
-
-def _mask_file(name: str, prediction: Prediction) -> tuple[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="metaseg-") as folder:
-        path = Path(folder) / name
-        write_mask(path, prediction.mask, prediction.source)
-        return path.name, path.read_bytes()
