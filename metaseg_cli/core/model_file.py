@@ -142,8 +142,8 @@ class ModelCard:
             froc={},
         )
 
-    def build(self, *, initialised: bool = True) -> Network:
-        """Build the network with fresh weights, or with whatever its layers begin with."""
+    def build(self) -> Network:
+        """Build the network with fresh weights; on the device "meta", without any."""
         return build_model(
             self.name,
             in_channels=self.in_channels,
@@ -155,7 +155,6 @@ class ModelCard:
             activation=self.activation,
             deep_supervision=self.deep_supervision,
             foreground_prior=self.foreground_prior,
-            initialised=initialised,
         )
 
 
@@ -323,19 +322,16 @@ def load_model_file(path: Path, device: torch.device | str = "cpu") -> tuple[nn.
         if digest is not None and digest != _digest_of_weights(weights):
             raise ModelFileError("its weights are damaged (checksum)", where=path, remedy=_AGAIN)
         # Copies: the file's own tensors are pages of a file that may be changed while they are in use.
-        kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        copies = {name: tensor.to(kinds[name], copy=True) for name, tensor in weights.items()}
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        copies = {name: tensor.to(dtypes[name], copy=True) for name, tensor in weights.items()}
         model.load_state_dict(copies, assign=True)
     return model.to(device).eval(), card
 
 
 def _without_weights(card: ModelCard) -> nn.Module:
-    """Build the network that *card* describes without memory for its weights.
-
-    Nor are they initialised: on the device "meta" that alone would load torch's compiler, which takes two seconds.
-    """
+    """Build the network that *card* describes, without memory for its weights."""
     with torch.device("meta"):
-        members = [card.build(initialised=False) for _ in range(card.members)]
+        members = [card.build() for _ in range(card.members)]
     return members[0] if card.members == 1 else Ensemble(members)
 
 

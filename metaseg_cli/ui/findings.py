@@ -80,7 +80,7 @@ def predict_uploads(uploads: Sequence[Upload], model: ModelChoice, sequence: str
 
 
 def _about_upload(problem: Problem, folder: Path) -> str:
-    """Return a message that names the upload and not the file that it was for a moment."""
+    """Return a message that names the upload, not its temporary file."""
     text = f"{problem.file.name}: {problem.reason}. {problem.remedy[:1].upper()}{problem.remedy[1:]}."
     return plain(text.replace(f"{folder}/", "").replace(str(folder), "the uploaded files"))
 
@@ -98,7 +98,7 @@ class Finding:
 def find(scan: PredictedScan, identity: str, model: ModelChoice, threshold: float) -> Finding:
     """Post-process and measure *scan*, known to the page as *identity*, at the slider's *threshold*.
 
-    Where that is the usual one, at what the model file has to all its digits.
+    The slider rounds: at its usual value the model's exact threshold is used.
     """
     assert scan.prediction is not None  # it was asked for with keep
     exact = None if threshold == model.usual_threshold else threshold

@@ -23,9 +23,8 @@ def build_model(
     strides: Sequence[int | Sequence[int]] | None = None,
     deep_supervision: bool = True,
     foreground_prior: float = 0.01,
-    initialised: bool = True,
 ) -> Network:
-    """Build a network with fresh weights; *initialised* False leaves that out where others are loaded into it.
+    """Build a network with fresh weights; on the device "meta", without any.
 
     *widths* are the channels per level, finest first; *strides* the poolings between them (2 on every axis by
     default). ``forward`` takes ``(B, in_channels, Y, X)`` or, with *dims* 3, ``(B, in_channels, Z, Y, X)`` of any
@@ -46,7 +45,8 @@ def build_model(
     model = _network_class(network_name(name))(
         config, in_channels, out_channels, tuple(widths), all_strides, deep_supervision
     )
-    if initialised:
+    # On "meta" there is nothing to initialise, and trying would load torch's compiler: two seconds.
+    if not next(model.parameters()).is_meta:
         initialise(model, slope=ACTIVATIONS[activation])
         set_foreground_prior(model.heads, foreground_prior)
     return model
